@@ -1,0 +1,4 @@
+// Python module `streamsplat_edge._core`.
+#include "bindings.h"
+
+NB_MODULE(_core, m) { streamsplat::register_grad(m); }

@@ -1,0 +1,65 @@
+// Per-Gaussian and per-pixel arithmetic, defined once for host and device code.
+//
+// Reproduces the published rasterizer (the constants and the order of operations matter for parity): view depth <= 0 is
+// dropped, 0.3 px^2 is added to the projected covariance, the radius is 3 sigma of the larger eigenvalue, and a Gaussian
+// touches every 16x16 tile that its radius touches.
+#ifndef STREAMSPLAT_SPLAT_MATH_H_
+#define STREAMSPLAT_SPLAT_MATH_H_
+
+#include <math.h>
+
+#if defined(__CUDACC__)
+#define SS_HD __host__ __device__ __forceinline__
+#else
+#define SS_HD inline
+#endif
+
+namespace streamsplat {
+
+constexpr int kTile = 16;                      // pixels per tile side
+constexpr float kLowPass = 0.3f;               // px^2 added to both diagonal entries of the 2-D covariance
+constexpr float kAlphaMax = 0.99f;             // a single Gaussian never covers more than this
+constexpr float kAlphaMin = 1.0f / 255.0f;     // below this a Gaussian adds nothing to a pixel
+constexpr float kTransmittanceMin = 1e-4f;     // blending stops before transmittance would fall below this
+constexpr float kHomogeneous = 1.0f / (1.0f + 1e-7f);  // the published projection divides by w + 1e-7 with w = 1
+
+// Normalised device coordinate in [-1, 1] to pixel coordinate; the centre of pixel i is i.
+SS_HD float ndc_to_pixel(float ndc, int size) { return ((ndc + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f; }
+
+// Normalised inverse depth y in [0, 1] to depth, as published: 0.1 (near) to 5 (far). Values outside [0, 1] map behind
+// the camera and are dropped there.
+SS_HD float published_depth(float y) {
+  return (y >= 0.0f && y <= 1.0f) ? 1.0f / (0.2f + 9.8f * y + 1e-6f) : y - 10.0f;
+}
+
+// Paper: g(z) = 2 / (1 + z), defined on [0, 1] like the published mapping.
+SS_HD float paper_depth(float y) { return (y >= 0.0f && y <= 1.0f) ? 2.0f / (1.0f + y) : y - 10.0f; }
+
+SS_HD float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
+
+// Time-dependent opacity factor: sigmoid(-g0 (|dt| - g1)) / sigmoid(g0 g1). Equals 1 at dt = 0 and where g0 = 0.
+SS_HD float fade_factor(float gamma0, float gamma1, float dt) {
+  return sigmoid(-gamma0 * (fabsf(dt) - gamma1)) / sigmoid(gamma0 * gamma1);
+}
+
+// Radius in pixels of the circle that bounds 3 sigma of a 2-D covariance [a b; b c] (low-pass already added).
+SS_HD float splat_radius(float a, float c, float det) {
+  const float mid = 0.5f * (a + c);
+  const float disc = mid * mid - det;
+  return ceilf(3.0f * sqrtf(mid + sqrtf(disc > 0.1f ? disc : 0.1f)));
+}
+
+// First and one-past-last tile along one axis. Truncation toward zero and the +15 are the published behaviour; the
+// clamp happens in float so that extreme but valid radii do not overflow the integer.
+SS_HD int tile_begin(float centre, float radius, int tiles) {
+  const float v = (centre - radius) / static_cast<float>(kTile);
+  return v <= 0.0f ? 0 : (v >= static_cast<float>(tiles) ? tiles : static_cast<int>(v));
+}
+SS_HD int tile_end(float centre, float radius, int tiles) {
+  const float v = (centre + radius + static_cast<float>(kTile - 1)) / static_cast<float>(kTile);
+  return v <= 0.0f ? 0 : (v >= static_cast<float>(tiles) ? tiles : static_cast<int>(v));
+}
+
+}  // namespace streamsplat
+
+#endif  // STREAMSPLAT_SPLAT_MATH_H_
