@@ -1,0 +1,472 @@
+"""The manifest of a bundle: its fields as dataclasses, and a validator that names the field and the remedy.
+
+Written by hand instead of with a schema library so that the lean runtime needs none. Every reader below takes the
+JSON value and the dotted name of the field, and either returns a typed value or raises `BundleError`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from .errors import BundleError
+
+FORMAT = "streamsplat-bundle"
+VERSION = 1
+MANIFEST_NAME = "bundle.json"
+
+ENGINE_NAMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+PLAN_RUNTIMES = ("tensorrt", "tensorrt_rtx")
+STAGE_NAMES = ("depth", "encode", "condition", "deform")
+DEPTH_INPUTS = ("zeros", "stage")
+DEPTH_MAPPINGS = ("published", "paper")
+DTYPES = ("float32",)
+GAUSSIAN_COLUMNS = 9  # x, y, z, r, g, b, scale_x, scale_z, opacity
+
+_REEXPORT = "Re-export the bundle with `streamsplat-edge export`."
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of one stage input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and conventions of the exported model.
+
+    height, width: model input in pixels. patch: pixels per token side. grid: Gaussian rows and columns.
+    depth_input: what fills the fourth input channel. depth_mapping: normalised inverse depth to depth
+    (`published` or `paper`, see cuda/splat_math.h). background: RGB in [0, 1]. key_frame_gap: frames per pair.
+    """
+
+    preset: str
+    height: int
+    width: int
+    patch: int
+    grid: tuple[int, int]
+    token_dim: int
+    feature_dim: int
+    depth_input: str = "zeros"
+    depth_mapping: str = "published"
+    background: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    key_frame_gap: int = 4
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame, N."""
+        return (self.height // self.patch) * (self.width // self.patch)
+
+    @property
+    def gaussians(self) -> int:
+        """Gaussians per key frame, G."""
+        return self.grid[0] * self.grid[1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "preset": self.preset,
+            "height": self.height,
+            "width": self.width,
+            "patch": self.patch,
+            "grid": list(self.grid),
+            "token_dim": self.token_dim,
+            "feature_dim": self.feature_dim,
+            "depth_input": self.depth_input,
+            "depth_mapping": self.depth_mapping,
+            "background": list(self.background),
+            "key_frame_gap": self.key_frame_gap,
+        }
+
+
+@dataclass(frozen=True)
+class VariantEntry:
+    """One file of a stage as the manifest states it."""
+
+    file: str
+    sha256: str
+    bytes: int
+    precision: str
+    engines: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "precision": self.precision,
+            "engines": list(self.engines),
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+        }
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """A serialised TensorRT engine and the key it was built for."""
+
+    stage: str
+    file: str
+    runtime: str
+    version: str
+    device: str
+    compute_capability: str
+    onnx_sha256: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A validated manifest. `raw` is the JSON object it came from."""
+
+    name: str
+    model: ModelConfig
+    stages: dict[str, tuple[VariantEntry, ...]]
+    plans: tuple[PlanEntry, ...]
+    provenance: dict[str, Any]
+    quality: dict[str, Any]
+    raw: dict[str, Any]
+
+
+def fail(field: str, problem: str, hint: str = _REEXPORT) -> BundleError:
+    """A refusal that names the manifest field."""
+    return BundleError(f"{MANIFEST_NAME}: field `{field}` {problem}.", hint)
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _object(value: object, field: str, keys: Iterable[str] | None = None) -> dict[str, Any]:
+    """A JSON object; with `keys`, exactly these fields."""
+    if not isinstance(value, dict):
+        raise fail(field, f"must be an object, not {_show(value)}")
+    if keys is not None:
+        wanted = set(keys)
+        where = "" if field == "(top level)" else f"{field}."
+        for key in sorted(value.keys() - wanted):
+            raise fail(
+                where + key,
+                f"is unknown to bundle version {VERSION}",
+                "Remove it, or install the streamsplat-edge version that wrote this bundle.",
+            )
+        for key in sorted(wanted - value.keys()):
+            raise fail(where + key, "is missing")
+    return value
+
+
+def _list(value: object, field: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise fail(field, f"must be a list, not {_show(value)}")
+    return value
+
+
+def _text(value: object, field: str, pattern: str = r".+") -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        detail = "a non-empty string" if pattern == r".+" else f"a string of the form {pattern}"
+        raise fail(field, f"must be {detail}, not {_show(value)}")
+    return value
+
+
+def _choice(value: object, field: str, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise fail(field, f"must be one of {', '.join(allowed)}, not {_show(value)}")
+    return value
+
+
+def _integer(value: object, field: str, minimum: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < 2**62:
+        raise fail(field, f"must be an integer of at least {minimum}, not {_show(value)}")
+    return value
+
+
+def _number(value: object, field: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise fail(field, f"must be a number from {low:g} to {high:g}, not {_show(value)}")
+    return float(value)
+
+
+def _sequence(value: object, field: str, length: int, read: Callable[[object, str], Any]) -> tuple[Any, ...]:
+    items = _list(value, field)
+    if len(items) != length:
+        raise fail(field, f"must have {length} entries, not {len(items)}")
+    return tuple(read(item, f"{field}[{i}]") for i, item in enumerate(items))
+
+
+def _file_name(value: object, field: str) -> str:
+    """A relative POSIX path that stays below the bundle's folder by its wording (links: see `Bundle.load`)."""
+    name = _text(value, field)
+    path = PurePosixPath(name)
+    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+    if not inside or "\0" in name or path.as_posix() != name or path.name in ("", MANIFEST_NAME):
+        raise fail(
+            field,
+            f"must name a file inside the bundle folder, not {_show(name)}",
+            "Do not use this bundle unless you trust its origin: its manifest points outside its folder.",
+        )
+    return name
+
+
+def _sha256(value: object, field: str) -> str:
+    return _text(value, field, r"[0-9a-f]{64}")
+
+
+def _tensor(value: object, field: str) -> TensorSpec:
+    entry = _object(value, field, ("name", "dtype", "shape"))
+    shape = _list(entry["shape"], f"{field}.shape")
+    return TensorSpec(
+        _text(entry["name"], f"{field}.name"),
+        tuple(_integer(size, f"{field}.shape[{i}]") for i, size in enumerate(shape)),
+        _choice(entry["dtype"], f"{field}.dtype", DTYPES),
+    )
+
+
+def _tensors(value: object, field: str) -> tuple[TensorSpec, ...]:
+    specs = tuple(_tensor(item, f"{field}[{i}]") for i, item in enumerate(_list(value, field)))
+    names = [spec.name for spec in specs]
+    if not specs or len(set(names)) != len(names):
+        raise fail(field, "must list at least one tensor, each name once")
+    return specs
+
+
+def parse_model(value: object, field: str = "model") -> ModelConfig:
+    """Read and check the `model` object: ranges, divisibility, known words."""
+    names = tuple(ModelConfig.__dataclass_fields__)
+    entry = _object(value, field, names)
+    height = _integer(entry["height"], f"{field}.height")
+    width = _integer(entry["width"], f"{field}.width")
+    patch = _integer(entry["patch"], f"{field}.patch")
+    for name, size in (("height", height), ("width", width)):
+        if size % patch:
+            raise fail(f"{field}.{name}", f"is {size}, not a multiple of the patch size {patch}")
+    rows, cols = _sequence(entry["grid"], f"{field}.grid", 2, _integer)
+    return ModelConfig(
+        preset=_text(entry["preset"], f"{field}.preset"),
+        height=height,
+        width=width,
+        patch=patch,
+        grid=(rows, cols),
+        token_dim=_integer(entry["token_dim"], f"{field}.token_dim"),
+        feature_dim=_integer(entry["feature_dim"], f"{field}.feature_dim"),
+        depth_input=_choice(entry["depth_input"], f"{field}.depth_input", DEPTH_INPUTS),
+        depth_mapping=_choice(entry["depth_mapping"], f"{field}.depth_mapping", DEPTH_MAPPINGS),
+        background=_sequence(  # type: ignore[arg-type]  # the length is checked at run time
+            entry["background"], f"{field}.background", 3, lambda item, name: _number(item, name, 0.0, 1.0)
+        ),
+        key_frame_gap=_integer(entry["key_frame_gap"], f"{field}.key_frame_gap"),
+    )
+
+
+def _variant(value: object, field: str) -> VariantEntry:
+    entry = _object(value, field, tuple(VariantEntry.__dataclass_fields__))
+    engines = _list(entry["engines"], f"{field}.engines")
+    if not engines:
+        raise fail(f"{field}.engines", "must name at least one engine")
+    return VariantEntry(
+        file=_file_name(entry["file"], f"{field}.file"),
+        sha256=_sha256(entry["sha256"], f"{field}.sha256"),
+        bytes=_integer(entry["bytes"], f"{field}.bytes"),
+        precision=_text(entry["precision"], f"{field}.precision", r"[a-z0-9][a-z0-9_.+-]*"),
+        engines=tuple(_choice(name, f"{field}.engines[{i}]", ENGINE_NAMES) for i, name in enumerate(engines)),
+        inputs=_tensors(entry["inputs"], f"{field}.inputs"),
+        outputs=_tensors(entry["outputs"], f"{field}.outputs"),
+    )
+
+
+# A size of None in an expected shape is free (positive) and, for equal letters, the same everywhere.
+_Expected = dict[str, tuple["int | str", ...]]
+
+
+def expected_io(stage: str, model: ModelConfig, with_condition: bool) -> tuple[_Expected, _Expected]:
+    """Inputs and outputs that a stage must have for this model. Sizes given as letters are free: `h`, `w` for
+    stages that look at their own image size, `M`, `C` for the condition."""
+    tokens = (1, model.tokens, model.token_dim)
+    features = (1, model.gaussians, model.feature_dim)
+    condition = (1, "M", "C")
+    if stage == "encode":
+        return (
+            {"rgbd": (1, 4, model.height, model.width)},
+            {"tokens": tokens, "features": features, "gaussians": (1, model.gaussians, GAUSSIAN_COLUMNS)},
+        )
+    if stage == "deform":
+        inputs: _Expected = {}
+        for i in (0, 1):
+            inputs[f"tokens_{i}"] = tokens
+            inputs[f"features_{i}"] = features
+            if with_condition:
+                inputs[f"condition_{i}"] = condition
+        return inputs, {"motion": (2, model.gaussians, 3), "fade": (2, model.gaussians, 2)}
+    if stage == "condition":
+        return {"rgb": (1, 3, "h", "w")}, {"condition": condition}
+    return {"rgb": (1, 3, "h", "w")}, {"depth": (1, 1, model.height, model.width)}
+
+
+def _check_io(
+    field: str, specs: tuple[TensorSpec, ...], expected: _Expected, letters: dict[str, int]
+) -> None:
+    found = {spec.name: spec for spec in specs}
+    if found.keys() != expected.keys():
+        raise fail(
+            field, f"must be the tensors {', '.join(sorted(expected))}, not {', '.join(sorted(found))}"
+        )
+    for name, shape in expected.items():
+        actual = found[name].shape
+        wanted = []
+        for i, size in enumerate(shape):
+            if isinstance(size, str) and i < len(actual):
+                # Each letter takes the value of its first use and must keep it.
+                size = letters.setdefault(size, actual[i])
+            wanted.append(size)
+        if tuple(wanted) != actual:
+            text = "x".join(str(size) for size in wanted)
+            raise fail(
+                f"{field}.{name}.shape",
+                f"is {'x'.join(map(str, actual))}, but the model configuration needs {text}",
+            )
+
+
+def check_stages(model: ModelConfig, stages: dict[str, tuple[VariantEntry, ...]]) -> None:
+    """Stage set and shapes against the model configuration, so that outputs fit the next stage's inputs."""
+    for name in ("encode", "deform"):
+        if name not in stages:
+            raise fail(f"stages.{name}", "is missing")
+    if ("depth" in stages) != (model.depth_input == "stage"):
+        raise fail(
+            "model.depth_input",
+            f'is "{model.depth_input}", but there is {"a" if "depth" in stages else "no"} `depth` stage',
+        )
+    condition_shape: dict[str, int] = {}
+    for stage in ("condition", "depth", "encode", "deform"):
+        inputs, outputs = expected_io(stage, model, "condition" in stages)
+        for i, variant in enumerate(stages.get(stage, ())):
+            field = f"stages.{stage}.variants[{i}]"
+            # M and C must agree between `condition` and `deform`; image sizes are each variant's own.
+            letters = dict(condition_shape)
+            _check_io(f"{field}.inputs", variant.inputs, inputs, letters)
+            _check_io(f"{field}.outputs", variant.outputs, outputs, letters)
+            condition_shape = {key: value for key, value in letters.items() if key in ("M", "C")}
+
+
+def _stage(value: object, field: str) -> tuple[VariantEntry, ...]:
+    variants = _list(_object(value, field, ("variants",))["variants"], f"{field}.variants")
+    if not variants:
+        raise fail(f"{field}.variants", "must list at least one file")
+    return tuple(_variant(item, f"{field}.variants[{i}]") for i, item in enumerate(variants))
+
+
+def _plan(value: object, field: str) -> PlanEntry:
+    entry = _object(value, field, tuple(PlanEntry.__dataclass_fields__))
+    return PlanEntry(
+        stage=_choice(entry["stage"], f"{field}.stage", STAGE_NAMES),
+        file=_file_name(entry["file"], f"{field}.file"),
+        runtime=_choice(entry["runtime"], f"{field}.runtime", PLAN_RUNTIMES),
+        version=_text(entry["version"], f"{field}.version"),
+        device=_text(entry["device"], f"{field}.device"),
+        compute_capability=_text(entry["compute_capability"], f"{field}.compute_capability"),
+        onnx_sha256=_sha256(entry["onnx_sha256"], f"{field}.onnx_sha256"),
+        settings=_object(entry["settings"], f"{field}.settings"),
+    )
+
+
+def parse_manifest(value: object) -> Manifest:
+    """Validate a decoded manifest. Raises `BundleError` naming the first field that is wrong.
+
+    The version is looked at before anything else, so that a bundle of another version says so instead of
+    complaining about a field this version does not know.
+    """
+    top = _object(value, "(top level)")
+    if top.get("format") != FORMAT:
+        raise fail("format", f'must be "{FORMAT}", not {_show(top.get("format"))}', "This is not a bundle.")
+    version = _integer(top.get("version"), "version")
+    if version != VERSION:
+        newer = version > VERSION
+        raise fail(
+            "version",
+            f"is {version}, this program reads version {VERSION}",
+            "Upgrade: `pip install -U streamsplat-edge`." if newer else _REEXPORT,
+        )
+    top = _object(
+        value,
+        "(top level)",
+        ("format", "version", "name", "model", "stages", "plans", "provenance", "quality"),
+    )
+    model = parse_model(top["model"])
+    stages = _object(top["stages"], "stages")
+    for stage in stages:
+        _choice(stage, f"stages.{stage}", STAGE_NAMES)
+    parsed = {stage: _stage(entry, f"stages.{stage}") for stage, entry in stages.items()}
+    check_stages(model, parsed)
+    plans = tuple(_plan(item, f"plans[{i}]") for i, item in enumerate(_list(top["plans"], "plans")))
+    return Manifest(
+        name=_text(top["name"], "name"),
+        model=model,
+        stages=parsed,
+        plans=plans,
+        provenance=_object(top["provenance"], "provenance"),
+        quality=_object(top["quality"], "quality"),
+        raw=top,
+    )
+
+
+def decode_json(text: str, source: str) -> object:
+    """Strict JSON: repeated keys and NaN are refused, a syntax error says where.
+
+    Raises:
+        BundleError: the text is not (complete) JSON.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            names = [key for key, _ in items]
+            raise fail(next(key for key in names if names.count(key) > 1), "appears twice")
+        return result
+
+    def constant(name: str) -> float:
+        raise BundleError(f"{source}: {name} is not a JSON number.", _REEXPORT)
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        at_end = error.pos >= len(text.rstrip()) or "Unterminated" in error.msg
+        problem = "is cut short" if at_end else "is not valid JSON"
+        raise BundleError(
+            f"{source} {problem} (line {error.lineno}, column {error.colno}: {error.msg}).",
+            "Copy or download the bundle again.",
+        ) from None
+    except RecursionError:
+        raise BundleError(f"{source} is nested too deeply.", "Copy or download the bundle again.") from None
+
+
+def finite_json(value: object, field: str) -> None:
+    """Raise `BundleError` when a value cannot be written as strict JSON (wrong type, NaN, infinity)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise fail(field, f"has a key that is not a string: {_show(key)}", "Use string keys.")
+            finite_json(item, f"{field}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            finite_json(item, f"{field}[{i}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise fail(field, f"is {value}, which JSON cannot hold", "Write a finite number or leave it out.")
+    elif value is not None and not isinstance(value, (str, int, bool)):
+        raise fail(field, f"has type {type(value).__name__}", "Convert it to a plain Python value.")
