@@ -1,0 +1,1 @@
+"""Training data: media cache, real-video sampler, synthetic scenes with exact ground truth, batch mixer."""

@@ -1,0 +1,239 @@
+"""Batches for training: real and synthetic sequences mixed, deterministic per (seed, step), prefetched.
+
+Every sample of step n draws from its own generator seeded with (seed, n, position), so a run resumed at step n sees
+exactly what the uninterrupted one would have seen, whatever was prefetched.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .cache import Cache, Clip, Shot
+from .sample import U8, Sample
+from .synthetic import SyntheticSampler
+from .video import VideoSampler
+
+T = TypeVar("T")
+# The second word of the seed keeps the kinds of batches of one step apart.
+SEQUENCES, STILLS = 1, 2
+
+
+@dataclass
+class Batch:
+    """A batch of sequences; see `Sample` for the meaning of each field.
+
+    frames uint8 [B,T,3,H,W]; times float32 [B,T]; inv_depth float16 [B,2,H,W] (first, last frame);
+    inv_depth_all float16 [B,T,H,W] or None; depth_valid bool [B]; flow_fwd, flow_bwd float16 [B,2,H,W] (channel 0 = x,
+    pixels); flow_valid bool [B,2,H,W] (fwd, bwd); mask bool [B,T,H,W]; source names [B].
+    """
+
+    frames: Tensor
+    times: Tensor
+    inv_depth: Tensor
+    inv_depth_all: Tensor | None
+    depth_valid: Tensor
+    flow_fwd: Tensor
+    flow_bwd: Tensor
+    flow_valid: Tensor
+    mask: Tensor
+    source: list[str]
+
+
+@dataclass
+class Stills:
+    """Single frames: images uint8 [B,3,H,W], inv_depth float16 [B,H,W] (zeros where unknown), depth_valid bool [B]."""
+
+    images: Tensor
+    inv_depth: Tensor
+    depth_valid: Tensor
+
+
+class Mixer:
+    """Makes batches from a media cache.
+
+    Args:
+        cache_dir: the cache, or its folder.
+        synthetic_fraction: probability that a sequence is synthetic.
+        seed: of the whole run.
+        all_depths: also return the inverse depth of the frames in between.
+
+    Raises:
+        InputError: no cache, or nothing to train on in it.
+    """
+
+    def __init__(
+        self, cache_dir: str | Path | Cache, synthetic_fraction: float = 0.5, seed: int = 0, *, all_depths: bool = False
+    ) -> None:
+        cache = cache_dir if isinstance(cache_dir, Cache) else Cache(cache_dir)
+        self.height, self.width = cache.height, cache.width
+        self.synthetic_fraction = synthetic_fraction
+        self.seed = seed
+        self.all_depths = all_depths
+        self.video = VideoSampler(cache)
+        self.synthetic = SyntheticSampler.from_cache(cache)
+        self._photos = cache.photos("train")
+
+    def sequence(self, step: int, position: int, frames: int | None = None) -> Sample:
+        """Sample `position` of the batch of `step`."""
+        rng = np.random.default_rng([self.seed, SEQUENCES, step, position])
+        if rng.random() < self.synthetic_fraction:
+            return self.synthetic.sample(rng, frames)
+        return self.video.sample(rng, frames)
+
+    def batch(self, step: int, batch_size: int, frames: int | None = None) -> Batch:
+        """The batch of `step`: `frames` is T; None draws 2..7 per step. The gap is at least T-1 source frames."""
+        if frames is None:
+            frames = int(np.random.default_rng([self.seed, SEQUENCES, step]).integers(2, 8))
+        samples = [self.sequence(step, i, frames) for i in range(batch_size)]
+        depth = torch.from_numpy(np.stack([s.inv_depth for s in samples]))
+        return Batch(
+            frames=_channels_first(np.stack([s.frames for s in samples])),
+            times=torch.from_numpy(np.stack([s.times for s in samples])),
+            inv_depth=depth[:, [0, -1]].clone(),
+            inv_depth_all=depth if self.all_depths else None,
+            depth_valid=torch.tensor([s.depth_valid for s in samples]),
+            flow_fwd=_channels_first(np.stack([s.flow_fwd for s in samples])),
+            flow_bwd=_channels_first(np.stack([s.flow_bwd for s in samples])),
+            flow_valid=torch.from_numpy(np.stack([[s.valid_fwd, s.valid_bwd] for s in samples])),
+            mask=torch.from_numpy(np.stack([s.mask for s in samples])),
+            source=[s.source for s in samples],
+        )
+
+    def batch_stills(self, step: int, batch_size: int) -> Stills:
+        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest crops of photographs."""
+        images, depths, valid = [], [], []
+        for position in range(batch_size):
+            rng = np.random.default_rng([self.seed, STILLS, step, position])
+            kind = rng.random()
+            depth = np.zeros((self.height, self.width), np.float32)
+            if kind < 2 / 3:
+                image = self.video.still(rng)
+            elif kind < 2 / 3 + 1 / 4:
+                image, depth = self.synthetic.still(rng)
+            else:
+                image = photo_crop(rng, self._photos, self.height, self.width)
+            images.append(image)
+            depths.append(depth.astype(np.float16))
+            valid.append(2 / 3 <= kind < 2 / 3 + 1 / 4)
+        return Stills(
+            _channels_first(np.stack(images)), torch.from_numpy(np.stack(depths)), torch.tensor(valid, dtype=torch.bool)
+        )
+
+
+def _channels_first(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))
+
+
+def photo_crop(rng: np.random.Generator, photos: list[U8], height: int, width: int) -> U8:
+    """A random piece of a random photograph at the frame size, flipped half of the time."""
+    photo = photos[int(rng.integers(len(photos)))]
+    h, w = photo.shape[:2]
+    zoom = rng.uniform(0.55, 1.0) * min(h / height, w / width)
+    ch, cw = min(h, round(height * zoom)), min(w, round(width * zoom))
+    y, x = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
+    piece = cv2.resize(photo[y : y + ch, x : x + cw], (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(piece[:, ::-1] if rng.random() < 0.5 else piece)
+
+
+class Prefetcher(Generic[T]):
+    """Runs `make(step)` for consecutive steps in a background thread, `depth` ahead; iterate to get the results.
+
+    An exception in the thread is raised by the iteration. Use as a context manager, or call `close`.
+    """
+
+    def __init__(self, make: Callable[[int], T], start: int, stop: int, depth: int = 4) -> None:
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        self._closing = threading.Event()
+        self._make, self._start, self._stop = make, start, stop
+        self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        for step in range(self._start, self._stop):
+            try:
+                item: tuple[T | None, BaseException | None] = (self._make(step), None)
+            except BaseException as error:
+                item = (None, error)
+            while not self._closing.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if self._closing.is_set() or item[1] is not None:
+                return
+
+    def __iter__(self) -> Iterator[T]:
+        for _ in range(self._start, self._stop):
+            item, error = self._queue.get()
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop the thread; at most the batch being made is lost."""
+        self._closing.set()
+        self._thread.join()
+
+    def __enter__(self) -> Prefetcher[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class StepDataset(IterableDataset[T], Generic[T]):
+    """The same as a torch dataset, for background processes:
+
+    `DataLoader(StepDataset(lambda_or_method, start, stop), batch_size=None, num_workers=1)` yields the results of
+    `make(step)` in step order; several workers share the steps round robin, which DataLoader undoes.
+    """
+
+    def __init__(self, make: Callable[[int], T], start: int, stop: int) -> None:
+        super().__init__()
+        self.make, self.start, self.stop = make, start, stop
+
+    def __iter__(self) -> Iterator[T]:
+        worker = get_worker_info()
+        first, every = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if worker is not None:
+            cv2.setNumThreads(0)
+        for step in range(self.start + first, self.stop, every):
+            yield self.make(step)
+
+
+@dataclass
+class EvalShot:
+    """One shot of an evaluation clip: frames uint8 [F,H,W,3], seconds [F], source frame numbers [F]."""
+
+    clip: str
+    shot: int
+    frames: U8
+    times: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+    fps: float
+
+
+def eval_clips(cache_dir: str | Path | Cache, split: str = "eval") -> Iterator[EvalShot]:
+    """Every shot of every clip of the evaluation split, whole and in order."""
+    cache = cache_dir if isinstance(cache_dir, Cache) else Cache(cache_dir)
+    for clip in cache.split(split):
+        for number, shot in enumerate(clip.shots):
+            yield _eval_shot(clip, number, shot)
+
+
+def _eval_shot(clip: Clip, number: int, shot: Shot) -> EvalShot:
+    rows = slice(shot.start, shot.stop)
+    return EvalShot(clip.name, number, clip.frames[rows], clip.times[rows], clip.numbers[rows], clip.fps)
