@@ -1,0 +1,288 @@
+"""Training data on a tiny generated media folder: cache, real sequences, mixer, baselines."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.training import baselines
+from streamsplat_edge.training.data.cache import Cache, is_repeat, prepare
+from streamsplat_edge.training.data.loader import Mixer, Prefetcher, StepDataset, eval_clips
+from streamsplat_edge.training.data.video import VideoSampler, clip_weights, consistency_mask
+
+HEIGHT, WIDTH = 48, 80
+# Frame 5 repeats frame 4; the cut is at 10; a longer pause (time stamps, not frames) lies before frame 7.
+CUT, FRAMES, REPEAT, PAUSE = 10, 20, 5, 7
+
+
+def texture(seed: int, height: int = 120, width: int = 200) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write_clip(path: Path, images: list[np.ndarray], milliseconds: list[int]) -> None:
+    """Lossless, with the given time stamps."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = images[0].shape[1], images[0].shape[0], "bgr0"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for image, time in zip(images, milliseconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def moving(seed: int, count: int, step: int) -> list[np.ndarray]:
+    """A view sliding over a texture, inside a black frame of 4 pixels that the crop has to remove."""
+    picture = texture(seed, 2 * HEIGHT, 4 * WIDTH)
+    views = [picture[8 : 8 + HEIGHT, step * i : step * i + WIDTH] for i in range(count)]
+    return [cv2.copyMakeBorder(v, 4, 4, 4, 4, cv2.BORDER_CONSTANT) for v in views]
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("media")
+    for folder in ("clips", "images", "sprites"):
+        (root / folder).mkdir()
+    images = moving(1, CUT, 2) + moving(2, FRAMES - CUT, 1)
+    images[REPEAT] = images[REPEAT - 1]
+    times = [40 * i + (100 if i >= PAUSE else 0) for i in range(FRAMES)]
+    write_clip(root / "clips/two_shots.mkv", images, times)
+    write_clip(root / "clips/face_x.mkv", moving(3, 12, 1), [40 * i for i in range(12)])
+    write_clip(root / "clips/held_out.mkv", moving(4, 9, 2), [40 * i for i in range(9)])
+    (root / "clips/broken.mkv").write_bytes(b"not a video at all" * 100)
+    crop = [4, 4, WIDTH, HEIGHT]
+
+    def entry(name: str, frames: int, shots: list[list[int]], split: str = "train") -> dict[str, object]:
+        return {"name": name, "file": f"clips/{name}.mkv", "split": split, "crop": crop, "shots": shots,
+                "fps": 25.0, "frames": frames}  # fmt: skip
+
+    manifest = [
+        entry("two_shots", FRAMES, [[0, CUT], [CUT, FRAMES]]),
+        entry("face_x", 12, [[0, 12]]),
+        entry("held_out", 9, [[0, 9]], "eval"),
+        entry("broken", 9, [[0, 9]]),
+        entry("missing", 9, [[0, 9]]),
+    ]
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    photos = []
+    for i, split in enumerate(["train", "train", "eval"]):
+        cv2.imwrite(str(root / f"images/p{i}.png"), texture(20 + i))
+        photos.append({"file": f"images/p{i}.png", "split": split})
+    (root / "images/bad.jpg").write_bytes(b"no image")
+    photos.append({"file": "images/bad.jpg", "split": "train"})
+    (root / "images.json").write_text(json.dumps(photos))
+    sprite = np.zeros((60, 90, 4), np.uint8)
+    cv2.ellipse(sprite, (45, 30), (40, 25), 0, 0, 360, (10, 200, 60, 255), -1, cv2.LINE_AA)
+    cv2.imwrite(str(root / "sprites/s.png"), sprite)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return prepare(media, tmp_path_factory.mktemp("cache"), HEIGHT, WIDTH, progress=False)
+
+
+def test_cache_keeps_numbers_times_and_pixels(cache: Cache) -> None:
+    clip = next(c for c in cache.clips if c.name == "two_shots")
+    expected = [i for i in range(FRAMES) if i != REPEAT]
+    assert clip.numbers.tolist() == expected, "exactly the repeated frame is dropped"
+    assert clip.times == pytest.approx([0.04 * i + (0.1 if i >= PAUSE else 0) for i in expected], abs=1e-6)
+    assert [(s.start, s.stop) for s in clip.shots] == [(0, CUT - 1), (CUT - 1, FRAMES - 1)]
+    truth = moving(1, CUT, 2)[3][4:-4, 4:-4]
+    assert np.array_equal(clip.frames[3], truth), "crop at native size is lossless"
+
+
+def test_unreadable_media_is_skipped_and_listed(cache: Cache) -> None:
+    assert {entry["name"] for entry in cache.skipped} == {"broken", "missing", "images/bad.jpg"}
+    assert all(entry["reason"] for entry in cache.skipped)
+    assert {clip.name for clip in cache.clips} == {"two_shots", "face_x", "held_out"}
+    assert not list(cache.root.rglob("*.tmp"))
+    assert len(cache.photos("train")) == 2 and len(cache.photos("eval")) == 1 and len(cache.sprites()) == 1
+
+
+def test_truncated_clip_keeps_what_can_be_decoded(media: Path, tmp_path: Path) -> None:
+    whole = (media / "clips/held_out.mkv").read_bytes()
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/held_out.mkv").write_bytes(whole[: len(whole) * 6 // 10])
+    entry = next(e for e in json.loads((media / "manifest.json").read_text()) if e["name"] == "held_out")
+    (tmp_path / "manifest.json").write_text(json.dumps([entry]))
+    clips = prepare(tmp_path, tmp_path / "out", HEIGHT, WIDTH, progress=False).clips
+    assert len(clips) == 1 and 2 <= len(clips[0]) < 9
+
+
+def test_cache_rejects_other_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a media cache"):
+        Cache(tmp_path)
+    with pytest.raises(InputError, match="manifest"):
+        prepare(tmp_path, tmp_path / "out", progress=False)
+
+
+def test_small_moving_thing_is_no_repeat() -> None:
+    still = np.full((144, 256, 3), 90, np.uint8)
+    noisy = still.copy()
+    noisy[::2, ::3] += 1
+    moved = still.copy()
+    moved[40:44, 60:64] += 60
+    assert is_repeat(noisy, still)
+    assert np.abs(moved.astype(int) - still).mean() < 0.35, "the mean alone would drop it"
+    assert not is_repeat(moved, still)
+
+
+def test_sequences_never_cross_a_cut(cache: Cache) -> None:
+    sampler = VideoSampler(cache, ["two_shots"])
+    clip = sampler.clips[0]
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        frames = int(rng.integers(2, 5)) if rng.random() < 0.5 else None
+        _, _, rows = sampler._window(rng, frames)
+        shots = {n for n, s in enumerate(clip.shots) for r in rows if s.start <= r < s.stop}
+        assert len(shots) == 1
+        assert np.all(np.diff(rows) > 0) and rows[-1] - rows[0] <= 6
+        assert frames is None or len(rows) == frames
+        seen |= shots
+    assert seen == {0, 1}
+
+
+def test_times_come_from_the_time_stamps(cache: Cache) -> None:
+    sampler = VideoSampler(cache, ["two_shots"])
+    uneven = 0
+    for i in range(40):
+        sample = sampler.sample(np.random.default_rng(i), 5)
+        assert sample.frames.shape == (5, HEIGHT, WIDTH, 3) and sample.frames.dtype == np.uint8
+        assert sample.times[0] == 0 and sample.times[-1] == 1 and np.all(np.diff(sample.times) > 0)
+        uneven += bool(np.ptp(np.diff(sample.times)) > 0.05)
+        assert not sample.depth_valid
+    assert uneven > 5, "the pause and the dropped frame must show in the times"
+
+
+def test_flow_labels_follow_the_slide(cache: Cache) -> None:
+    """The first shot slides 2 pixels a frame to the left: flow labels have that length where they are valid."""
+    sampler = VideoSampler(cache, ["two_shots"])
+    sampler._augment = lambda rng, images: images  # type: ignore[method-assign]
+    checked = 0
+    for i in range(30):
+        sample = sampler.sample(np.random.default_rng(i), 3)
+        start = int(sample.source.split("@")[1])
+        numbers = sampler.clips[0].numbers
+        if start >= sampler.clips[0].shots[1].start or sample.valid_fwd.mean() < 0.5:
+            continue
+        x = np.median(sample.flow_fwd[..., 0][sample.valid_fwd].astype(np.float32))
+        lengths = [2.0 * (numbers[start + g] - numbers[start]) for g in range(2, 7) if start + g < CUT - 1]
+        assert min(abs(abs(x) - length) for length in lengths) < 0.5
+        back = np.median(sample.flow_bwd[..., 0][sample.valid_bwd].astype(np.float32))
+        assert back == pytest.approx(-x, abs=0.5)
+        checked += 1
+    assert checked >= 5
+
+
+def test_consistency_mask_rejects_contradiction_and_outside() -> None:
+    forward = np.zeros((20, 30, 2), np.float32)
+    forward[..., 0] = 4
+    backward = -forward
+    backward[:, 10:16] = 5
+    mask = consistency_mask(forward, backward)
+    assert mask[:, :5].all() and not mask[:, 7:11].any() and not mask[:, -4:].any()
+
+
+def test_eval_split_is_refused_for_training(cache: Cache) -> None:
+    with pytest.raises(InputError, match="eval"):
+        VideoSampler(cache, ["held_out"])
+    with pytest.raises(InputError, match="not in"):
+        VideoSampler(cache, ["nobody"])
+    assert {clip.name for clip in VideoSampler(cache).clips} == {"two_shots", "face_x"}
+    batch = Mixer(cache, synthetic_fraction=0.0).batch(0, 16, 2)
+    assert not any(source.startswith("held_out") for source in batch.source)
+
+
+def test_faces_are_capped(cache: Cache) -> None:
+    clips = cache.split("train")
+    weights = clip_weights(clips)
+    face = sum(w for w, c in zip(weights, clips, strict=True) if c.name.startswith("face_"))
+    assert weights.sum() == pytest.approx(1) and face == pytest.approx(0.10)
+
+
+def test_batches_are_deterministic_per_seed_and_step(cache: Cache) -> None:
+    first, second = Mixer(cache, 0.5, seed=3, all_depths=True), Mixer(cache, 0.5, seed=3, all_depths=True)
+    second.batch(0, 2, 3)  # other history
+    a, b = first.batch(7, 6, 4), second.batch(7, 6, 4)
+    assert a.source == b.source
+    for name in vars(a):
+        if name != "source":
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert not torch.equal(a.frames, first.batch(8, 6, 4).frames)
+    assert not torch.equal(a.frames, Mixer(cache, 0.5, seed=4).batch(7, 6, 4).frames)
+    assert torch.equal(first.batch_stills(5, 6).images, second.batch_stills(5, 6).images)
+
+
+def test_batch_shapes_and_labels(cache: Cache) -> None:
+    batch = Mixer(cache, 0.5, seed=1, all_depths=True).batch(0, 8, 4)
+    b, t = 8, 4
+    assert batch.frames.shape == (b, t, 3, HEIGHT, WIDTH) and batch.frames.dtype == torch.uint8
+    assert batch.times.shape == (b, t) and batch.inv_depth.shape == (b, 2, HEIGHT, WIDTH)
+    assert batch.inv_depth_all is not None and torch.equal(batch.inv_depth_all[:, -1], batch.inv_depth[:, 1])
+    assert batch.flow_fwd.shape == batch.flow_bwd.shape == batch.flow_valid.shape == (b, 2, HEIGHT, WIDTH)
+    assert batch.mask.shape == (b, t, HEIGHT, WIDTH) and batch.mask.dtype == torch.bool
+    synthetic = torch.tensor([source == "synthetic" for source in batch.source])
+    assert torch.equal(batch.depth_valid, synthetic) and 0 < int(synthetic.sum()) < b
+    assert (batch.inv_depth[synthetic] > 0).all() and (batch.inv_depth[~synthetic] == 0).all()
+    stills = Mixer(cache, seed=1).batch_stills(0, 24)
+    assert stills.images.shape == (24, 3, HEIGHT, WIDTH) and 0 < int(stills.depth_valid.sum()) < 16
+    assert (stills.inv_depth[stills.depth_valid].amax(dim=(1, 2)) > 0).all()
+    assert (stills.inv_depth[~stills.depth_valid] == 0).all()
+
+
+def test_prefetcher_keeps_order_and_reports_errors() -> None:
+    with Prefetcher(lambda step: step * step, 3, 40, depth=2) as batches:
+        assert list(batches) == [step * step for step in range(3, 40)]
+
+    def fails(step: int) -> int:
+        if step == 2:
+            raise InputError("broken sample")
+        return step
+
+    with Prefetcher(fails, 0, 10) as batches, pytest.raises(InputError, match="broken sample"):
+        list(batches)
+    with Prefetcher(lambda step: step, 0, 10**6, depth=1) as batches:
+        assert next(iter(batches)) == 0  # leaving early must not hang
+
+
+def test_background_process_gives_the_same_batches(cache: Cache) -> None:
+    mixer = Mixer(cache, 0.5, seed=2)
+    loader = torch.utils.data.DataLoader(StepDataset(_Stills(mixer), 5, 9), batch_size=None, num_workers=2)
+    for step, images in zip(range(5, 9), loader, strict=True):
+        assert torch.equal(images, mixer.batch_stills(step, 4).images)
+
+
+class _Stills:
+    def __init__(self, mixer: Mixer) -> None:
+        self.mixer = mixer
+
+    def __call__(self, step: int) -> torch.Tensor:
+        return self.mixer.batch_stills(step, 4).images
+
+
+def test_eval_clips_and_baselines(cache: Cache) -> None:
+    (shot,) = eval_clips(cache)
+    assert shot.clip == "held_out" and shot.frames.shape == (9, HEIGHT, WIDTH, 3)
+    assert baselines.pairs(9, 4) == [(0, 4), (4, 8)] and baselines.pairs(10, 4) == [(0, 4), (4, 8), (8, 9)]
+    result = baselines.measure(cache, gap=4)
+    clip = result["clips"]["held_out"]
+    assert clip["in_between_frames"] == 6 and result["average"]["dis"] == clip["dis"]
+    assert clip["dis"] > clip["blend"] > clip["nearest"] > 10, "flow must win on a plain slide"
+    expected = [
+        baselines.psnr(shot.frames[0] * (1 - t / 4) + shot.frames[4] * (t / 4), shot.frames[t]) for t in (1, 2, 3)
+    ] + [baselines.psnr(shot.frames[4] * (1 - t / 4) + shot.frames[8] * (t / 4), shot.frames[4 + t]) for t in (1, 2, 3)]
+    assert clip["blend"] == pytest.approx(np.mean(expected), abs=0.05)
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    assert baselines.psnr(grey, grey + 10) == pytest.approx(20 * np.log10(25.5))
+    assert baselines.psnr(grey, grey) == 100
