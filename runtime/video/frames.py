@@ -1,0 +1,95 @@
+"""One decoded picture, and the conversion of libav's pictures to upright 8-bit RGB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+# AVCOL_SPC_* numbers. Players take untagged video for BT.709 in high definition, for BT.601 below it.
+_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
+_HD_HEIGHT = 720
+_KNOWN_SPACES = {1, 4, 5, 7, 9}
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """A decoded frame.
+
+    Attributes:
+        image: uint8 RGB [h, w, 3], upright (rotation metadata applied), C-contiguous.
+        timestamp: seconds since the first frame, strictly increasing.
+        index: 0 for the first frame that could be decoded.
+    """
+
+    image: npt.NDArray[np.uint8]
+    timestamp: float
+    index: int
+
+
+def _has_alpha(frame: av.VideoFrame) -> bool:
+    return frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
+
+
+def _source_space(frame: av.VideoFrame) -> int:
+    space = int(frame.colorspace)
+    if space in _KNOWN_SPACES:
+        return space
+    return _BT709 if space == _UNSPECIFIED and frame.height >= _HD_HEIGHT else _BT601
+
+
+def to_rgb(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """Converts any pixel format to upright uint8 RGB [h, w, 3] with swscale.
+
+    Transparent pixels are laid over black, as players show them. Wider samples are reduced to 8 bits; HDR is
+    not tone-mapped.
+    """
+    space = _source_space(frame)
+    if _has_alpha(frame):
+        rgba = frame.reformat(format="rgba", src_colorspace=space).to_ndarray().astype(np.uint16)
+        image: npt.NDArray[np.uint8] = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+    else:
+        image = np.asarray(frame.reformat(format="rgb24", src_colorspace=space).to_ndarray(), np.uint8)
+    return upright(image, display_matrix(frame))
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """The display matrix (a, b, c, d), None where absent: x' = a x + c y, y' = b x + d y with y down."""
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except (KeyError, ValueError, AttributeError):
+        return None
+    if data is None:
+        return None
+    m = np.frombuffer(bytes(data), np.int32, count=9)
+    return int(m[0]), int(m[1]), int(m[3]), int(m[4])
+
+
+def upright(image: npt.NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> npt.NDArray[np.uint8]:
+    """Applies a display matrix: quarter turns and mirroring, to the nearest quarter turn."""
+    if matrix is None:
+        return np.ascontiguousarray(image)
+    a, b, c, d = matrix
+    if max(abs(b), abs(c)) > max(abs(a), abs(d)):  # x and y change places
+        image = image.transpose(1, 0, 2)
+        flip_x, flip_y = c < 0, b < 0
+    else:
+        flip_x, flip_y = a < 0, d < 0
+    if flip_x:
+        image = image[:, ::-1]
+    if flip_y:
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def as_rate(value: Fraction | float | None, default: Fraction = Fraction(25)) -> Fraction:
+    """A usable frame rate from whatever the container says; None, 0 and absurd values become `default`."""
+    try:
+        rate = Fraction(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        return default
+    return rate if 0 < rate <= 1000 else default

@@ -1,0 +1,315 @@
+"""Video in: files, image folders, cameras. `open_video` picks; readers iterate `VideoFrame`s."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+
+from ..errors import VideoError
+from .frames import VideoFrame, as_rate, to_rgb
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+DEFAULT_FOLDER_RATE = Fraction(24)
+
+# libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.
+_NOT_VIDEO_FORMATS = {"tty", "rawvideo"}
+_JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stream, a smaller one jitter
+
+
+class VideoReader(ABC):
+    """Iterates the frames of one input, once.
+
+    Attributes:
+        uri: what was opened.
+        width, height: size of the first frame in pixels, upright. Later frames may differ.
+        rate: nominal frames per second.
+        frames_estimate: number of frames the container announces, None where it does not say.
+        live: True for a camera (frames arrive in real time and never end).
+        truncated: None, or a sentence: where and why decoding ended early. Final after the last frame.
+        notes: sentences about repairs (time stamps, damaged packets) worth telling the user.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.width = 0
+        self.height = 0
+        self.rate = Fraction(25)
+        self.frames_estimate: int | None = None
+        self.live = False
+        self.truncated: str | None = None
+        self.notes: list[str] = []
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Yields the frames in order of time."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases the input; safe to call twice."""
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_video(
+    uri: str | Path, *, folder_rate: Fraction | float = DEFAULT_FOLDER_RATE, threads: int = 0
+) -> VideoReader:
+    """Opens a video file, a folder of images (sorted by name) or a camera (`camera:0`, `/dev/video0`).
+
+    Args:
+        uri: what to open.
+        folder_rate: frames per second given to the images of a folder.
+        threads: decoding threads, 0 = as many as there are cores.
+
+    Returns:
+        A reader whose first frame has been decoded already, so its size is known.
+
+    Raises:
+        VideoError: with a hint, where there is nothing that can be decoded.
+    """
+    text = str(uri)
+    camera = re.fullmatch(r"camera:(\d+)", text)
+    if camera or re.fullmatch(r"/dev/video\d+", text):
+        return _open_camera(text, int(camera.group(1)) if camera else None)
+    if "://" in text:
+        raise VideoError(
+            f"{text}: network streams cannot be opened by this version.", "Pass a file, a folder or camera:N."
+        )
+    path = Path(text)
+    try:
+        if path.is_dir():
+            from .folder import FolderReader
+
+            return FolderReader(path, as_rate(folder_rate, DEFAULT_FOLDER_RATE))
+        if not path.exists():
+            raise VideoError(
+                f"{path}: no such file or folder.", "Check the path; a camera is written camera:0."
+            )
+        if path.is_file() and path.stat().st_size == 0:
+            raise VideoError(
+                f"{path}: the file is empty (0 bytes).",
+                "The download or recording failed; get the file again.",
+            )
+    except OSError as error:
+        raise VideoError(
+            f"{path}: cannot be read: {error.strerror or error}.", "Check the path and its permissions."
+        ) from error
+    return FileReader(text, _open_container(text), threads=threads)
+
+
+def _open_container(uri: str, **kwargs: Any) -> Any:
+    try:
+        return av.open(uri, **kwargs)
+    except PermissionError as error:
+        raise VideoError(
+            f"{uri}: permission denied.", "Check the permissions of the file or device."
+        ) from error
+    except av.error.InvalidDataError as error:
+        raise VideoError(
+            f"{uri}: not a video, or damaged beyond use.",
+            "An MP4 cut off while being written lacks its index (moov): only a repair tool can help.",
+        ) from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(
+            f"{uri}: cannot be opened: {error}.", "Check that it is a video that a player can open."
+        ) from error
+
+
+def _open_camera(uri: str, number: int | None) -> VideoReader:
+    if sys.platform == "darwin":
+        device, kind = str(number or 0), "avfoundation"
+    else:
+        device, kind = (f"/dev/video{number}" if number is not None else uri), "v4l2"
+        if not Path(device).exists():
+            found = sorted(str(p) for p in Path("/dev").glob("video*"))
+            raise VideoError(
+                f"{uri}: there is no camera {device}.",
+                f"Cameras found: {', '.join(found) if found else 'none'}.",
+            )
+    reader = FileReader(uri, _open_container(device, format=kind), threads=1)
+    reader.live = True
+    reader.frames_estimate = None
+    return reader
+
+
+class FileReader(VideoReader):
+    """Decodes the first real video stream of a container; multi-threaded, tolerant of damage."""
+
+    def __init__(self, uri: str, container: Any, *, threads: int = 0) -> None:
+        super().__init__(uri)
+        self._container = container
+        try:
+            self._stream = self._pick_stream()
+            self._stream.codec_context.thread_count = threads
+            with contextlib.suppress(AttributeError, ValueError):
+                self._stream.thread_type = "AUTO"
+            self._dts_only = container.format.name == "avi"  # AVI stores no presentation times
+            self.rate = as_rate(
+                self._stream.average_rate or self._stream.guessed_rate or self._stream.base_rate
+            )
+            self._announced_end = self._announce()
+            self._decoded = 0
+            self._damaged = 0
+            self._repaired = 0
+            self._failure = ""
+            self._origin: float | None = None
+            self._last = -1.0
+            self._frames = self._decode()
+            self._first = next(self._frames, None)
+            if self._first is None:
+                why = f": {self._failure}" if self._failure else ""
+                raise VideoError(
+                    f"{uri}: not a single frame could be decoded{why}.",
+                    "The file is damaged or its codec is unknown to this build of FFmpeg.",
+                )
+        except BaseException:
+            container.close()
+            raise
+        self.height, self.width = self._first.image.shape[:2]
+
+    def _pick_stream(self) -> Any:
+        name = self._container.format.name
+        # A picture attached to music (cover art) is not video.
+        videos = [s for s in self._container.streams.video if not _is_cover(s)]
+        if name in _NOT_VIDEO_FORMATS:
+            raise VideoError(
+                f"{self.uri}: not a video (looks like {name}).",
+                "Pass a video file, a folder of images or camera:N.",
+            )
+        if not videos:
+            kinds = sorted({s.type for s in self._container.streams}) or ["nothing"]
+            raise VideoError(
+                f"{self.uri}: no video stream in it (found: {', '.join(kinds)}).",
+                "Pass a file that has pictures.",
+            )
+        stream = videos[0]
+        if getattr(stream, "codec_context", None) is None:
+            raise VideoError(
+                f"{self.uri}: the codec of its video stream is unknown to FFmpeg.",
+                "Convert it to H.264 first.",
+            )
+        return stream
+
+    def _announce(self) -> float | None:
+        """Seconds that the container promises for the video, None where it promises nothing reliable."""
+        stream = self._stream
+        self.frames_estimate = int(stream.frames) or None
+        seconds: float | None = None
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif "DURATION" in stream.metadata:  # Matroska
+            with contextlib.suppress(ValueError):
+                h, m, s = stream.metadata["DURATION"].split(":")
+                seconds = int(h) * 3600 + int(m) * 60 + float(s)
+        elif self._container.duration and len(self._container.streams) == 1:
+            seconds = self._container.duration / 1e6
+        if self.frames_estimate is None and seconds:
+            self.frames_estimate = max(1, round(seconds * float(self.rate)))
+        return seconds
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except BlockingIOError:  # a camera that has nothing yet
+                packets = self._container.demux(self._stream)
+                continue
+            except (av.error.FFmpegError, OSError) as error:
+                self._failure = str(error)
+                yield from self._convert(None)
+                break
+            if packet is None:
+                break
+            yield from self._convert(packet)
+        self._conclude()
+
+    def _convert(self, packet: Any) -> Iterator[VideoFrame]:
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except av.error.EOFError:
+            return
+        except (av.error.FFmpegError, OSError) as error:
+            self._damaged += 1
+            self._failure = self._failure or str(error)
+            return
+        for frame in frames:
+            if frame.is_corrupt:  # decoded with parts missing: worse than no frame
+                self._damaged += 1
+                continue
+            image = to_rgb(frame)
+            timestamp = self._time(frame)
+            index, self._decoded = self._decoded, self._decoded + 1
+            yield VideoFrame(image, timestamp, index)
+
+    def _time(self, frame: Any) -> float:
+        """Seconds since the first frame, strictly increasing whatever the file says."""
+        period = 1.0 / float(self.rate)
+        ticks = frame.dts if frame.pts is None or self._dts_only else frame.pts
+        base = frame.time_base or self._stream.time_base
+        if self._origin is None:
+            self._origin = float(ticks * base) if ticks is not None and base else 0.0
+            self._last = 0.0
+            return 0.0
+        if ticks is None or not base:
+            now = self._last + period
+            self._repaired += 1
+        else:
+            now = float(ticks * base) - self._origin
+            if now <= self._last:
+                self._repaired += 1
+                if self._last - now > _JUMP_SECONDS:
+                    self._origin -= self._last + period - now
+                    now = self._last + period
+                else:
+                    now = self._last + min(1e-3, 0.5 * period)
+        self._last = now
+        return now
+
+    def _conclude(self) -> None:
+        """Works out, once everything was read, whether the input ended early."""
+        if self._repaired:
+            self.notes.append(f"{self._repaired} missing or not increasing time stamps were repaired")
+        if self._damaged:
+            self.notes.append(f"{self._damaged} damaged packets or frames were dropped")
+        end = self._last + 1.0 / float(self.rate)
+        promised = self._announced_end
+        frames = self.frames_estimate
+        short = promised is not None and end < promised - max(1.5 / float(self.rate), 0.01 * promised)
+        fewer = frames is None or self._decoded < frames - max(1, frames // 100)
+        if not self.live and (self._failure or (short and fewer)):
+            of = f" of about {frames}" if frames else ""
+            of_seconds = f" of {promised:.2f}" if promised else ""
+            why = f" ({self._failure})" if self._failure else ""
+            self.truncated = (
+                f"only {self._decoded}{of} frames ({end:.2f}{of_seconds} s) could be decoded{why}"
+            )
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._frames
+
+    def close(self) -> None:
+        self._container.close()
+
+
+def _is_cover(stream: Any) -> bool:
+    disposition = getattr(stream, "disposition", None)
+    return disposition is not None and bool(int(disposition) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC

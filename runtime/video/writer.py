@@ -1,0 +1,275 @@
+"""Video out: H.264 in MP4, MOV or Matroska, or a folder of PNG images. Time stamps are kept as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, OutputError
+from .output import AtomicFile, output_error, write_bytes
+from .png import encode_png
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+# 90 kHz: fine enough for any time stamp, and the clock that MP4 and MPEG tools expect.
+TIME_BASE = Fraction(1, 90_000)
+_BT709 = 1
+_LIMITED_RANGE = 1
+_OURS = re.compile(r"timestamps\.csv|frame_\d+\.png")  # what FolderWriter writes
+
+
+class FrameWriter(Protocol):
+    """What `open_writer` returns."""
+
+    description: str
+    frames: int
+
+    def write(self, image: npt.NDArray[np.uint8], timestamp: float) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def open_writer(
+    path: Path | str,
+    width: int,
+    height: int,
+    *,
+    rate: Fraction | float = 25,
+    aspect: Fraction | None = None,
+    force: bool = False,
+) -> VideoWriter | FolderWriter:
+    """Opens a video file (.mp4, .m4v, .mov, .mkv) or, for a path without suffix, a folder of PNG images.
+
+    Raises:
+        OutputError: before any work is done, where the place cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() in CONTAINERS:
+        return VideoWriter(path, width, height, rate=rate, aspect=aspect)
+    if path.suffix == "":
+        return FolderWriter(path, force=force)
+    raise OutputError(
+        f"{path}: cannot write files of type {path.suffix}.",
+        f"Use one of {', '.join(CONTAINERS)}, or a name without suffix for a folder of PNG images.",
+    )
+
+
+def pick_codec() -> tuple[str, dict[str, str]]:
+    """The H.264 encoder libx264; where this build of FFmpeg lacks it, MPEG-4 part 2 (which every build has).
+
+    The choice is explicit: it is part of `VideoWriter.description` and so of the statistics.
+    """
+    if "libx264" in av.codecs_available:
+        return "libx264", {"crf": "18", "preset": "veryfast"}
+    return "mpeg4", {"qscale": "3", "flags": "+qscale"}
+
+
+class VideoWriter:
+    """Encodes frames into one file that appears, complete, on `close`.
+
+    Args:
+        path: target; written under a temporary name in the same folder and renamed.
+        width, height: size of the frames in pixels. Odd sizes are padded by repeating the last column or row
+            (4:2:0 needs even ones).
+        rate: nominal frames per second, a hint for players; the time stamps decide.
+        aspect: sample aspect ratio, for frames whose pixels are not square.
+
+    As a context manager: closes on success, aborts on an exception. `close` without a frame leaves no file.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        width: int,
+        height: int,
+        *,
+        rate: Fraction | float = 25,
+        aspect: Fraction | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.width, self.height = width, height
+        self.frames = 0
+        self._pad = (height % 2, width % 2)
+        self._last_tick = -1
+        container = CONTAINERS.get(self.path.suffix.lower())
+        if container is None:
+            raise OutputError(f"{path}: unknown type of video.", f"Use one of {', '.join(CONTAINERS)}.")
+        codec, options = pick_codec()
+        self.description = (
+            f"{codec} {' '.join(f'{k}={v}' for k, v in options.items())} yuv420p bt709 {container}"
+        )
+        self._file = AtomicFile(self.path)
+        try:
+            self._container: Any = av.open(self._file, "w", format=container)
+            stream: Any = self._container.add_stream(
+                codec, rate=Fraction(rate).limit_denominator(1001), options=options
+            )
+            stream.width, stream.height = width + self._pad[1], height + self._pad[0]
+            stream.pix_fmt = "yuv420p"
+            stream.time_base = TIME_BASE
+            context = stream.codec_context
+            context.time_base = TIME_BASE
+            context.thread_count = 0
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED_RANGE
+            if aspect is not None:
+                context.sample_aspect_ratio = aspect.limit_denominator(65535)
+            self._stream = stream
+        except BaseException:
+            self._file.discard()
+            raise
+
+    def write(self, image: npt.NDArray[np.uint8], timestamp: float) -> None:
+        """Encodes one frame.
+
+        Args:
+            image: uint8 RGB [height, width, 3].
+            timestamp: seconds; a frame that is not later than the last one is moved on by one 90 kHz tick.
+        """
+        if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
+            raise InputError(
+                f"frame is {image.dtype} {list(image.shape)}, not uint8 {[self.height, self.width, 3]}."
+            )
+        if any(self._pad):
+            image = np.pad(image, ((0, self._pad[0]), (0, self._pad[1]), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709, interpolation="BILINEAR")
+        tick = max(round(timestamp * TIME_BASE.denominator), self._last_tick + 1)
+        self._last_tick = tick
+        frame.pts, frame.time_base = tick, TIME_BASE
+        self._mux(frame)
+        self.frames += 1
+
+    def _mux(self, frame: Any) -> None:
+        try:
+            for packet in self._stream.encode(frame):
+                self._container.mux(packet)
+        except (av.error.FFmpegError, OSError) as error:
+            self.abort()
+            raise output_error(self.path, self._file.error or error) from error
+        if self._file.error is not None:
+            self.abort()
+            raise output_error(self.path, self._file.error)
+
+    def close(self) -> None:
+        """Finishes the file and gives it its name; OutputError, nothing left, if a byte was not stored."""
+        if self._container is None:
+            return
+        if self.frames == 0:
+            self.abort()
+            return
+        self._mux(None)
+        container, self._container = self._container, None
+        try:
+            container.close()
+        except (av.error.FFmpegError, OSError) as error:
+            self._file.discard()
+            raise output_error(self.path, self._file.error or error) from error
+        self._file.commit()
+
+    def abort(self) -> None:
+        """Leaves no file."""
+        container, self._container = self._container, None
+        if container is not None:
+            with contextlib.suppress(av.error.FFmpegError, OSError):
+                container.close()
+        self._file.discard()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class FolderWriter:
+    """Writes frame_000000.png, ... and timestamps.csv; the folder appears, complete, on `close`."""
+
+    description = "png folder"
+
+    def __init__(self, path: Path | str, *, force: bool = False) -> None:
+        self.path = Path(path)
+        self.frames = 0
+        self._times: list[float] = []
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        if self.path.exists():
+            self._refuse_unless_ours(force)
+        try:
+            self._temporary.mkdir()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        self._open = True
+
+    def _refuse_unless_ours(self, force: bool) -> None:
+        if not self.path.is_dir():
+            raise OutputError(
+                f"{self.path}: exists and is a file.", "Choose another name, or add .mp4 for a video."
+            )
+        names = [p.name for p in self.path.iterdir()]
+        foreign = [name for name in names if not _OURS.fullmatch(name)]
+        if foreign:
+            raise OutputError(
+                f"{self.path}: holds files that are not an earlier result ({foreign[0]}).",
+                "Choose an empty folder or another name.",
+            )
+        if names and not force:
+            raise OutputError(f"{self.path}: holds an earlier result.", "Pass --force to replace it.")
+
+    def write(self, image: npt.NDArray[np.uint8], timestamp: float) -> None:
+        """Stores one frame, uint8 RGB [h, w, 3], any size; `timestamp` in seconds."""
+        try:
+            write_bytes(self._temporary / f"frame_{self.frames:06d}.png", encode_png(image, level=3))
+        except OutputError:
+            self.abort()
+            raise
+        self.frames += 1
+        self._times.append(timestamp)
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        if self.frames == 0:
+            self.abort()
+            return
+        table = "index,seconds\n" + "".join(f"{i},{t:.6f}\n" for i, t in enumerate(self._times))
+        try:
+            write_bytes(self._temporary / "timestamps.csv", table.encode())
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self._temporary.replace(self.path)
+        except OSError as error:
+            self.abort()
+            raise output_error(self.path, error) from error
+        except OutputError:
+            self.abort()
+            raise
+        self._open = False
+
+    def abort(self) -> None:
+        """Leaves no folder."""
+        if self._open:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._open = False
+
+    def __enter__(self) -> FolderWriter:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

@@ -1,0 +1,235 @@
+"""Video output: what is written comes back, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from streamsplat_edge.runtime.errors import InputError, OutputError
+from streamsplat_edge.runtime.video import (
+    FolderWriter,
+    VideoWriter,
+    check_output,
+    encode_png,
+    open_video,
+    open_writer,
+    write_bytes,
+)
+from video_samples import moving_square
+
+
+def images_of(path: Path) -> list[np.ndarray]:
+    with open_video(path) as reader:
+        return [frame.image for frame in reader]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".m4v"])
+def test_round_trip_keeps_pictures_and_time_stamps(tmp_path: Path, suffix: str) -> None:
+    times = [0.0, 0.05, 0.4, 0.41, 2.0]
+    path = tmp_path / f"o{suffix}"
+    with VideoWriter(path, 64, 48) as writer:
+        for i, time in enumerate(times):
+            writer.write(moving_square(i), time)
+        assert not path.exists(), "the name appears only when the file is complete"
+    with open_video(path) as reader:
+        frames = list(reader)
+    np.testing.assert_allclose([f.timestamp for f in frames], times, atol=1.1e-3)
+    for i, frame in enumerate(frames):
+        assert np.abs(frame.image.astype(float) - moving_square(i)).mean() < 4
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_players_get_h264_420_with_tagged_colours(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "o.mp4", 64, 48, aspect=Fraction(4, 3)) as writer:
+        writer.write(moving_square(0), 0)
+        writer.write(moving_square(1), 0.04)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert context.name == "h264" and context.pix_fmt == "yuv420p"
+        assert (context.colorspace, context.color_range) == (1, 1)
+        assert context.sample_aspect_ratio == Fraction(4, 3)
+    assert "libx264" in writer.description
+
+
+def test_odd_sizes_are_padded_by_their_edge(tmp_path: Path) -> None:
+    image = moving_square(0, 47, 61)
+    with VideoWriter(tmp_path / "o.mp4", 61, 47) as writer:
+        writer.write(image, 0)
+        writer.write(image, 0.1)
+    back = images_of(tmp_path / "o.mp4")[0]
+    assert back.shape == (48, 62, 3)
+    assert np.abs(back[:47, :61].astype(float) - image).mean() < 6
+    assert np.abs(back[:47, 61].astype(float) - image[:, 60]).mean() < 12
+
+
+def test_equal_time_stamps_do_not_stop_the_muxer(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "o.mp4", 64, 48) as writer:
+        for i in range(4):
+            writer.write(moving_square(i), 0.5)
+    assert len(images_of(tmp_path / "o.mp4")) == 4
+
+
+def test_wrong_frame_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="64"), VideoWriter(tmp_path / "o.mp4", 64, 48) as writer:
+        writer.write(moving_square(0, 48, 32), 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "o.mp4", 64, 48) as writer:
+        writer.write(moving_square(0), 0)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_file_survives_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "o.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), VideoWriter(path, 64, 48) as writer:
+        writer.write(moving_square(0), 0)
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_frame_no_file(tmp_path: Path) -> None:
+    VideoWriter(tmp_path / "o.mp4", 64, 48).close()
+    FolderWriter(tmp_path / "o").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fails_before_starting_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="not a folder"):
+        VideoWriter(tmp_path / "file" / "o.mp4", 64, 48)
+    with pytest.raises(OutputError, match="does not exist"):
+        VideoWriter(tmp_path / "missing" / "o.mp4", 64, 48)
+    with pytest.raises(OutputError, match=r"\.gif"):
+        open_writer(tmp_path / "o.gif", 64, 48)
+
+
+@pytest.mark.parametrize("target", ["o.mp4", "o.mkv", "folder", "o.png"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, target: str) -> None:
+    """RLIMIT_FSIZE stands in for the disk: writes beyond it fail as they do on a full one."""
+    code = f"""
+import resource, numpy as np
+from pathlib import Path
+from streamsplat_edge.runtime.errors import OutputError
+from streamsplat_edge.runtime.video import open_writer, write_bytes
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+noise = np.random.default_rng(0)
+path = Path({str(tmp_path)!r}) / {target!r}
+try:
+    if path.suffix == ".png":
+        write_bytes(path, noise.bytes(50_000))
+    else:
+        with open_writer(path, 128, 96) as writer:
+            for i in range(200):
+                writer.write(noise.integers(0, 255, (96, 128, 3), dtype=np.uint8), i / 25)
+except OutputError as error:
+    print("refused:", error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "refused:" in result.stdout and "nothing was left behind" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_in_the_trailer(tmp_path: Path) -> None:
+    """The last bytes are written on close: that error must not be lost either."""
+    with VideoWriter(tmp_path / "probe.mp4", 64, 48) as writer:
+        for i in range(5):
+            writer.write(moving_square(i), i / 25)
+    limit = (tmp_path / "probe.mp4").stat().st_size - 100
+    (tmp_path / "probe.mp4").unlink()
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from video_samples import moving_square
+from streamsplat_edge.runtime.errors import OutputError
+from streamsplat_edge.runtime.video import VideoWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    with VideoWriter({str(tmp_path / "o.mp4")!r}, 64, 48) as writer:
+        for i in range(5):
+            writer.write(moving_square(i), i / 25)
+except OutputError as error:
+    print("refused:", error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "refused:" in result.stdout, result.stdout + result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_images(tmp_path: Path) -> None:
+    times = [0.0, 0.25, 0.3]
+    with open_writer(tmp_path / "o", 64, 48) as writer:
+        for i, time in enumerate(times):
+            writer.write(moving_square(i), time)
+        assert not (tmp_path / "o").exists()
+    for i, image in enumerate(images_of(tmp_path / "o")):
+        np.testing.assert_array_equal(image, moving_square(i))
+    rows = (tmp_path / "o" / "timestamps.csv").read_text().splitlines()
+    assert rows[0] == "index,seconds" and [float(r.split(",")[1]) for r in rows[1:]] == times
+    assert [p.name for p in tmp_path.iterdir()] == ["o"]
+
+
+def test_a_folder_is_replaced_only_when_it_is_ours_and_forced(tmp_path: Path) -> None:
+    with FolderWriter(tmp_path / "o") as writer:
+        writer.write(moving_square(0), 0)
+    with pytest.raises(OutputError, match="earlier result") as caught:
+        FolderWriter(tmp_path / "o")
+    assert "--force" in caught.value.hint
+    with FolderWriter(tmp_path / "o", force=True) as writer:
+        writer.write(moving_square(5), 0)
+    np.testing.assert_array_equal(images_of(tmp_path / "o")[0], moving_square(5))
+    (tmp_path / "o" / "thesis.doc").write_text("precious")
+    with pytest.raises(OutputError, match=r"thesis\.doc"):
+        FolderWriter(tmp_path / "o", force=True)
+    assert (tmp_path / "o" / "thesis.doc").read_text() == "precious"
+
+
+def test_check_output(tmp_path: Path) -> None:
+    check_output(tmp_path / "new.mp4", force=False)
+    (tmp_path / "old.mp4").write_bytes(b"x")
+    with pytest.raises(OutputError, match="exists"):
+        check_output(tmp_path / "old.mp4", force=False)
+    check_output(tmp_path / "old.mp4", force=True)
+    with pytest.raises(OutputError, match="is a folder"):
+        check_output(tmp_path, force=True)
+    with pytest.raises(OutputError) as caught:
+        check_output(tmp_path / "no" / "such" / "o.mp4", force=True)
+    assert "mkdir -p" in caught.value.hint
+    with pytest.raises(OutputError, match="is a file"):
+        check_output(tmp_path / "old.mp4" / "o.mp4", force=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (1, 1, 3), (6, 3)])
+def test_png_is_lossless(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    write_bytes(tmp_path / "i.png", encode_png(image))
+    with av.open(str(tmp_path / "i.png")) as container:
+        frame = next(container.decode(video=0))
+        back = frame.to_ndarray(format="gray" if image.ndim == 2 else "rgb24")
+    np.testing.assert_array_equal(back, image)
+
+
+def test_png_chunks_carry_valid_checksums() -> None:
+    data = encode_png(np.zeros((2, 2, 3), np.uint8))[8:]
+    kinds = []
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        kinds.append(data[4:8])
+        assert zlib.crc32(data[4 : 8 + size]) == int.from_bytes(data[8 + size : 12 + size], "big")
+        data = data[12 + size :]
+    assert kinds == [b"IHDR", b"IDAT", b"IEND"]
+
+
+def test_png_refuses_what_it_cannot_encode() -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        encode_png(np.zeros((2, 2, 4), np.uint8))
