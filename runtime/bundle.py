@@ -1,8 +1,9 @@
 """The bundle: a folder `NAME.bundle/` with `bundle.json` and the stage files it names. Read and written here.
 
-Reading trusts nothing: the manifest is validated field by field (`bundle_schema`), file names may not leave the
-folder (neither by wording nor through a link), and sizes and SHA-256 of all files are compared. Writing is atomic: a
-temporary folder beside the target is filled, read back through the same validation and then renamed.
+Reading trusts nothing: the manifest is validated field by field (`bundle_schema`), file names may not leave
+the folder (neither by wording nor through a link), and sizes and SHA-256 of all files are compared. Writing
+is atomic: a temporary folder beside the target is filled, read back through the same validation and then
+renamed.
 """
 
 from __future__ import annotations

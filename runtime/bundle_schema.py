@@ -1,7 +1,7 @@
 """The manifest of a bundle: its fields as dataclasses, and a validator that names the field and the remedy.
 
-Written by hand instead of with a schema library so that the lean runtime needs none. Every reader below takes the
-JSON value and the dotted name of the field, and either returns a typed value or raises `BundleError`.
+Written by hand instead of with a schema library so that the lean runtime needs none. Every reader below takes
+the JSON value and the dotted name of the field, and either returns a typed value or raises `BundleError`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class ModelConfig:
 
     height, width: model input in pixels. patch: pixels per token side. grid: Gaussian rows and columns.
     depth_input: what fills the fourth input channel. depth_mapping: normalised inverse depth to depth
-    (`published` or `paper`, see cuda/splat_math.h). background: RGB in [0, 1]. key_frame_gap: frames per pair.
+    (`published` or `paper`, see cuda/splat_math.h). background: RGB in [0, 1]. key_frame_gap: frames per
+    pair.
     """
 
     preset: str
@@ -211,7 +212,7 @@ def _sequence(value: object, field: str, length: int, read: Callable[[object, st
 
 
 def _file_name(value: object, field: str) -> str:
-    """A relative POSIX path that stays below the bundle's folder by its wording (links: see `Bundle.load`)."""
+    """A relative POSIX path that by its wording stays inside the bundle (links: see `Bundle.load`)."""
     name = _text(value, field)
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name

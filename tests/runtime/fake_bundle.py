@@ -3,9 +3,9 @@
     from fake_bundle import build_fake_bundle
     bundle = build_fake_bundle(tmp_path / "fake.bundle")       # returns the loaded Bundle
 
-`encode` puts one Gaussian at the centre of every 2x2 pixel cell with the cell's mean colour; `deform` moves along x
-by half the change of red between the key frames and fades with constant gamma1. `numpy_encode` and `numpy_deform`
-are the same formulas. Needs the `onnx` package (in the test environment), not torch.
+`encode` puts one Gaussian at the centre of every 2x2 pixel cell with the cell's mean colour; `deform` moves
+along x by half the change of red between the key frames and fades with constant gamma1. `numpy_encode` and
+`numpy_deform` are the same formulas. Needs the `onnx` package (in the test environment), not torch.
 """
 
 from __future__ import annotations

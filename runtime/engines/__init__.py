@@ -1,0 +1,64 @@
+"""Engines: the small `Engine` interface and its backends, chosen by name and never silently."""
+
+from __future__ import annotations
+
+from ..bundle import Bundle, StageVariant
+from ..errors import BundleError, EngineError
+from .base import Engine, TensorSpec
+
+__all__ = ["ENGINES", "Engine", "TensorSpec", "create", "select_variant"]
+
+ENGINES = ("onnxruntime", "openvino")
+_EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions OpenVINO can run an fp32 file at
+
+
+def create(
+    engine: str, variant: StageVariant, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+) -> Engine:
+    """Load a stage file.
+
+    Args:
+        engine: `onnxruntime` or `openvino`.
+        device: `cpu` or, with ONNX Runtime, `cuda`.
+        threads: 0 for all cores.
+        precision: the precision to run at; None is the file's own, or for OpenVINO bf16 where the CPU has it.
+
+    Raises:
+        EngineError: unknown engine, missing package, device or precision not available, file not loadable or
+        not
+            what the manifest says.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+    if engine not in variant.engines:
+        raise EngineError(
+            f"{variant.path.name} is meant for {', '.join(variant.engines)}, not for {engine}.",
+            "Choose the file with `select_variant`.",
+        )
+    if engine == "openvino":
+        from .openvino import OpenVinoEngine
+
+        return OpenVinoEngine(variant, device=device, threads=threads, precision=precision)
+    from .onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision)
+
+
+def select_variant(bundle: Bundle, stage: str, engine: str, precision: str | None = None) -> StageVariant:
+    """The file of a stage to load for this engine and precision.
+
+    A file of exactly that precision is preferred; otherwise OpenVINO takes the fp32 file and runs it at the
+    (floating-point) precision asked for.
+
+    Raises:
+        BundleError: no file fits.
+        EngineError: unknown engine.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+    try:
+        return bundle.variant(stage, engine, precision)
+    except BundleError:
+        if engine != "openvino" or precision not in _EXECUTION_PRECISIONS:
+            raise
+        return bundle.variant(stage, engine, "fp32")

@@ -1,0 +1,139 @@
+"""The engine interface: a stage file loaded for one device, run on buffers that the caller owns."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+import numpy as np
+
+from ..bundle import StageVariant, TensorSpec
+from ..errors import EngineError, InputError
+
+__all__ = ["Engine", "TensorSpec", "check_specs", "thread_count"]
+
+# Bindings kept per engine. A stream alternates between a handful of buffer sets; a caller who passes fresh
+# arrays every time must not make the cache (which keeps the arrays alive) grow.
+_BINDINGS = 16
+
+
+class Engine(ABC):
+    """One stage on one device. Use as a context manager or call `close`.
+
+    Attributes:
+        inputs, outputs: what `run` takes and fills, as in the bundle's manifest.
+        description: engine, version, device, precision and threads in one line, for statistics.
+        precision: the precision that runs (which may be lower than the file's, when that was asked for).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    description: str
+    precision: str
+
+    def __init__(self, variant: StageVariant) -> None:
+        self.stage = variant.stage
+        self.inputs = variant.inputs
+        self.outputs = variant.outputs
+        self._bound: OrderedDict[tuple[int, ...], tuple[list[np.ndarray], Callable[[], None]]] = OrderedDict()
+        self._closed = False
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Run the stage, reading `inputs` and overwriting `outputs` in place, without copies on a CPU.
+
+        The arrays are checked and bound when first seen, so calling again with the same arrays (their
+        contents may change) costs neither checks nor allocation.
+
+        Raises:
+            InputError: a tensor is missing, or has another shape, dtype or layout than the specification.
+            EngineError: the engine failed or is closed.
+        """
+        if self._closed:
+            raise EngineError(f"The engine of stage `{self.stage}` is closed.", "Open the stream again.")
+        try:
+            arrays = [inputs[spec.name] for spec in self.inputs] + [
+                outputs[spec.name] for spec in self.outputs
+            ]
+        except KeyError as error:
+            raise InputError(f"Stage `{self.stage}`: tensor {error.args[0]!r} was not given.") from None
+        key = tuple(map(id, arrays))  # unambiguous, since the cache keeps the arrays alive
+        entry = self._bound.get(key)
+        if entry is None:
+            for i, (spec, array) in enumerate(zip(self.inputs + self.outputs, arrays, strict=True)):
+                _check_array(self.stage, spec, array, writable=i >= len(self.inputs))
+            split = len(self.inputs)
+            entry = (arrays, self._bind(arrays[:split], arrays[split:]))
+            self._bound[key] = entry
+            if len(self._bound) > _BINDINGS:
+                self._bound.popitem(last=False)
+        else:
+            self._bound.move_to_end(key)
+        entry[1]()
+
+    @abstractmethod
+    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+        """A function that runs the stage on exactly these arrays (in the order of the specifications)."""
+
+    def close(self) -> None:
+        """Release the engine. Calling twice is harmless."""
+        self._closed = True
+        self._bound.clear()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_array(stage: str, spec: TensorSpec, array: object, writable: bool) -> None:
+    where = f"Stage `{stage}`, tensor `{spec.name}`"
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{where}: a numpy array is needed, not {type(array).__name__}.")
+    if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        raise InputError(f"{where}: {array.dtype}{list(array.shape)} was given, {spec} is needed.")
+    if not array.flags.c_contiguous or (writable and not array.flags.writeable):
+        raise InputError(f"{where}: the array must be C-contiguous{' and writable' if writable else ''}.")
+
+
+def check_specs(
+    variant: StageVariant,
+    kind: str,
+    declared: tuple[TensorSpec, ...],
+    found: Mapping[str, tuple[str, object]],
+) -> None:
+    """Compare a manifest's tensors with those of the loaded file (name to dtype and shape).
+
+    Raises:
+        EngineError: they differ; the message names the tensor.
+    """
+    hint = "The manifest does not describe this file: export the bundle again."
+    if found.keys() != {spec.name for spec in declared}:
+        names = ", ".join(sorted(spec.name for spec in declared))
+        raise EngineError(
+            f"{variant.path.name} has the {kind}s {', '.join(sorted(found))}; the manifest says {names}.",
+            hint,
+        )
+    for spec in declared:
+        dtype, shape = found[spec.name]
+        if dtype != spec.dtype or shape != spec.shape:
+            raise EngineError(
+                f"{variant.path.name}: {kind} `{spec.name}` is {dtype}{shape}; the manifest says {spec}.",
+                hint,
+            )
+
+
+def thread_count(threads: int) -> int:
+    """The number of threads to use: 0 means every core this process may run on.
+
+    Raises:
+        EngineError: a negative number.
+    """
+    if threads < 0:
+        raise EngineError(f"threads is {threads}.", "Use 0 (all cores) or a positive number.")
+    return threads or len(os.sched_getaffinity(0))

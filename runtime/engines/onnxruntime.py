@@ -1,0 +1,111 @@
+"""ONNX Runtime engine: CPU, or CUDA where the CUDA build of ONNX Runtime is installed, with IO binding."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..bundle import StageVariant
+from ..errors import EngineError
+from .base import Engine, check_specs, thread_count
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {"tensor(float)": "float32"}
+
+
+class OnnxRuntimeEngine(Engine):
+    """A stage in ONNX Runtime. The provider asked for is the one that runs, or `EngineError` says why."""
+
+    def __init__(
+        self, variant: StageVariant, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+    ) -> None:
+        super().__init__(variant)
+        # Imported here, so that `doctor` works where it is broken.
+        ort: Any = importlib.import_module("onnxruntime")
+
+        if precision not in (None, variant.precision):
+            raise EngineError(
+                f"ONNX Runtime runs {variant.path.name} as it is ({variant.precision}), not at {precision}.",
+                f"Ask for {variant.precision}, or export a {precision} file of stage `{variant.stage}`.",
+            )
+        provider = _provider(device, ort.get_available_providers())
+        count = thread_count(threads)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = count
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A spinning worker keeps a core busy after each run, and the rasterizer's pool wants that core next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session: Any = ort.InferenceSession(variant.path, options, providers=[provider])
+        except Exception as error:  # ONNX Runtime's exceptions have no common public base class
+            raise EngineError(
+                f"ONNX Runtime cannot load {variant.path}: {error}",
+                "Export the bundle again, or update onnxruntime.",
+            ) from error
+        obtained = self._session.get_providers()
+        if not obtained or obtained[0] != provider:
+            raise EngineError(
+                f"{provider} was asked for, but ONNX Runtime chose {', '.join(obtained)}.",
+                "Check the CUDA and cuDNN libraries (`streamsplat-edge doctor`), or use --device cpu.",
+            )
+        self._session.disable_fallback()
+        for kind, declared, found in (
+            ("input", self.inputs, self._session.get_inputs()),
+            ("output", self.outputs, self._session.get_outputs()),
+        ):
+            check_specs(
+                variant,
+                kind,
+                declared,
+                {t.name: (_DTYPES.get(t.type, t.type), tuple(t.shape)) for t in found},
+            )
+        self._ort = ort
+        self._copies_inputs = device != "cpu"
+        self.precision = variant.precision
+        self.description = f"ONNX Runtime {ort.__version__} {provider} {variant.precision}, {count} threads"
+
+    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        values = [
+            (spec.name, self._ort.OrtValue.ortvalue_from_numpy(array))
+            for spec, array in zip(self.inputs, inputs, strict=True)
+        ]
+        for name, value in values:
+            binding.bind_ortvalue_input(name, value)
+        for spec, array in zip(self.outputs, outputs, strict=True):
+            binding.bind_ortvalue_output(spec.name, self._ort.OrtValue.ortvalue_from_numpy(array))
+
+        def run() -> None:
+            try:
+                if (
+                    self._copies_inputs
+                ):  # binding an input copies it to the device, so the contents must be fresh
+                    for name, value in values:
+                        binding.bind_ortvalue_input(name, value)
+                self._session.run_with_iobinding(binding)
+            except Exception as error:
+                raise EngineError(f"ONNX Runtime failed in stage `{self.stage}`: {error}") from error
+
+        return run
+
+    def close(self) -> None:
+        super().close()
+        self._session = None
+
+
+def _provider(device: str, available: list[str]) -> str:
+    if device not in _PROVIDERS:
+        raise EngineError(
+            f"ONNX Runtime has no device {device!r} here.", f"Use one of {', '.join(_PROVIDERS)}."
+        )
+    provider = _PROVIDERS[device]
+    if provider not in available:
+        raise EngineError(
+            f"device={device} needs {provider}; this ONNX Runtime has {', '.join(available)}.",
+            "Replace the package onnxruntime by onnxruntime-gpu (CUDA build), or use --device cpu.",
+        )
+    return provider
