@@ -23,8 +23,11 @@ constexpr float kAlphaMin = 1.0f / 255.0f;     // below this a Gaussian adds not
 constexpr float kTransmittanceMin = 1e-4f;     // blending stops before transmittance would fall below this
 constexpr float kHomogeneous = 1.0f / (1.0f + 1e-7f);  // the published projection divides by w + 1e-7 with w = 1
 
-// Normalised device coordinate in [-1, 1] to pixel coordinate; the centre of pixel i is i.
-SS_HD float ndc_to_pixel(float ndc, int size) { return ((ndc + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f; }
+// Normalised device coordinate in [-1, 1] to pixel coordinate ((ndc + 1) size - 1) / 2; the centre of pixel i is i. The
+// published code evaluates it in double and rounds once, as this does: rounding ndc + 1 alone would cost 1e-5 px.
+SS_HD float ndc_to_pixel(float ndc, int size) {
+  return fmaf(ndc, 0.5f * static_cast<float>(size), 0.5f * static_cast<float>(size - 1));
+}
 
 // Normalised inverse depth y in [0, 1] to depth, as published: 0.1 (near) to 5 (far). Values outside [0, 1] map behind
 // the camera and are dropped there.
