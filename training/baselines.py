@@ -1,20 +1,21 @@
 """What a model has to beat: simple interpolation between key frames, and the limit of half resolution.
 
-Baselines over the in-between frames of every pair of key frames (frame 0, gap, 2 gap, ... and the last of a shot):
+Baselines over the frames between key frames (0, gap, 2 gap, ... and the last of a shot):
 
     blend    linear mix of the two key frames by time
     nearest  the nearer key frame repeated
-    dis      optical flow (OpenCV DIS, medium) both ways; flows at time t from the two, backward warps, mixed by time
+    dis      optical flow (OpenCV DIS, medium) both ways, both key frames warped to time t and mixed by time
 
 `half` is no interpolation: every frame reduced by area averaging to half size and enlarged bicubically again.
-PSNR is over all pixels and channels of uint8 frames in dB, averaged over frames; identical frames count as 100 dB.
+PSNR is over all pixels and channels of uint8 frames in dB, averaged over frames; identical frames count as
+100 dB.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,12 @@ def pairs(count: int, gap: int) -> list[tuple[int, int]]:
     keys = list(range(0, count, gap))
     if keys[-1] != count - 1:
         keys.append(count - 1)
-    return list(zip(keys[:-1], keys[1:], strict=True))
+    return list(itertools.pairwise(keys))
 
 
 def blend(first: U8, last: U8, t: float) -> U8:
     """Linear mix, uint8."""
-    return cv2.addWeighted(first, 1 - t, last, t, 0)
+    return np.asarray(cv2.addWeighted(first, 1 - t, last, t, 0), np.uint8)
 
 
 def flow_interpolate(first: U8, last: U8, forward: F32, backward: F32, t: float) -> U8:
@@ -64,7 +65,7 @@ def half_resolution(image: U8) -> U8:
     """Area average to half size, bicubic back."""
     height, width = image.shape[:2]
     small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def in_between(shot: EvalShot, gap: int) -> Iterator[tuple[int, int, int, float]]:
@@ -96,7 +97,8 @@ def measure(cache: Cache, gap: int = 4, split: str = "eval") -> dict[str, Any]:
     average = {m: float(np.mean([c[m] for c in clips.values() if m in c])) for m in names}
     return {
         "gap": gap, "split": split, "height": cache.height, "width": cache.width,
-        "metric": "PSNR dB, uint8 RGB, mean over frames, average over clips", "clips": clips, "average": average,
+        "metric": "PSNR dB, uint8 RGB, mean over frames, average over clips", "clips": clips,
+        "average": average,
     }  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output:
         temporary = arguments.output.with_name(arguments.output.name + ".tmp")
         temporary.write_text(text + "\n")
-        os.replace(temporary, arguments.output)
+        temporary.replace(arguments.output)
     print(text)
     return 0
 

@@ -166,7 +166,9 @@ def test_times_come_from_the_time_stamps(cache: Cache) -> None:
 
 
 def test_flow_labels_follow_the_slide(cache: Cache) -> None:
-    """The first shot slides 2 pixels a frame to the left: flow labels have that length where they are valid."""
+    """The first shot slides 2 pixels a frame to the left: flow labels have that length where they are
+    valid.
+    """
     sampler = VideoSampler(cache, ["two_shots"])
     sampler._augment = lambda rng, images: images  # type: ignore[method-assign]
     checked = 0
@@ -280,8 +282,12 @@ def test_eval_clips_and_baselines(cache: Cache) -> None:
     assert clip["in_between_frames"] == 6 and result["average"]["dis"] == clip["dis"]
     assert clip["dis"] > clip["blend"] > clip["nearest"] > 10, "flow must win on a plain slide"
     expected = [
-        baselines.psnr(shot.frames[0] * (1 - t / 4) + shot.frames[4] * (t / 4), shot.frames[t]) for t in (1, 2, 3)
-    ] + [baselines.psnr(shot.frames[4] * (1 - t / 4) + shot.frames[8] * (t / 4), shot.frames[4 + t]) for t in (1, 2, 3)]
+        baselines.psnr(shot.frames[0] * (1 - t / 4) + shot.frames[4] * (t / 4), shot.frames[t])
+        for t in (1, 2, 3)
+    ] + [
+        baselines.psnr(shot.frames[4] * (1 - t / 4) + shot.frames[8] * (t / 4), shot.frames[4 + t])
+        for t in (1, 2, 3)
+    ]
     assert clip["blend"] == pytest.approx(np.mean(expected), abs=0.05)
     grey = np.full((8, 8, 3), 100, np.uint8)
     assert baselines.psnr(grey, grey + 10) == pytest.approx(20 * np.log10(25.5))

@@ -43,7 +43,9 @@ def lookup(image: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("start, stop", [(0.0, 1.0), (1.0, 0.0), (0.0, 0.4)])
-def test_warping_by_the_flow_gives_the_other_frame(sampler: SyntheticSampler, start: float, stop: float) -> None:
+def test_warping_by_the_flow_gives_the_other_frame(
+    sampler: SyntheticSampler, start: float, stop: float
+) -> None:
     checked, errors = 0, []
     for scene in scenes(sampler, 40):
         a, _, ids_a = scene.render(start)
@@ -133,7 +135,12 @@ def test_samples_are_well_formed(sampler: SyntheticSampler) -> None:
         longest = max(longest, float(length.max()))
         target = pixel_grid(HEIGHT, WIDTH) + sample.flow_fwd.astype(np.float32)
         x, y = target[..., 0], target[..., 1]
-        far = (x < -LEAVES_BY - 0.1) | (y < -LEAVES_BY - 0.1) | (x > WIDTH + LEAVES_BY) | (y > HEIGHT + LEAVES_BY)
+        far = (
+            (x < -LEAVES_BY - 0.1)
+            | (y < -LEAVES_BY - 0.1)
+            | (x > WIDTH + LEAVES_BY)
+            | (y > HEIGHT + LEAVES_BY)
+        )
         assert not sample.valid_fwd[far].any() and sample.valid_fwd.mean() > 0.9
         moving += bool(sample.mask.any())
     assert longest > 8 and moving > 30

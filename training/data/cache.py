@@ -7,15 +7,16 @@ Layout of a cache directory (`prepare` writes it, `Cache` reads it):
     photos/<name>.npy           uint8 [h, w, 3] RGB, shorter side about 2 H
     sprites/<name>.npy          uint8 [h, w, 4] RGBA, straight alpha, longer side at most 160
 
-Repeated frames (telecine, frame-rate conversion) are dropped, so a step of one row may be more than one source
+Repeated frames (telecine, frame-rate conversion) are dropped, so a step of one row may be more than one
+source
 frame: `times` holds the real time of every row and is what motion has to be measured against.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
 from streamsplat_edge.runtime.errors import InputError, OutputError
 
 U8 = NDArray[np.uint8]
@@ -90,7 +90,9 @@ class Cache:
                 "Make one with: python -m streamsplat_edge.training.data.cache MEDIA_DIR CACHE_DIR",
             ) from error
         if index.get("format") != FORMAT or index.get("version") != VERSION:
-            raise InputError(f"{self.root}/index.json has another format or version.", "Prepare the cache again.")
+            raise InputError(
+                f"{self.root}/index.json has another format or version.", "Prepare the cache again."
+            )
         self.height: int = index["height"]
         self.width: int = index["width"]
         self.skipped: list[dict[str, str]] = index["skipped"]
@@ -128,8 +130,10 @@ def prepare(
 ) -> Cache:
     """Decode a media folder (manifest.json, images.json, sprites/) into a cache directory.
 
-    Clips are cropped, resized directly (aspect ignored, as the model does) with area averaging when shrinking.
-    What cannot be read is left out and listed in `Cache.skipped`. Clips already in `out_dir` in this size are kept.
+    Clips are cropped, resized directly (aspect ignored, as the model does) with area averaging when
+    shrinking.
+    What cannot be read is left out and listed in `Cache.skipped`. Clips already in `out_dir` in this size
+    are kept.
 
     Args:
         media_dir: folder of `manifest.json`; image list and sprites are optional.
@@ -144,12 +148,16 @@ def prepare(
     try:
         manifest = json.loads((media / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{media}/manifest.json cannot be read ({error}).", "Give the media folder.") from error
+        raise InputError(
+            f"{media}/manifest.json cannot be read ({error}).", "Give the media folder."
+        ) from error
     try:
         for folder in (out, out / "photos", out / "sprites"):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be made ({error}).", "Choose a folder that can be written.") from error
+        raise OutputError(
+            f"{out} cannot be made ({error}).", "Choose a folder that can be written."
+        ) from error
     index: dict[str, Any] = {
         "format": FORMAT, "version": VERSION, "height": height, "width": width,
         "clips": [], "photos": [], "sprites": [], "skipped": [],
@@ -162,12 +170,15 @@ def prepare(
             _say(progress, f"{entry['name']}: skipped, {error}")
             continue
         index["clips"].append(clip)
-        _say(progress, f"{clip['name']}: {len(clip['numbers'])} frames kept, {clip['info']['repeated']} repeated")
+        _say(
+            progress,
+            f"{clip['name']}: {len(clip['numbers'])} frames kept, {clip['info']['repeated']} repeated",
+        )
     _prepare_photos(media, out, index, short_side=2 * height)
     _prepare_sprites(media, out, index)
     temporary = out / "index.json.tmp"
     temporary.write_text(json.dumps(index))
-    os.replace(temporary, out / "index.json")
+    temporary.replace(out / "index.json")
     return Cache(out)
 
 
@@ -176,7 +187,9 @@ def _say(progress: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _decode(path: Path, crop: tuple[int, int, int, int], height: int, width: int) -> Iterator[tuple[U8, float | None]]:
+def _decode(
+    path: Path, crop: tuple[int, int, int, int], height: int, width: int
+) -> Iterator[tuple[U8, float | None]]:
     """Cropped and resized RGB frames with their time in seconds (None where the file gives none)."""
     x, y, w, h = crop
     interpolation = cv2.INTER_AREA if w >= width and h >= height else cv2.INTER_CUBIC
@@ -189,7 +202,9 @@ def _decode(path: Path, crop: tuple[int, int, int, int], height: int, width: int
             image = frame.to_ndarray(format="rgb24")[y : y + h, x : x + w]
             if image.shape[:2] != (h, w):
                 raise ValueError(f"crop {list(crop)} does not fit a frame of {frame.width}x{frame.height}")
-            time = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+            time = (
+                None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+            )
             yield cv2.resize(image, (width, height), interpolation=interpolation), time
 
 
@@ -198,7 +213,9 @@ def is_repeat(image: U8, previous: U8) -> bool:
     difference = cv2.absdiff(image, previous)
     if float(difference.mean()) >= REPEAT_MEAN:
         return False
-    blocks = cv2.resize(difference, (difference.shape[1] // 8, difference.shape[0] // 8), interpolation=cv2.INTER_AREA)
+    blocks = cv2.resize(
+        difference, (difference.shape[1] // 8, difference.shape[0] // 8), interpolation=cv2.INTER_AREA
+    )
     return float(blocks.mean(axis=2).max()) < REPEAT_BLOCK
 
 
@@ -238,7 +255,7 @@ def _prepare_clip(media: Path, out: Path, entry: dict[str, Any], height: int, wi
         temporary = out / f"{name}.npy.tmp"
         with temporary.open("wb") as sink:
             np.save(sink, frames)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         raw.unlink()
     numbers = np.array([row[1] for row in rows])
@@ -257,7 +274,7 @@ def _prepare_clip(media: Path, out: Path, entry: dict[str, Any], height: int, wi
     }  # fmt: skip
     temporary = out / f"{name}.json.tmp"
     temporary.write_text(json.dumps(result))
-    os.replace(temporary, record)
+    temporary.replace(record)
     return result
 
 
@@ -271,15 +288,19 @@ def _shot_lookup(shots: list[list[int]], frames: int) -> NDArray[np.int64]:
 
 def _shot_rows(shot_of_row: list[int]) -> list[list[int]]:
     """Row ranges of equal shot number, without those too short to show motion."""
-    edges = [0, *(i for i in range(1, len(shot_of_row)) if shot_of_row[i] != shot_of_row[i - 1]), len(shot_of_row)]
-    return [[a, b] for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a >= MIN_SHOT]
+    edges = [
+        0,
+        *(i for i in range(1, len(shot_of_row)) if shot_of_row[i] != shot_of_row[i - 1]),
+        len(shot_of_row),
+    ]
+    return [[a, b] for a, b in itertools.pairwise(edges) if b - a >= MIN_SHOT]
 
 
 def _save(path: Path, array: U8) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as sink:
         np.save(sink, array)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _prepare_photos(media: Path, out: Path, index: dict[str, Any], short_side: int) -> None:
@@ -311,11 +332,12 @@ def _prepare_sprites(media: Path, out: Path, index: dict[str, Any]) -> None:
         image = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         scale = min(1.0, MAX_SPRITE / max(image.shape[:2]))
         if scale < 1.0:
-            # Averaged with premultiplied colour, or the hidden colour of transparent pixels bleeds into the rim.
+            # Averaged with premultiplied colour, or the hidden colour of transparent pixels bleeds into the
+            # rim.
             alpha = image[..., 3:].astype(np.float32) / 255
             size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             packed = np.concatenate([image[..., :3] * alpha, alpha * 255], axis=2)
-            packed = cv2.resize(packed, size, interpolation=cv2.INTER_AREA)
+            packed = np.asarray(cv2.resize(packed, size, interpolation=cv2.INTER_AREA), np.float32)
             packed[..., :3] /= np.maximum(packed[..., 3:] / 255, 1e-3)
             image = np.clip(packed + 0.5, 0, 255).astype(np.uint8)
         _save(out / "sprites" / f"{path.stem}.npy", np.ascontiguousarray(image[..., [2, 1, 0, 3]]))
@@ -333,7 +355,8 @@ def main(argv: list[str] | None = None) -> int:
     cache = prepare(arguments.media_dir, arguments.out_dir, arguments.height, arguments.width)
     for split in ("train", "eval"):
         clips = cache.split(split)
-        print(f"{split}: {len(clips)} clips, {sum(map(len, clips))} frames, {len(cache.photos(split))} photographs")
+        photos = len(cache.photos(split))
+        print(f"{split}: {len(clips)} clips, {sum(map(len, clips))} frames, {photos} photographs")
     print(f"{len(cache.sprites())} sprites, {len(cache.skipped)} skipped")
     return 0
 

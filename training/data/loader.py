@@ -1,7 +1,7 @@
 """Batches for training: real and synthetic sequences mixed, deterministic per (seed, step), prefetched.
 
-Every sample of step n draws from its own generator seeded with (seed, n, position), so a run resumed at step n sees
-exactly what the uninterrupted one would have seen, whatever was prefetched.
+Every sample of step n draws from its own generator seeded with (seed, n, position), so a run resumed at step
+n sees exactly what the uninterrupted one would have seen, whatever was prefetched.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Batch:
     """A batch of sequences; see `Sample` for the meaning of each field.
 
     frames uint8 [B,T,3,H,W]; times float32 [B,T]; inv_depth float16 [B,2,H,W] (first, last frame);
-    inv_depth_all float16 [B,T,H,W] or None; depth_valid bool [B]; flow_fwd, flow_bwd float16 [B,2,H,W] (channel 0 = x,
-    pixels); flow_valid bool [B,2,H,W] (fwd, bwd); mask bool [B,T,H,W]; source names [B].
+    inv_depth_all float16 [B,T,H,W] or None; depth_valid bool [B]; flow_fwd, flow_bwd float16 [B,2,H,W]
+    (channel 0 = x, pixels); flow_valid bool [B,2,H,W] (fwd, bwd); mask bool [B,T,H,W]; source names [B].
     """
 
     frames: Tensor
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass
 class Stills:
-    """Single frames: images uint8 [B,3,H,W], inv_depth float16 [B,H,W] (zeros where unknown), depth_valid bool [B]."""
+    """Single frames: images uint8 [B,3,H,W], inv_depth float16 [B,H,W] (0: unknown), depth_valid bool [B]."""
 
     images: Tensor
     inv_depth: Tensor
@@ -74,7 +74,12 @@ class Mixer:
     """
 
     def __init__(
-        self, cache_dir: str | Path | Cache, synthetic_fraction: float = 0.5, seed: int = 0, *, all_depths: bool = False
+        self,
+        cache_dir: str | Path | Cache,
+        synthetic_fraction: float = 0.5,
+        seed: int = 0,
+        *,
+        all_depths: bool = False,
     ) -> None:
         cache = cache_dir if isinstance(cache_dir, Cache) else Cache(cache_dir)
         self.height, self.width = cache.height, cache.width
@@ -93,7 +98,7 @@ class Mixer:
         return self.video.sample(rng, frames)
 
     def batch(self, step: int, batch_size: int, frames: int | None = None) -> Batch:
-        """The batch of `step`: `frames` is T; None draws 2..7 per step. The gap is at least T-1 source frames."""
+        """The batch of `step`. `frames` is T (None: 2..7 per step); the key-frame gap is T-1 to 6 frames."""
         if frames is None:
             frames = int(np.random.default_rng([self.seed, SEQUENCES, step]).integers(2, 8))
         samples = [self.sequence(step, i, frames) for i in range(batch_size)]
@@ -112,7 +117,7 @@ class Mixer:
         )
 
     def batch_stills(self, step: int, batch_size: int) -> Stills:
-        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest crops of photographs."""
+        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest photographs."""
         images, depths, valid = [], [], []
         for position in range(batch_size):
             rng = np.random.default_rng([self.seed, STILLS, step, position])
@@ -128,7 +133,9 @@ class Mixer:
             depths.append(depth.astype(np.float16))
             valid.append(2 / 3 <= kind < 2 / 3 + 1 / 4)
         return Stills(
-            _channels_first(np.stack(images)), torch.from_numpy(np.stack(depths)), torch.tensor(valid, dtype=torch.bool)
+            _channels_first(np.stack(images)),
+            torch.from_numpy(np.stack(depths)),
+            torch.tensor(valid, dtype=torch.bool),
         )
 
 
@@ -148,7 +155,7 @@ def photo_crop(rng: np.random.Generator, photos: list[U8], height: int, width: i
 
 
 class Prefetcher(Generic[T]):
-    """Runs `make(step)` for consecutive steps in a background thread, `depth` ahead; iterate to get the results.
+    """Runs `make(step)` for consecutive steps in a background thread, `depth` ahead; iterate to get results.
 
     An exception in the thread is raised by the iteration. Use as a context manager, or call `close`.
     """
@@ -197,7 +204,7 @@ class Prefetcher(Generic[T]):
 class StepDataset(IterableDataset[T], Generic[T]):
     """The same as a torch dataset, for background processes:
 
-    `DataLoader(StepDataset(lambda_or_method, start, stop), batch_size=None, num_workers=1)` yields the results of
+    `DataLoader(StepDataset(lambda_or_method, start, stop), batch_size=None, num_workers=1)` yields
     `make(step)` in step order; several workers share the steps round robin, which DataLoader undoes.
     """
 

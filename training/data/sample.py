@@ -42,7 +42,7 @@ class Sample:
 
 
 def colour_table(rng: np.random.Generator, strength: float = 1.0) -> U8:
-    """A random light colour change as a table uint8 [256, 3]: brightness, contrast, gamma and white balance."""
+    """A random light colour change as a table uint8 [256, 3]: brightness, contrast, gamma, tint."""
     x = np.linspace(0, 1, 256)[:, None]
     gamma = np.exp(rng.normal(0, 0.10 * strength))
     contrast = np.exp(rng.normal(0, 0.08 * strength))
@@ -55,5 +55,5 @@ def colour_table(rng: np.random.Generator, strength: float = 1.0) -> U8:
 
 def pick_times(rng: np.random.Generator, available: int, count: int) -> NDArray[np.int64]:
     """`count` of `available` positions, sorted, the first and last always among them."""
-    inner = rng.choice(np.arange(1, available - 1), count - 2, replace=False) if count > 2 else np.empty(0, int)
+    inner = rng.permutation(np.arange(1, available - 1))[: count - 2]
     return np.concatenate([[0], np.sort(inner), [available - 1]]).astype(np.int64)

@@ -1,14 +1,14 @@
-"""Synthetic sequences with exact depth, motion and masks: photographs and cut-outs as planes in front of a camera.
+"""Synthetic sequences with exact depth, motion and masks: photographs and cut-outs as planes.
 
-Every layer is a textured plane. Its inverse depth is linear in the image, d(p) = l . (x, y, 1), which is what a plane
-shows to a pinhole camera. A camera translation T = (tx, ty, tz) then moves the layer by the homography
+Every layer is a textured plane. Its inverse depth is linear in the image, d(p) = l . (x, y, 1), which is
+what a plane shows to a pinhole camera. A camera translation T = (tx, ty, tz) then moves it by the homography
 
-    H = K (I + T l^T) M        (tx, ty in pixels per unit of inverse depth; K: camera rotation, roll and zoom as a
+    H = K (I + T l^T) M        (tx, ty in pixels per unit of inverse depth; K: camera rotation, roll, zoom, a
                                 similarity about the centre; M: the layer's own affine motion)
 
-and its inverse depth seen from there is H^-T l. Parallax, occlusion, flow and depth therefore agree exactly. Motion
-follows a smooth path s(t), s(0) = 0, s(1) = 1, nearly even in time; the state halfway is the layer's canonical one,
-so neither key frame is special.
+and its inverse depth seen from there is H^-T l. Parallax, occlusion, flow and depth therefore agree exactly.
+Motion follows a smooth path s(t), s(0) = 0, s(1) = 1, nearly even in time; the state halfway is the layer's
+canonical one, so neither key frame is special.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Path:
 
 @dataclass
 class Layer:
-    """A textured plane: premultiplied RGBA (or RGB for the background), its placement, plane and own motion."""
+    """A textured plane: premultiplied RGBA (or RGB for the background), placement, plane and motion."""
 
     texture: U8
     place: F64  # texture pixels -> canonical pixels, [3, 3]
@@ -67,7 +67,7 @@ class Layer:
 
 
 class Scene:
-    """Layers in drawing order (farthest first) and a camera; `render` draws them, `flow` compares two times."""
+    """Layers in drawing order (farthest first) and a camera; `render` draws, `flow` compares two times."""
 
     def __init__(self, height: int, width: int, layers: list[Layer], camera: Path, translation: F64) -> None:
         self.height, self.width = height, width
@@ -76,7 +76,7 @@ class Scene:
         self.translation = translation
 
     def homography(self, layer: Layer, t: float) -> F64:
-        """Canonical pixels of a layer -> image pixels at time t, [3, 3], scaled so that depth follows exactly."""
+        """Canonical pixels of a layer -> image pixels at time t, [3, 3], scaled so that depth follows."""
         own = layer.own.matrix(layer.own.at(t), layer.centre)
         plane = np.linalg.solve(own.T, layer.plane)  # the plane moves along with the object
         s = self.camera.at(t)
@@ -179,10 +179,10 @@ def _warp(texture: U8, matrix: F64, size: tuple[int, int], border: int) -> U8:
     matrix = matrix / matrix[2, 2]
     # The affine case is about twice as fast.
     if np.abs(matrix[2, :2]).max() < 1e-9:
-        image: U8 = cv2.warpAffine(texture, matrix[:2], size, flags=cv2.INTER_LINEAR, borderMode=border)
+        image = cv2.warpAffine(texture, matrix[:2], size, flags=cv2.INTER_LINEAR, borderMode=border)
     else:
         image = cv2.warpPerspective(texture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
-    return image
+    return np.asarray(image, np.uint8)
 
 
 class SyntheticSampler:
@@ -300,7 +300,7 @@ class SyntheticSampler:
         gy = (high - low - abs(lateral)) / (self.height - 1)
         gx = lateral / (self.width - 1)
         plane = np.array([gx, gy, low + (abs(lateral) if lateral < 0 else 0.0)])
-        texture = np.ascontiguousarray(cv2.LUT(np.ascontiguousarray(photo), colour_table(rng, 0.7)[None]))
+        texture = np.asarray(cv2.LUT(np.ascontiguousarray(photo), colour_table(rng, 0.7)[None]), np.uint8)
         return Layer(texture, place, plane, self._still_path(), np.zeros(2), False)
 
     def _placement(self, rng: np.random.Generator, shape: tuple[int, int], scale: float, angle: float) -> F64:
@@ -310,7 +310,7 @@ class SyntheticSampler:
         return np.array([[c, -n, -c * x + n * y], [n, c, -n * x - c * y], [0, 0, 1.0]])
 
     def _foreground(self, rng: np.random.Generator, scene: Scene) -> Layer | None:
-        """A cut-out somewhere in the image, nearer than everything it may cover; None where there is no room."""
+        """A cut-out somewhere in the image, nearer than what it may cover; None where there is no room."""
         texture = self._cutout(rng)
         place = self._placement(rng, texture.shape[:2], 1.0, float(rng.normal(0, 0.25)))
         centre = np.array([rng.uniform(0.05, 0.95) * self.width, rng.uniform(0.15, 0.95) * self.height])
@@ -350,17 +350,21 @@ class SyntheticSampler:
             alpha = sprite[..., 3].astype(np.float32) / 255
             rgb = cv2.LUT(np.ascontiguousarray(sprite[..., :3]), colour_table(rng, 1.5)[None])
             packed = np.dstack([rgb * alpha[..., None], sprite[..., 3]])
-            packed = cv2.resize(packed, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            packed = cv2.resize(
+                packed, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            )
         else:
-            alpha = self._shape(rng, size)
-            rgb = self._texture(rng, alpha.shape)
-            packed = np.dstack([rgb * (alpha[..., None] / 255), alpha])
-        border = cv2.copyMakeBorder(packed.astype(np.float32), 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
+            shape_alpha = self._shape(rng, size)
+            rgb = self._texture(rng, shape_alpha.shape)
+            packed = np.dstack([rgb * (shape_alpha[..., None] / 255), shape_alpha])
+        border = cv2.copyMakeBorder(
+            packed.astype(np.float32), 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0)
+        )
         texture: U8 = (border + 0.5).astype(np.uint8)
         return texture
 
     def _shape(self, rng: np.random.Generator, size: float) -> NDArray[np.float32]:
-        """A random outline with a soft rim, float32 [h, w] in 0..255: smooth blob, ellipse, bar or polygon."""
+        """A random outline with a soft rim, float32 [h, w] in 0..255: blob, ellipse or polygon."""
         kind = rng.random()
         if kind < 0.45:
             angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
@@ -393,21 +397,19 @@ class SyntheticSampler:
         ph, pw = min(photo.shape[0], int(h * zoom)), min(photo.shape[1], int(w * zoom))
         y, x = int(rng.integers(photo.shape[0] - ph + 1)), int(rng.integers(photo.shape[1] - pw + 1))
         piece = cv2.resize(photo[y : y + ph, x : x + pw], (w, h), interpolation=cv2.INTER_AREA)
-        piece = cv2.LUT(piece, colour_table(rng, 2.0)[None])
-        return piece
+        return np.asarray(cv2.LUT(piece, colour_table(rng, 2.0)[None]), np.uint8)
 
     def _photometry(self, rng: np.random.Generator, images: list[U8]) -> U8:
-        """Optional noise and exposure drift, on the finished frames."""
+        """Optional exposure drift and noise on the finished frames; uint8 [T, H, W, 3]."""
+        result = np.stack(images)
         if len(images) > 1 and rng.random() < 0.15:
             drift = rng.normal(0, 0.03)
-            gains = np.linspace(1 - drift, 1 + drift, len(images))
-            images = [cv2.convertScaleAbs(i, alpha=float(g)) for i, g in zip(images, gains, strict=True)]
+            for image, gain in zip(result, np.linspace(1 - drift, 1 + drift, len(result)), strict=True):
+                cv2.convertScaleAbs(image, dst=image, alpha=float(gain))
         if rng.random() < 0.35:
             strength = abs(rng.normal(0, 1.5)) / 32
-            noisy = []
-            for image in images:
+            for image in result:
                 y, x = rng.integers(0, 64, 2)
                 noise = self._noise[y : y + self.height, x : x + self.width]
-                noisy.append(cv2.addWeighted(image, 1.0, noise, strength, 0.0, dtype=cv2.CV_8U))
-            images = noisy
-        return np.stack(images)
+                cv2.addWeighted(image, 1.0, noise, strength, 0.0, dst=image, dtype=cv2.CV_8U)
+        return result

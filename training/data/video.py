@@ -1,17 +1,18 @@
 """Sequences from real clips, with pseudo labels for motion (no depth).
 
-A sequence is a window of kept frames inside one shot. Clips are drawn with weight sqrt(length), the talking heads
-(`face_*`) together at most 10 % of the time; of three candidate windows the one with the most change is taken.
+A sequence is a window of kept frames inside one shot. Clips are drawn with weight sqrt(length), the talking
+heads (`face_*`) together at most 10 % of the time; of three candidate windows the one with the most change is
+taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
 from streamsplat_edge.runtime.errors import InputError
 
 from .cache import Cache, Clip
@@ -22,7 +23,8 @@ CANDIDATES = 3
 MAX_GAP = 6
 # More change than this (mean grey levels between the key frames) is a missed cut or a flash, not motion.
 MAX_CHANGE = 55.0
-# A window that lasts longer than this times its nominal length spans a freeze: its motion is not even in time.
+# A window that lasts longer than this times its nominal length spans a freeze: its motion is not even in
+# time.
 MAX_STRETCH = 4.0
 MAX_ZOOM = 1.4
 
@@ -31,8 +33,7 @@ def dis_flow(first: U8, last: U8, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIU
     """Dense optical flow float32 [H, W, 2] (pixels) from `first` to `last`, both uint8 [H, W, 3] RGB."""
     method = cv2.DISOpticalFlow.create(preset)
     a, b = cv2.cvtColor(first, cv2.COLOR_RGB2GRAY), cv2.cvtColor(last, cv2.COLOR_RGB2GRAY)
-    flow: F32 = method.calc(a, b, np.zeros((*a.shape, 2), np.float32))
-    return flow
+    return np.asarray(method.calc(a, b, np.zeros((*a.shape, 2), np.float32)), np.float32)
 
 
 def pixel_grid(height: int, width: int) -> F32:
@@ -41,7 +42,7 @@ def pixel_grid(height: int, width: int) -> F32:
     return np.stack([x, y], axis=-1)
 
 
-def warp(image: NDArray[np.generic], flow: F32, border: int = cv2.BORDER_REPLICATE) -> NDArray[np.generic]:
+def warp(image: NDArray[Any], flow: F32, border: int = cv2.BORDER_REPLICATE) -> NDArray[Any]:
     """Backward warp: result[p] = image[p + flow[p]], bilinear."""
     at = pixel_grid(*flow.shape[:2]) + flow
     return cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=border)
@@ -52,7 +53,9 @@ def consistency_mask(forward: F32, backward: F32) -> Bool:
     height, width = forward.shape[:2]
     target = pixel_grid(height, width) + forward
     inside = (target >= 0).all(axis=2) & (target[..., 0] <= width - 1) & (target[..., 1] <= height - 1)
-    back = cv2.remap(backward, target[..., 0], target[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = cv2.remap(
+        backward, target[..., 0], target[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     error = ((forward + back) ** 2).sum(axis=2)
     scale = (forward**2).sum(axis=2) + (back**2).sum(axis=2)
     mask: Bool = inside & (error < 0.02 * scale + 0.5)
@@ -67,7 +70,8 @@ class VideoSampler:
         clips: names to restrict to; default all train clips.
 
     Raises:
-        InputError: a named clip is unknown or belongs to another split than train, or nothing is left to draw from.
+        InputError: a named clip is unknown or belongs to another split than train, or nothing is left to
+        draw from.
     """
 
     def __init__(self, cache: Cache, clips: Sequence[str] | None = None) -> None:
@@ -92,7 +96,8 @@ class VideoSampler:
 
         Args:
             rng: all randomness comes from here.
-            frames: T; default key-frame gap + 1. With fewer than the window has, frames in between are left out.
+            frames: T; default key-frame gap + 1. With fewer than the window has, frames in between are left
+            out.
         """
         clip, start, rows = self._window(rng, frames)
         if rng.random() < 0.5:
@@ -151,7 +156,7 @@ class VideoSampler:
     def _augment(self, rng: np.random.Generator, images: U8) -> U8:
         """Same flip, crop-zoom and colour change for all frames [T, H, W, 3]."""
         if rng.random() < 0.5:
-            images = images[:, :, ::-1]
+            images = np.ascontiguousarray(images[:, :, ::-1])
         if rng.random() < 0.6:
             zoom = 1 + (MAX_ZOOM - 1) * rng.random() ** 1.5
             h, w = self.height / zoom, self.width / zoom
@@ -159,13 +164,13 @@ class VideoSampler:
             to_source = np.array([[1 / zoom, 0, x + 0.5 / zoom - 0.5], [0, 1 / zoom, y + 0.5 / zoom - 0.5]])
             flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             size = (self.width, self.height)
-            images = np.stack([
-                cv2.warpAffine(np.ascontiguousarray(i), to_source, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-                for i in images
-            ])  # fmt: skip
+            border = cv2.BORDER_REFLECT_101
+            images = np.stack(
+                [cv2.warpAffine(i, to_source, size, flags=flags, borderMode=border) for i in images]
+            )
         if rng.random() < 0.5:
             table = colour_table(rng)[None]
-            images = np.stack([cv2.LUT(np.ascontiguousarray(i), table) for i in images])
+            images = np.stack([cv2.LUT(i, table) for i in images])
         return np.ascontiguousarray(images)
 
 
