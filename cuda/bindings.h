@@ -6,7 +6,8 @@
 
 namespace streamsplat {
 
-void register_grad(nanobind::module_& m);  // bindings_grad.cpp: differentiable rasterizer for training
+void register_raster(nanobind::module_& m);  // bindings_raster.cpp: CPU rasterizer
+void register_grad(nanobind::module_& m);    // bindings_grad.cpp: differentiable rasterizer for training
 
 }  // namespace streamsplat
 

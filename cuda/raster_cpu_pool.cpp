@@ -1,0 +1,124 @@
+#include "raster_cpu_pool.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <utility>
+
+namespace streamsplat {
+namespace {
+
+constexpr std::uint64_t kClosed = 0xFFFFFFFFu;         // "no task left" in the low half of the state
+constexpr auto kSpin = std::chrono::microseconds(60);  // longer than the serial parts between two loops
+constexpr int kMaxThreads = 256;
+
+std::uint64_t pack(std::uint32_t generation, std::uint64_t task) { return (std::uint64_t{generation} << 32) | task; }
+std::uint32_t generation_of(std::uint64_t state) { return static_cast<std::uint32_t>(state >> 32); }
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins for at most kSpin; true as soon as `ready()` holds.
+template <class Ready>
+bool spin_until(Ready&& ready) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return ready();
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : state_(pack(0, kClosed)) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_main(); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(sleep_mutex_);
+    stop_.store(true);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run(int tasks, Function function, void* context) {
+  if (tasks <= 0) return;
+  if (workers_.empty() || tasks == 1) {
+    for (int task = 0; task < tasks; ++task) function(context, task);
+    return;
+  }
+  std::lock_guard<std::mutex> run_lock(run_mutex_);
+  // The state is closed here, so a late worker of the previous loop cannot act on the fields being rewritten.
+  const std::uint32_t generation = generation_of(state_.load()) + 1;
+  tasks_.store(tasks, std::memory_order_relaxed);
+  finished_.store(0, std::memory_order_relaxed);
+  function_.store(function, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
+  {
+    std::lock_guard<std::mutex> lock(sleep_mutex_);
+    state_.store(pack(generation, 0));
+  }
+  if (sleepers_.load() > 0) wake_.notify_all();
+  work(generation);
+  const auto done = [&] { return finished_.load(std::memory_order_acquire) == tasks; };
+  while (!spin_until(done)) std::this_thread::yield();
+  state_.store(pack(generation, kClosed));
+}
+
+void ThreadPool::work(std::uint32_t generation) {
+  std::uint64_t state = state_.load(std::memory_order_acquire);
+  while (generation_of(state) == generation && (state & kClosed) != kClosed) {
+    const int tasks = tasks_.load(std::memory_order_relaxed);
+    const Function function = function_.load(std::memory_order_relaxed);
+    void* const context = context_.load(std::memory_order_relaxed);
+    const int task = static_cast<int>(state & kClosed);
+    if (task >= tasks) return;
+    if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    function(context, task);
+    finished_.fetch_add(1, std::memory_order_release);
+    state = state_.load(std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::worker_main() {
+  std::uint32_t seen = 0;
+  const auto changed = [&] { return stop_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen; };
+  for (;;) {
+    if (!spin_until(changed)) {
+      std::unique_lock<std::mutex> lock(sleep_mutex_);
+      sleepers_.fetch_add(1);
+      wake_.wait(lock, changed);
+      sleepers_.fetch_sub(1);
+    }
+    if (stop_.load()) return;
+    seen = generation_of(state_.load(std::memory_order_acquire));
+    work(seen);
+  }
+}
+
+ThreadPool& ThreadPool::shared(int threads) {
+  if (threads <= 0) threads = static_cast<int>(std::thread::hardware_concurrency());
+  threads = std::clamp(threads, 1, kMaxThreads);
+  // Never destroyed: joining threads from static destructors deadlocks when a library is unloaded at exit, and in a
+  // forked child there is nothing to join.
+  static std::mutex* mutex = new std::mutex;
+  static auto* pools = new std::map<std::pair<pid_t, int>, ThreadPool*>;
+  std::lock_guard<std::mutex> lock(*mutex);
+  ThreadPool*& pool = (*pools)[{getpid(), threads}];
+  if (pool == nullptr) pool = new ThreadPool(threads);
+  return *pool;
+}
+
+}  // namespace streamsplat
