@@ -1,9 +1,10 @@
 """Differentiable rasterizer on the CPU: ``torch.autograd`` around the C++ forward and backward pass.
 
-The canonical, axis-aligned view only, with the semantics of REFERENCE.md section 3 (cuda/splat_math.h). The gradient
-is exact for the computation with its discrete decisions held fixed: the depth order, culling, the tile rectangle, the
-1/255 skip and the early stop. Depth receives a gradient through the accumulated depth only. Where alpha is clamped to
-0.99 nothing passes to position, scale and opacity. Results do not depend on the number of threads.
+The canonical, axis-aligned view only, with the semantics of REFERENCE.md section 3 (cuda/splat_math.h).
+The gradient is exact for the computation with its discrete decisions held fixed: the depth order, culling,
+the tile rectangle, the 1/255 skip and the early stop. Depth receives a gradient through the accumulated
+depth only. Where alpha is clamped to 0.99 nothing passes to position, scale and opacity. Results do not
+depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ def rasterize(
         width: image columns in pixels.
 
     Returns:
-        rgb ``[B, H, W, 3]``; depth ``[B, H, W]``, accumulated (sum of depth times weight, not divided by alpha);
-        alpha ``[B, H, W]``, the sum of the weights. All float32. A Gaussian with a NaN or an infinity in any of its
-        values adds nothing and receives zero gradients.
+        rgb ``[B, H, W, 3]``; depth ``[B, H, W]``, accumulated (sum of depth times weight, not divided by
+        alpha); alpha ``[B, H, W]``, the sum of the weights. All float32. A Gaussian with a NaN or an infinity
+        in any of its values adds nothing and receives zero gradients.
 
     Raises:
         InputError: a shape, device or type that does not fit.

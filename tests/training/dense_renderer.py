@@ -1,4 +1,4 @@
-"""Dense float64 torch renderer: every Gaussian at every pixel, differentiable by autograd. The truth in tests."""
+"""Dense float64 torch renderer: every Gaussian at every pixel, by autograd. The truth in tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T_MIN = 1e-4
 def tile_mask(
     u: Tensor, v: Tensor, var_x: Tensor, var_y: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """[M, H, W] pixels inside each Gaussian's tile rectangle, and [M] whether a tile edge is nearly ambiguous."""
+    """[M, H, W] pixels inside each Gaussian's tile rectangle, and [M] whether an edge is ambiguous."""
     mid = 0.5 * (var_x + var_y)
     disc = (mid * mid - var_x * var_y).clamp(min=0.1)
     exact = 3.0 * (mid + disc.sqrt()).sqrt()
@@ -47,8 +47,9 @@ def render(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Renders one image from [N, ...] float64 inputs.
 
-    Returns rgb [H, W, 3], accumulated depth [H, W], alpha [H, W] and a bool mask [H, W] of fragile pixels: a decision
-    (1/255, 0.99, 1e-4, tile rectangle) lies within the relative ``margin`` and float32 may decide otherwise.
+    Returns rgb [H, W, 3], accumulated depth [H, W], alpha [H, W] and a bool mask [H, W] of fragile pixels:
+    a decision (1/255, 0.99, 1e-4, tile rectangle) lies within the relative ``margin`` and float32 may decide
+    otherwise.
     """
     rows = torch.cat([xz, depth[:, None], scale, opacity[:, None], rgb], 1).detach()
     keep = (torch.isfinite(rows).all(1) & (depth.detach() > 0)).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""The differentiable rasterizer against a dense float64 renderer, finite differences and the golden images."""
+"""The differentiable rasterizer against a dense float64 one, finite differences, golden images."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_no_gradient_through_the_alpha_clamp() -> None:
 
 
 def test_directional_finite_difference() -> None:
-    """float32 all the way, along a random direction in all inputs at once; smooth scene (one tile, no skips)."""
+    """float32, along a random direction in all inputs at once; a smooth scene (one tile, no skips)."""
     height = width = 16
     g = torch.Generator().manual_seed(7)
     inputs = [
@@ -184,7 +184,7 @@ def test_extreme_but_valid_gaussian_stays_visible() -> None:
     """A Gaussian far larger than the image covers it evenly."""
     inputs = [torch.zeros(1, 1, 2), torch.ones(1, 1), torch.full((1, 1, 2), 1e12), torch.full((1, 1), 0.5)]
     inputs += [torch.ones(1, 1, 3), torch.zeros(1, 3)]
-    rgb, depth, alpha = rasterize(*inputs, 33, 47)
+    _, depth, alpha = rasterize(*inputs, 33, 47)
     assert torch.equal(alpha, torch.full((1, 33, 47), 0.5)) and torch.equal(depth, alpha)
     grads = gradients(inputs, upstream(1, 1, 33, 47), 33, 47)
     assert all(torch.isfinite(g).all() for g in grads)
