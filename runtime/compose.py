@@ -1,0 +1,305 @@
+"""Pictures for people: depth in colours, the side-by-side video, the contact sheet. NumPy and swscale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from .font import draw_text, text_size
+
+Image = npt.NDArray[np.uint8]  # RGB [h, w, 3]
+Colour = tuple[int, int, int]
+
+INK: Colour = (232, 234, 237)
+DIM: Colour = (150, 155, 163)
+PAPER: Colour = (20, 21, 24)
+AMBER: Colour = (255, 184, 56)
+TEAL: Colour = (72, 190, 190)
+
+# Depth colours from far (dark) to near (bright): monotonic in lightness, so they read in grey as well.
+_DEPTH_STOPS: tuple[Colour, ...] = (
+    (10, 8, 38),
+    (42, 18, 98),
+    (98, 26, 124),
+    (158, 44, 112),
+    (212, 76, 80),
+    (244, 132, 52),
+    (253, 196, 84),
+    (252, 246, 192),
+)
+
+
+def _colour_table() -> Image:
+    stops = np.array(_DEPTH_STOPS, np.float64)
+    at = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(np.linspace(0, 1, 256), at, stops[:, c]) for c in range(3)], 1).astype(
+        np.uint8
+    )
+
+
+DEPTH_COLOURS = _colour_table()
+
+
+def resize(image: Image, width: int, height: int, method: str = "BICUBIC") -> Image:
+    """Scales uint8 RGB [h, w, 3] with swscale (`method`: BILINEAR, BICUBIC, AREA, LANCZOS, POINT)."""
+    if image.shape[:2] == (height, width):
+        return image
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    return np.asarray(frame.reformat(width, height, "rgb24", interpolation=method).to_ndarray(), np.uint8)
+
+
+def psnr(image: Image, truth: Image) -> float:
+    """Peak signal-to-noise ratio of two uint8 images of one shape, in dB; infinite when they are equal."""
+    difference = image.astype(np.float32) - truth
+    error = float(np.mean(np.square(difference), dtype=np.float64))
+    return 10.0 * float(np.log10(255.0**2 / error)) if error > 0 else float("inf")
+
+
+@dataclass
+class DepthColours:
+    """Turns expected depth into colours, nearer = brighter; the range follows the scene slowly (no flicker).
+
+    Inverse depth is shown: it is what the model predicts, and it separates near things from each other.
+
+    Attributes:
+        inertia: share of the old range kept per frame, 0 = every frame for itself.
+    """
+
+    inertia: float = 0.9
+    _range: tuple[float, float] | None = field(default=None, repr=False)
+
+    def reset(self) -> None:
+        """Forgets the range (after a scene cut)."""
+        self._range = None
+
+    def __call__(self, expected_depth: npt.NDArray[np.float32], alpha: npt.NDArray[np.float32]) -> Image:
+        """Colours [H, W, 3] for depth [H, W] (scene units); pixels that nothing covers stay dark."""
+        covered = (alpha > 0.05) & (expected_depth > 1e-6)
+        nearness = np.divide(1.0, expected_depth, out=np.zeros_like(expected_depth), where=covered)
+        sample = nearness[::2, ::2][covered[::2, ::2]]
+        if sample.size:
+            low, high = (float(v) for v in np.percentile(sample, (2, 98)))
+            if self._range is not None:
+                keep = self.inertia
+                low = keep * self._range[0] + (1 - keep) * low
+                high = keep * self._range[1] + (1 - keep) * high
+            self._range = (low, high)
+        if self._range is None:
+            return np.full((*expected_depth.shape, 3), PAPER, np.uint8)
+        low, high = self._range
+        # A floor for the width of the range keeps a flat wall from being shown as noise.
+        level = (nearness - low) * (255.0 / max(high - low, 0.02 * max(high, 1e-6)))
+        colours = DEPTH_COLOURS[np.clip(level, 0, 255).astype(np.uint8)]
+        colours[~covered] = PAPER
+        return colours
+
+
+def _fill(canvas: Image, x: int, y: int, width: int, height: int, colour: Colour) -> None:
+    canvas[max(0, y) : y + height, max(0, x) : x + width] = colour
+
+
+def _chip(canvas: Image, right: int, y: int, text: str, colour: Colour, scale: int) -> None:
+    """A label with coloured ground whose right edge is at `right`."""
+    width, height = text_size(text, scale)
+    _fill(canvas, right - width - 4 * scale, y, width + 4 * scale, height + scale, colour)
+    draw_text(canvas, right - width - 2 * scale, y + scale, text, PAPER, scale)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything the side-by-side view and the contact sheet show about one time.
+
+    Images are at model resolution except `source`, which has the size of the input.
+
+    Attributes:
+        phase: position in the current interval, 0 to 1; 0 and 1 are key frames.
+        step, steps: the same as frame numbers (0 of 4 ... 4 of 4).
+        yaw: degrees of the novel view.
+        psnr: of the reconstruction against the input at model resolution, dB.
+    """
+
+    source: Image
+    reconstruction: Image
+    depth: Image
+    novel: Image
+    index: int
+    timestamp: float
+    key: bool
+    step: int
+    steps: int
+    yaw: float
+    psnr: float
+
+    @property
+    def phase(self) -> float:
+        return self.step / self.steps if self.steps else 0.0
+
+
+class SideBySide:
+    """Lays out input, reconstruction, depth and novel view in a 2 x 2 grid with captions and a status line.
+
+    Args:
+        source_size: (height, width) of the input, whose shape the panels take.
+        panel_height: pixels; panels are scaled to it.
+    """
+
+    _GAP, _CAPTION, _STATUS, _SCALE = 8, 24, 26, 2
+
+    def __init__(self, source_size: tuple[int, int], panel_height: int = 288) -> None:
+        aspect = min(3.0, max(0.4, source_size[1] / source_size[0]))
+        self.panel_height = panel_height
+        self.panel_width = round(panel_height * aspect / 2) * 2
+        self.width = 3 * self._GAP + 2 * self.panel_width
+        self.height = 2 * (self._CAPTION + self.panel_height) + self._STATUS + self._GAP
+        self.height += self.height % 2
+        self._canvas = np.empty((self.height, self.width, 3), np.uint8)
+        self._template = np.empty_like(self._canvas)
+        self._template[:] = PAPER
+        for place, caption in enumerate(("INPUT", "RECONSTRUCTION", "DEPTH", "NOVEL VIEW")):
+            x, y = self._place(place)
+            draw_text(self._template, x, y - self._CAPTION + 4, caption, INK, self._SCALE)
+        x, y = self._place(2)
+        if text_size("DEPTH  near = bright", self._SCALE)[0] <= self.panel_width:
+            draw_text(self._template, x + 84, y - self._CAPTION + 4, "near = bright", DIM, self._SCALE)
+
+    def _place(self, panel: int) -> tuple[int, int]:
+        """Top left corner of a panel's picture."""
+        x = self._GAP + (panel % 2) * (self.panel_width + self._GAP)
+        y = self._CAPTION + (panel // 2) * (self._CAPTION + self.panel_height)
+        return x, y
+
+    def __call__(self, moment: Moment, status: str) -> Image:
+        """The composed frame [height, width, 3]. The array is reused by the next call."""
+        canvas = self._canvas
+        canvas[:] = self._template
+        width, height = self.panel_width, self.panel_height
+        for place, image in enumerate((moment.source, moment.reconstruction, moment.depth, moment.novel)):
+            x, y = self._place(place)
+            canvas[y : y + height, x : x + width] = resize(image, width, height)
+        self._mark(canvas, moment)
+        x, y = self._place(3)
+        right = f"{moment.yaw:+.1f}°"
+        draw_text(canvas, x + width - text_size(right, 2)[0], y - self._CAPTION + 4, right, DIM, self._SCALE)
+        limit = (self.width - 2 * self._GAP) // (6 * self._SCALE)
+        draw_text(canvas, self._GAP, self.height - self._STATUS + 6, status[:limit], DIM, self._SCALE)
+        return canvas
+
+    def _mark(self, canvas: Image, moment: Moment) -> None:
+        """Says on the reconstruction whether this is a key frame, and where in the interval it lies."""
+        x, y = self._place(1)
+        width = self.panel_width
+        colour = AMBER if moment.key else TEAL
+        roomy = text_size("RECONSTRUCTION in between", self._SCALE)[0] + 16 <= width
+        words = ("KEY FRAME" if moment.key else "IN BETWEEN") if roomy else ("KEY" if moment.key else "MID")
+        _chip(canvas, x + width, y - self._CAPTION + 2, words, colour, self._SCALE)
+        bar = y + self.panel_height - 4  # progress through the interval, along the lower edge
+        _fill(canvas, x, bar, width, 4, (60, 62, 68))
+        _fill(canvas, x, bar, max(4, round(width * (1.0 if moment.key else moment.phase))), 4, colour)
+
+
+class MomentKeeper:
+    """Keeps a bounded, evenly spread choice of moments of a stream of unknown length, for the contact sheet.
+
+    Key frames and frames in between are kept apart so that a sheet can show both.
+    """
+
+    def __init__(self, capacity: int = 12) -> None:
+        self._capacity = capacity
+        self._kept: dict[bool, list[Moment]] = {True: [], False: []}
+        self._stride = {True: 1, False: 1}
+        self._seen = {True: 0, False: 0}
+
+    def wants(self, key: bool, phase: float) -> bool:
+        """Whether the next moment of this kind would be kept; saves making its pictures. Counts it."""
+        if not key and not 0.3 <= phase <= 0.7:
+            return False  # the middle of an interval is the hardest and the fairest to show
+        seen, self._seen[key] = self._seen[key], self._seen[key] + 1
+        return seen % self._stride[key] == 0
+
+    def add(self, moment: Moment) -> None:
+        kept = self._kept[moment.key]
+        kept.append(moment)
+        if len(kept) > self._capacity:
+            self._kept[moment.key] = kept[::2]
+            self._stride[moment.key] *= 2
+
+    def choose(self, rows: int = 4) -> list[Moment]:
+        """Up to `rows` moments in order of time, key frames and in between in turn, spread evenly."""
+        everything = [m for kept in self._kept.values() for m in kept]
+        if not everything:
+            return []
+        first, last = min(m.timestamp for m in everything), max(m.timestamp for m in everything)
+        chosen: dict[int, Moment] = {}
+        for row in range(rows):
+            goal = first + (last - first) * (row + 0.5) / rows
+            pool = [m for m in self._kept[row % 2 == 0] or everything if m.index not in chosen]
+            if pool:
+                moment = min(pool, key=lambda m: abs(m.timestamp - goal))
+                chosen[moment.index] = moment
+        return sorted(chosen.values(), key=lambda m: m.timestamp)
+
+
+def contact_sheet(
+    moments: Sequence[Moment], title: str, facts: Sequence[str], *, panel_height: int = 198
+) -> Image:
+    """One picture that explains a run: a row per moment, a column per view, titles and measurements.
+
+    Args:
+        moments: rows from top to bottom.
+        title: the headline.
+        facts: one line each under the headline (what was run, how fast, how well).
+        panel_height: pixels of one picture.
+    """
+    gap, gutter = 12, 176
+    aspect = (
+        min(2.2, max(0.5, moments[0].source.shape[1] / moments[0].source.shape[0])) if moments else 16 / 9
+    )
+    width = round(panel_height * aspect)
+    top = 24 + 36 + 26 * len(facts) + 22
+    sheet = np.full(
+        (top + 30 + len(moments) * (panel_height + gap) + 40, gutter + 4 * (width + gap) + gap, 3),
+        PAPER,
+        np.uint8,
+    )
+    draw_text(sheet, 24, 24, title, INK, 4)
+    for i, line in enumerate(facts):
+        draw_text(sheet, 24, 70 + 26 * i, line, DIM, 2)
+    captions = ("INPUT", "RECONSTRUCTION", "DEPTH", "NOVEL VIEW")
+    remarks = ("", "", "near = bright", "camera turned")
+    for column, (caption, remark) in enumerate(zip(captions, remarks, strict=True)):
+        x = gutter + column * (width + gap)
+        end = draw_text(sheet, x, top + 4, caption, INK, 2)
+        if remark and end + 12 + text_size(remark, 2)[0] <= x + width:
+            draw_text(sheet, end + 12, top + 4, remark, DIM, 2)
+    for row, moment in enumerate(moments):
+        y = top + 30 + row * (panel_height + gap)
+        _row_label(sheet, y, moment)
+        for column, image in enumerate((moment.source, moment.reconstruction, moment.depth, moment.novel)):
+            x = gutter + column * (width + gap)
+            sheet[y : y + panel_height, x : x + width] = resize(image, width, panel_height)
+        x = gutter + 3 * (width + gap) + width
+        _chip(sheet, x - 4, y + 4, f"{moment.yaw:+.1f}°", INK, 2)
+    foot = "Key frames pass through the network; frames in between are the same Gaussians, moved and faded."
+    draw_text(sheet, 24, sheet.shape[0] - 32, foot, DIM, 2)
+    return sheet
+
+
+def _row_label(sheet: Image, y: int, moment: Moment) -> None:
+    colour = AMBER if moment.key else TEAL
+    _fill(sheet, 24, y, 4, 96, colour)
+    draw_text(sheet, 38, y + 2, "KEY FRAME" if moment.key else "IN BETWEEN", colour, 2)
+    if not moment.key:
+        draw_text(sheet, 38, y + 26, f"{moment.step} of {moment.steps}", DIM, 2)
+    draw_text(sheet, 38, y + 50, f"t {moment.timestamp:.2f} s", INK, 2)
+    draw_text(sheet, 38, y + 74, "exact" if moment.psnr == float("inf") else f"{moment.psnr:.1f} dB", INK, 2)
+
+
+def panel_aspect(source_size: tuple[int, int], image_size: tuple[int, int]) -> Fraction | None:
+    """Sample aspect ratio that gives an image of `image_size` (h, w) the source's shape; None when square."""
+    ratio = Fraction(source_size[1] * image_size[0], source_size[0] * image_size[1]).limit_denominator(1000)
+    return None if abs(ratio - 1) < Fraction(1, 200) else ratio

@@ -1,0 +1,178 @@
+"""The command line: parse, call, print. Everything heavy is imported by the command that needs it.
+
+Exit codes: 0 done; 1 `doctor` found something broken; 2 refused or failed, with a message; 3 done, but the
+input was damaged and only part of it could be read; 130 interrupted (what was done until then is kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ._version import __version__
+
+EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+# Subcommands beside the code they drive: each module offers `add_parser(subparsers)` and sets `handler`.
+_REGISTERING_MODULES = ("export.cli", "training.cli")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="streamsplat-edge",
+        description="Turns a video into dynamic 3D Gaussians, frame by frame, on a CPU or an edge GPU.",
+        epilog="Exit codes: 0 done, 2 refused, 3 done but the input was damaged, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"streamsplat-edge {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_info(commands)
+    _add_doctor(commands)
+    for name in _REGISTERING_MODULES:
+        full = f"{__package__}.{name}"
+        if importlib.util.find_spec(full) is not None:
+            importlib.import_module(full).add_parser(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="reconstruct a video, an image folder or a camera",
+        description="Streams INPUT through the model and writes what the Gaussians look like.",
+    )
+    parser.add_argument(
+        "input", metavar="INPUT", help="video file, folder of images (sorted by name), or camera:N"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="video to write (.mp4 .mov .mkv), or a folder of PNG (no suffix)",
+    )
+    parser.add_argument("--bundle", metavar="B", help="bundle folder (default: the demo bundle)")
+    parser.add_argument(
+        "--engine",
+        choices=("onnxruntime", "openvino"),
+        default="onnxruntime",
+        help="runs the stages (default: onnxruntime)",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the engine runs (default: cpu)"
+    )
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        help="precision that runs, e.g. fp32 or bf16 (default: the engine's best for the bundle)",
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=0, metavar="N", help="threads (default: 0 = all cores)"
+    )
+    parser.add_argument(
+        "--gap",
+        type=_positive,
+        metavar="N",
+        help="frames from key frame to key frame (default: what the bundle says)",
+    )
+    parser.add_argument("--max-frames", type=_positive, metavar="N", help="stop after so many input frames")
+    parser.add_argument(
+        "--folder-rate",
+        type=float,
+        default=24.0,
+        metavar="FPS",
+        help="frame rate of an image folder (default: 24)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("reconstruction", "side-by-side"),
+        default="reconstruction",
+        help="what the output video shows (default: reconstruction)",
+    )
+    parser.add_argument("--stats", metavar="FILE", help="write settings and measurements as JSON")
+    parser.add_argument("--contact-sheet", metavar="FILE", help="write a PNG overview of the run")
+    parser.add_argument("--json", action="store_true", help="print the statistics as JSON on stdout")
+    parser.add_argument("--quiet", action="store_true", help="print only errors and warnings")
+    parser.add_argument("--force", action="store_true", help="replace existing output files")
+    parser.set_defaults(handler=_run)
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info", help="describe a bundle", description="Checks a bundle and prints what it holds."
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle folder")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.set_defaults(handler=_info)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this machine can run and why",
+        description="Looks at Python, CPU, engines and accelerators and says what will be used.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.set_defaults(handler=_doctor)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .commands.run import main
+
+    return main(args)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from .commands.info import main
+
+    return main(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import main
+
+    return main(args)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code (see the module's docstring)."""
+    args = build_parser().parse_args(argv)
+    from .runtime.errors import StreamSplatError
+
+    try:
+        return int(args.handler(args) or 0)
+    except StreamSplatError as error:
+        _report(error.message, error.hint, type(error).__name__, getattr(args, "json", False))
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left, as in `... | head`
+        sys.stderr.close()
+        return EXIT_REFUSED
+
+
+def _report(message: str, hint: str, kind: str, as_json: bool) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint}}))

@@ -1,0 +1,59 @@
+"""`streamsplat-edge info`: what a bundle holds, in words or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..runtime.bundle import Bundle
+
+
+def main(args: argparse.Namespace) -> int:
+    bundle = Bundle.load(args.bundle)
+    if args.json:
+        print(json.dumps({"path": str(bundle.path), "hashes_verified": True, **bundle.manifest}, indent=2))
+        return 0
+    print("\n".join(describe(bundle)))
+    return 0
+
+
+def describe(bundle: Bundle) -> list[str]:
+    """The bundle in lines of text."""
+    model = bundle.model
+    rows, columns = model.grid
+    lines = [
+        f"{bundle.name}  ({bundle.path})",
+        f"  model       preset {model.preset}, {model.width}x{model.height}, patch {model.patch}, "
+        f"{rows * columns:,} Gaussians per key frame ({columns}x{rows})",
+        f"  depth       input: {model.depth_input}, mapping: {model.depth_mapping}",
+        f"  key frames  every {model.key_frame_gap} frames by default",
+        "  stages      (all hashes verified)",
+    ]
+    for stage in bundle.stage_names:
+        for variant in bundle.variants(stage):
+            size = variant.path.stat().st_size / 1e6
+            engines = ", ".join(variant.engines)
+            lines.append(
+                f"    {stage}: {variant.path.name}, {variant.precision}, {size:.2f} MB, for {engines}"
+            )
+            for arrow, specs in (("in ", variant.inputs), ("out", variant.outputs)):
+                tensors = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in specs)
+                lines.append(f"      {arrow} {tensors}")
+    plans = [f"{p.stage} {p.runtime} {p.version} on {p.device}" for p in bundle.plans]
+    lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
+    lines += _section("provenance", bundle.provenance) + _section("quality", bundle.quality)
+    return lines
+
+
+def _section(title: str, values: dict[str, Any]) -> list[str]:
+    if not values:
+        return [f"  {title:<11} none stated"]
+    return [f"  {title}"] + [f"    {key}: {_short(value)}" for key, value in values.items()]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 160 else text[:157] + "..."
