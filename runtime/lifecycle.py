@@ -1,0 +1,256 @@
+"""The life of Gaussians in a stream: spawn, two intervals of life, fade, retire; in a ring of preallocated
+slots.
+
+Key frame k spawns G Gaussians at t_k. The set over (t_{k-1}, t_k] is frame k-1's Gaussians moved forward and
+frame k's moved backward (REFERENCE.md section 2), so that each Gaussian lives across two intervals and then
+retires. Nothing is
+allocated after construction: three slots go round, two alive and one to be filled. A key frame takes effect
+only in `spawn`, so a stage that fails while filling the spare slot leaves the current interval as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from .bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
+from .errors import InputError
+from .rasterizer import DepthMapping, Splats, evaluate_at
+
+SLOTS = 3  # two alive, one being filled
+
+
+class KeyFrameSlot:
+    """Buffers for everything that is computed once per key frame and used by both of its pairs.
+
+    Attributes:
+        gaussians [1,G,9], tokens [1,N,D], features [1,G,F], condition [1,M,C] or None: float32, filled by the
+        stages.
+        index: number of the key frame, counted over the life of the stream. time: its time stamp in seconds.
+    """
+
+    def __init__(self, model: ModelConfig, condition_shape: tuple[int, ...] | None) -> None:
+        self.gaussians = np.zeros((1, model.gaussians, GAUSSIAN_COLUMNS), np.float32)
+        self.tokens = np.zeros((1, model.tokens, model.token_dim), np.float32)
+        self.features = np.zeros((1, model.gaussians, model.feature_dim), np.float32)
+        self.condition = None if condition_shape is None else np.zeros(condition_shape, np.float32)
+        self.index = -1
+        self.time = math.nan
+
+
+class PairBuffers:
+    """What `deform` gives: motion [2,G,3] and fade [2,G,2] (gamma0, gamma1); index 0 is the earlier frame."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.motion = np.zeros((2, model.gaussians, 3), np.float32)
+        self.fade = np.zeros((2, model.gaussians, 2), np.float32)
+
+
+@dataclass(frozen=True)
+class LifecycleStats:
+    """Counts of Gaussians after a key frame.
+
+    spawned, retired: by this key frame. alive: now. spawned_total, retired_total: over the stream's life, so
+    that alive = spawned_total - retired_total at all times. key_frame: its number, -1 before the first.
+    """
+
+    key_frame: int
+    spawned: int
+    alive: int
+    retired: int
+    spawned_total: int
+    retired_total: int
+
+
+class Lifecycle:
+    """Slots, motion and time evaluation. Not thread-safe.
+
+    Fill `spare` (and `spare_pair`, where `newest` exists) and then `spawn`; or pass arrays to `spawn`.
+    """
+
+    def __init__(
+        self, model: ModelConfig, *, condition_shape: tuple[int, ...] | None = None, threads: int = 0
+    ) -> None:
+        self.model = model
+        count = model.gaussians
+        self._slots = [KeyFrameSlot(model, condition_shape) for _ in range(SLOTS)]
+        self._pairs = [PairBuffers(model) for _ in range(2)]
+        self._next = 0  # slot to be filled
+        self._alive = 0  # key frames alive: 0, 1 or 2
+        self._key_frames = 0
+        self._retired = 0
+        self._spawned_now = 0
+        self._retired_now = 0
+        # Zero motion and fade: a lone key frame stands still at full opacity.
+        self._still = PairBuffers(model)
+        self._offsets = np.arange(count, dtype=np.int64)
+        self._ids = np.empty(2 * count, np.int64)
+        self._splats = Splats.allocate(2 * count)
+        self._evaluated = math.nan
+        self._mapping = cast(DepthMapping, model.depth_mapping)  # the schema allows no other words
+        self._threads = threads
+
+    @property
+    def spare(self) -> KeyFrameSlot:
+        """The slot that the next `spawn` makes a key frame of."""
+        return self._slots[self._next]
+
+    @property
+    def spare_pair(self) -> PairBuffers:
+        """The buffers that the next `spawn` takes motion and fade from."""
+        return self._pairs[self._key_frames % 2]
+
+    @property
+    def newest(self) -> KeyFrameSlot | None:
+        """The latest key frame."""
+        return self._slots[self._next - 1] if self._alive else None
+
+    @property
+    def previous(self) -> KeyFrameSlot | None:
+        """The key frame before the latest, while it lives."""
+        return self._slots[self._next - 2] if self._alive == 2 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """First and last time that `at` accepts; both equal for a lone key frame, None before the first."""
+        newest, previous = self.newest, self.previous
+        if newest is None:
+            return None
+        return (newest.time if previous is None else previous.time, newest.time)
+
+    @property
+    def stats(self) -> LifecycleStats:
+        count = self.model.gaussians
+        return LifecycleStats(
+            key_frame=self._key_frames - 1,
+            spawned=self._spawned_now * count,
+            alive=self._alive * count,
+            retired=self._retired_now * count,
+            spawned_total=self._key_frames * count,
+            retired_total=self._retired * count,
+        )
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Stable identity of every living Gaussian, int64, in the row order of `at`: key_frame * G + index.
+
+        A view that the next `spawn` overwrites.
+        """
+        count = self.model.gaussians
+        living = [slot for slot in (self.previous, self.newest) if slot is not None]
+        for i, slot in enumerate(living):
+            np.add(self._offsets, slot.index * count, out=self._ids[i * count : (i + 1) * count])
+        return self._ids[: len(living) * count]
+
+    def spawn(
+        self,
+        time: float,
+        *,
+        gaussians: np.ndarray | None = None,
+        motion: np.ndarray | None = None,
+        fade: np.ndarray | None = None,
+        cut: bool = False,
+    ) -> LifecycleStats:
+        """Make the spare slot the newest key frame and retire the oldest where two are alive already.
+
+        Args:
+            time: seconds, later than the newest key frame alive.
+            gaussians, motion, fade: copied into the spare buffers; omitted when those were filled in place.
+            cut: retire everything first; the key frame then stands alone.
+
+        Raises:
+            InputError: the time is not finite or not later, or an array has another shape. Nothing has
+                changed then.
+        """
+        self.check_time(time)
+        slot, pair = self.spare, self.spare_pair
+        for name, target, source in (
+            ("gaussians", slot.gaussians, gaussians),
+            ("motion", pair.motion, motion),
+            ("fade", pair.fade, fade),
+        ):
+            if source is None:
+                continue
+            if source.shape not in (target.shape, target.shape[1:]):
+                raise InputError(f"{name} has shape {source.shape}, {target.shape} is needed.")
+            np.copyto(target, source)
+        self._retired_now = self._alive if cut else max(0, self._alive - 1)
+        self._retired += self._retired_now
+        self._alive += 1 - self._retired_now
+        slot.index, slot.time = self._key_frames, time
+        self._key_frames += 1
+        self._spawned_now = 1
+        self._next = (self._next + 1) % SLOTS
+        self._evaluated = math.nan
+        return self.stats
+
+    def check_time(self, time: float) -> None:
+        """Raise `InputError` unless `time` may be the next key frame's."""
+        if not math.isfinite(time):
+            raise InputError(f"The time stamp is {time}.", "Use finite seconds.")
+        newest = self.newest
+        if newest is not None and time <= newest.time:
+            raise InputError(
+                f"The time stamp {time} s is not later than the previous key frame's {newest.time} s.",
+                "Push frames in time order, or reset the stream first.",
+            )
+
+    def reset(self) -> None:
+        """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
+        self._spawned_now = 0
+        self._retired_now = self._alive
+        self._retired += self._alive
+        self._alive = 0
+        self._evaluated = math.nan
+
+    def normalised(self, time: float) -> float:
+        """Position of a time in the current interval, 0 at the earlier key frame and 1 at the later.
+
+        Raises:
+            InputError: no key frame yet, or the time is not in the interval.
+        """
+        interval = self.interval
+        if interval is None:
+            raise InputError("Nothing was pushed yet, so there is nothing to render.", "Push a frame first.")
+        first, last = interval
+        if not first <= time <= last:  # also refuses NaN
+            raise InputError(
+                f"Time {time} s is outside the current interval [{first}, {last}] s.",
+                "Render a time between the last two pushed frames.",
+            )
+        return 1.0 if first == last else (time - first) / (last - first)
+
+    def at(self, time: float) -> Splats:
+        """All living Gaussians at a time of the current interval, ready for the rasterizer.
+
+        Rows [0, G) are the earlier key frame's, rows [G, 2G) the later's; a lone key frame has rows [0, G)
+        only. The result is one preallocated object that the next call overwrites.
+
+        Raises:
+            InputError: as `normalised`.
+        """
+        t = self.normalised(time)
+        if time == self._evaluated:  # several views of one moment
+            return self._splats
+        count, mapping = self.model.gaussians, self._mapping
+        newest, previous = self.newest, self.previous
+        assert newest is not None
+        self._evaluated = math.nan
+        out, threads = self._splats, self._threads
+        if previous is None:
+            still = self._still
+            evaluate_at(
+                newest.gaussians[0], still.motion[0], still.fade[0], 0.0, mapping, out, 0, threads=threads
+            )
+            out.count = count
+        else:
+            pair = self._pairs[(self._key_frames - 1) % 2]
+            for i, (slot, dt) in enumerate(((previous, t), (newest, t - 1.0))):
+                rows, motion, fade = slot.gaussians[0], pair.motion[i], pair.fade[i]
+                evaluate_at(rows, motion, fade, dt, mapping, out, i * count, threads=threads)
+            out.count = 2 * count
+        self._evaluated = time
+        return self._splats
