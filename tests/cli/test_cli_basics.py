@@ -1,0 +1,153 @@
+"""The command line as a user calls it: version, help, doctor, info."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_bundle import build_fake_bundle
+
+from streamsplat_edge import __version__
+
+
+def call(
+    *arguments: str | Path, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streamsplat_edge", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
+
+
+def test_version() -> None:
+    result = call("--version")
+    assert (result.returncode, result.stdout.strip()) == (0, f"streamsplat-edge {__version__}")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("info", "-h"), ("doctor", "-h")])
+def test_help(arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert result.returncode == 0 and "usage: streamsplat-edge" in result.stdout and not result.stderr
+
+
+def test_help_lists_every_command() -> None:
+    text = call("--help").stdout
+    assert all(name in text for name in ("run", "info", "doctor"))
+
+
+def test_version_and_help_are_fast_and_load_nothing_heavy() -> None:
+    code = """
+import sys
+from streamsplat_edge.cli import main
+try:
+    main(["run", "--help"])
+except SystemExit:
+    pass
+heavy = {"numpy", "av", "onnxruntime", "openvino", "torch", "onnx", "tqdm"} & set(sys.modules)
+print("heavy:", sorted(heavy))
+"""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        best = min(best, time.perf_counter() - start)
+    assert result.stdout.rstrip().endswith("heavy: []"), result.stdout + result.stderr
+    assert best < 1.0, "0.1 s when idle; the margin is for a loaded machine"
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("fly",), ("run",), ("run", "x", "--gap", "0"), ("run", "x", "--threads", "-1")]
+)
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert result.returncode == 2 and "usage:" in result.stderr and not result.stdout
+
+
+def test_doctor() -> None:
+    result = call("doctor")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.rstrip().endswith("ready")
+    for word in (
+        "python",
+        "onnxruntime",
+        "native core",
+        "will be used",
+        "rasterizer",
+        "CPUExecutionProvider",
+    ):
+        assert word in result.stdout, word
+
+
+def test_doctor_json() -> None:
+    report = json.loads(call("doctor", "--json").stdout)
+    assert report["ready"] is True and report["problems"] == []
+    assert report["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
+    assert report["machine"]["cores_usable"] == len(os.sched_getaffinity(0))
+    assert report["packages"]["native core"]["simd"] in ("avx512", "avx2", "scalar", "neon")
+    assert "CPUExecutionProvider" in report["packages"]["onnxruntime"]["providers"]
+
+
+def test_doctor_survives_broken_packages(tmp_path: Path) -> None:
+    """Packages that raise, abort the process, exit, or print rubbish on import."""
+    (tmp_path / "cupy.py").write_text("raise RuntimeError('libcuda.so.1: wrong ELF class')")
+    (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
+    (tmp_path / "pycuda.py").write_text("import sys; sys.exit(0)")
+    (tmp_path / "tensorrt_rtx.py").write_text("print('hello'); __version__ = '1.2.3'")
+    result = call("doctor", "--json", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    packages = json.loads(result.stdout)["packages"]
+    assert packages["cupy"]["status"] == "broken" and "wrong ELF class" in packages["cupy"]["problem"]
+    assert packages["tensorrt"]["status"] == "broken"
+    assert packages["pycuda"]["status"] == "broken"
+    assert packages["tensorrt_rtx"] == {"status": "ok", "version": "1.2.3"}
+    assert "BROKEN" in call("doctor", PYTHONPATH=str(tmp_path)).stdout
+
+
+def test_doctor_names_a_broken_requirement(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('DLL load failed')")
+    result = call("doctor", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "problem: onnxruntime is broken" in result.stdout and "pip install" in result.stdout
+
+
+def test_info(tmp_path: Path) -> None:
+    path = tmp_path / "fake.bundle"
+    build_fake_bundle(path)
+    result = call("info", path)
+    assert result.returncode == 0, result.stderr
+    for word in ("fake", "encode.onnx", "deform.onnx", "Gaussians", "provenance", "hashes verified"):
+        assert word in result.stdout, word
+    report = json.loads(call("info", path, "--json").stdout)
+    assert report["format"] == "streamsplat-bundle" and report["name"] == "fake"
+
+
+def test_info_refuses_a_damaged_bundle(tmp_path: Path) -> None:
+    path = tmp_path / "fake.bundle"
+    build_fake_bundle(path)
+    data = bytearray((path / "deform.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / "deform.onnx").write_bytes(data)
+    result = call("info", path)
+    assert result.returncode == 2 and "error:" in result.stderr and "hint:" in result.stderr
+    assert "deform.onnx" in result.stderr and not result.stdout
+    answer = json.loads(call("info", path, "--json").stdout)
+    assert answer["error"]["kind"] == "BundleError" and answer["error"]["hint"]
+
+
+def test_info_of_nothing(tmp_path: Path) -> None:
+    result = call("info", tmp_path / "no.bundle")
+    assert result.returncode == 2 and "error:" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_output_into_a_closed_pipe() -> None:
+    command = f"{sys.executable} -m streamsplat_edge doctor | true"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,146 @@
+"""Pictures for people: depth colours, panels, contact sheet, font."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from streamsplat_edge.runtime.compose import (
+    DEPTH_COLOURS,
+    DepthColours,
+    Moment,
+    MomentKeeper,
+    SideBySide,
+    contact_sheet,
+    panel_aspect,
+    psnr,
+    resize,
+)
+from streamsplat_edge.runtime.font import ADVANCE, HEIGHT, draw_text, text_size
+
+
+def moment(index: int = 0, *, key: bool = True, step: int = 0, size: tuple[int, int] = (90, 160)) -> Moment:
+    def flat(colour: tuple[int, int, int], shape: tuple[int, int] = (18, 32)) -> np.ndarray:
+        return np.full((*shape, 3), colour, np.uint8)
+
+    images = flat((200, 0, 0), size), flat((0, 200, 0)), flat((0, 0, 200)), flat((200, 200, 0))
+    return Moment(*images, index, index / 25, key, step, 4, 3.0, 31.5)
+
+
+def test_psnr_against_the_formula() -> None:
+    a = np.zeros((8, 8, 3), np.uint8)
+    assert psnr(a, a) == float("inf")
+    assert psnr(a + np.uint8(5), a) == pytest.approx(20 * np.log10(255 / 5), abs=1e-4)
+    assert psnr(a, a + np.uint8(255)) == pytest.approx(0, abs=1e-4)
+
+
+def test_nearer_is_brighter_and_holes_are_dark() -> None:
+    assert (np.diff(DEPTH_COLOURS.astype(int) @ [299, 587, 114]) >= 0).all()
+    depth = np.linspace(4.0, 0.2, 64, dtype=np.float32)[None].repeat(32, 0)
+    alpha = np.ones_like(depth)
+    alpha[:8] = 0
+    colours = DepthColours()(depth, alpha)
+    luma = colours.astype(int) @ [299, 587, 114]
+    assert (np.diff(luma[16]) >= 0).all() and luma[16, -1] > 4 * luma[16, 0]
+    assert (colours[:8] == colours[0, 0]).all() and luma[0, 0] < 30_000
+
+
+def test_depth_colours_do_not_flicker() -> None:
+    colours = DepthColours(inertia=0.9)
+    depth = np.linspace(4.0, 0.5, 64, dtype=np.float32)[None].repeat(32, 0)
+    alpha = np.ones_like(depth)
+    before = colours(depth, alpha)
+    nearer = depth.copy()
+    nearer[:, -8:] = 0.1  # something near enters: the rest must keep its colours
+    after = colours(nearer, alpha)
+    steady = np.abs(after[:, :56].astype(int) - before[:, :56]).mean()
+    colours.reset()
+    jump = np.abs(colours(nearer, alpha)[:, :56].astype(int) - before[:, :56]).mean()
+    assert steady < jump / 3
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_depth_without_any_range(alpha: float) -> None:
+    image = DepthColours()(np.full((8, 8), 1.0, np.float32), np.full((8, 8), alpha, np.float32))
+    assert image.shape == (8, 8, 3) and image.dtype == np.uint8
+    assert (image == image[0, 0]).all()
+
+
+@pytest.mark.parametrize("source", [(90, 160), (160, 90), (97, 101), (20, 600)])
+def test_side_by_side_shows_all_four(source: tuple[int, int]) -> None:
+    compose = SideBySide(source, panel_height=64)
+    frame = compose(moment(size=source), "frame 1")
+    assert frame.shape == (compose.height, compose.width, 3)
+    assert compose.height % 2 == 0 and compose.width % 2 == 0
+    for place, colour in enumerate([(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]):
+        x, y = compose._place(place)
+        panel = frame[y + 2 : y + compose.panel_height - 6, x + 2 : x + compose.panel_width - 2]
+        assert np.abs(panel.astype(int) - colour).max() <= 2, place
+
+
+def test_key_frames_are_marked() -> None:
+    compose = SideBySide((90, 160))
+    key = compose(moment(key=True), "").copy()
+    between = compose(moment(key=False, step=2), "").copy()
+    x, y = compose._place(1)
+    assert not np.array_equal(key[y - 20 : y, x:], between[y - 20 : y, x:])
+    inner = (slice(y, y + 280), slice(x, x + compose.panel_width))
+    np.testing.assert_array_equal(key[inner], between[inner])
+
+
+def test_contact_sheet_holds_every_row() -> None:
+    one = contact_sheet([moment()], "title", ["fact"])
+    four = contact_sheet([moment(i, key=i % 2 == 0, step=i) for i in range(4)], "title", ["fact"])
+    assert four.shape[1] == one.shape[1] and four.shape[0] > one.shape[0] + 500
+    for colour in [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]:
+        found = (np.abs(four.astype(int) - colour).max(-1) <= 2).sum()
+        assert found > 4 * 150 * 300
+    assert contact_sheet([], "nothing", []).ndim == 3
+
+
+def test_keeper_is_bounded_and_spreads_its_choice() -> None:
+    keeper = MomentKeeper(capacity=12)
+    gap = 4
+    for i in range(5001):
+        key = i % gap == 0
+        if keeper.wants(key, (i % gap) / gap):
+            keeper.add(moment(i, key=key, step=i % gap))
+    assert sum(len(kept) for kept in keeper._kept.values()) <= 26
+    chosen = keeper.choose(4)
+    assert [m.key for m in chosen] == [True, False, True, False]
+    assert all(m.step == 2 for m in chosen if not m.key)
+    for row, m in enumerate(chosen):
+        assert abs(m.index - 5000 * (row + 0.5) / 4) < 700
+
+
+def test_keeper_with_few_frames() -> None:
+    keeper = MomentKeeper()
+    assert keeper.choose() == []
+    for i in range(2):
+        assert keeper.wants(True, 0.0)
+        keeper.add(moment(i))
+    assert [m.index for m in keeper.choose(4)] == [0, 1]
+
+
+def test_text_is_clipped_and_unknown_characters_show() -> None:
+    canvas = np.zeros((20, 40, 3), np.uint8)
+    draw_text(canvas, -3, -4, "WWWWWWWWWWWW", (9, 9, 9), scale=3)
+    draw_text(canvas, 38, 18, "W")
+    draw_text(canvas, 100, 100, "W")
+    known, unknown = np.zeros((2, HEIGHT, ADVANCE, 3), np.uint8)
+    assert draw_text(known, 0, 0, "?") == ADVANCE
+    draw_text(unknown, 0, 0, "\N{SNOWMAN}")
+    assert known.any()
+    np.testing.assert_array_equal(known, unknown)
+    assert text_size("ab", 2) == (22, 18)
+
+
+def test_resize_keeps_flat_colours() -> None:
+    image = np.full((30, 50, 3), (10, 100, 240), np.uint8)
+    assert np.abs(resize(image, 77, 31).astype(int) - (10, 100, 240)).max() <= 1
+    assert resize(image, 50, 30) is image
+
+
+def test_panel_aspect() -> None:
+    assert panel_aspect((360, 640), (144, 256)) is None
+    portrait = panel_aspect((1920, 1080), (144, 256))
+    assert portrait is not None and float(portrait) == pytest.approx((1080 / 1920) * (144 / 256), rel=1e-2)
