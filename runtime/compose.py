@@ -70,7 +70,7 @@ class DepthColours:
         inertia: share of the old range kept per frame, 0 = every frame for itself.
     """
 
-    inertia: float = 0.9
+    inertia: float = 0.95
     _range: tuple[float, float] | None = field(default=None, repr=False)
 
     def reset(self) -> None:
