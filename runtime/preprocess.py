@@ -8,6 +8,7 @@ level of the area interpolation used in training, bilinear otherwise (measured: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -56,7 +57,7 @@ class Resizer:
             interpolation=Interpolation.AREA if shrinks else Interpolation.BILINEAR,
         )
         for plane, channel in zip(frame.planes, (1, 2, 0), strict=True):  # the planes are green, blue, red
-            rows = np.frombuffer(plane, np.uint8).reshape(self.height, plane.line_size)
+            rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(self.height, plane.line_size)
             np.multiply(rows[:, : self.width], np.float32(1 / 255), out=out[channel])
 
 

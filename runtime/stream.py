@@ -114,7 +114,8 @@ class Stream:
             if stage in self._engines:
                 shape = self._engines[stage].inputs[0].shape
                 if shape != (1, 3, model.height, model.width):
-                    self._own_size[stage] = (Resizer(*shape[2:]), np.zeros(shape, np.float32))
+                    planes: np.ndarray = np.zeros(shape, np.float32)
+                    self._own_size[stage] = (Resizer(*shape[2:]), planes)
         self._float = np.zeros((model.height, model.width, 3), np.float32)
         self._rgb = np.zeros((model.height, model.width, 3), np.uint8)
         self.buffers = RenderBuffers.allocate(model.height, model.width)
@@ -230,11 +231,12 @@ class Stream:
             out=self.buffers,
         )
         to_bytes(buffers.rgb, self._float, self._rgb)
-        images = [self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha]
+        rgb, depth, expected, alpha = self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha
         if copy:
-            images = [image.copy() for image in images]
+            rgb, depth, expected, alpha = rgb.copy(), depth.copy(), expected.copy(), alpha.copy()
         latency = (time.perf_counter() - start) * 1e3
-        return Frame(*images, timestamp, FrameStats(latency, self.lifecycle.stats, buffers.stats))
+        stats = FrameStats(latency, self.lifecycle.stats, buffers.stats)
+        return Frame(rgb, depth, expected, alpha, timestamp, stats)
 
     def reset(self) -> None:
         """Retire all Gaussians, as after a cut; time stamps may start anew."""
