@@ -89,8 +89,9 @@ class RasterizerCpu {
   std::mutex mutex_;
 
   std::int64_t visible_ = 0;
-  std::vector<Splat> splats_;                // [count], only the visible entries are written
+  std::vector<Splat> splats_;                // [count], only the visible entries count
   std::vector<TileRect> rects_;              // [count], likewise
+  std::vector<TileRect> sorted_rects_;       // in depth order
   std::vector<std::uint64_t> keys_, spare_;  // depth bits << 32 | index, [count]
   std::vector<Block> blocks_;
   std::vector<std::uint32_t> histograms_;   // [chunk][digit]

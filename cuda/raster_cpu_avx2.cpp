@@ -33,8 +33,8 @@ struct Avx2 {
   static inline F min(F a, F b) { return _mm256_min_ps(a, b); }
   static inline F max(F a, F b) { return _mm256_max_ps(a, b); }
   static inline M ge(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
-  static inline M all_and(M a, M b) { return _mm256_and_ps(a, b); }
-  static inline F keep(M m, F v) { return _mm256_and_ps(m, v); }
+  static inline F keep_min(M m, F a, F b) { return _mm256_and_ps(m, _mm256_min_ps(a, b)); }
+  static inline F keep_mul(M m, F a, F b) { return _mm256_and_ps(m, _mm256_mul_ps(a, b)); }
   static inline F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
   static inline F negative(F v) { return _mm256_or_ps(v, _mm256_set1_ps(-0.0f)); }
   static inline bool all_negative(F v) { return _mm256_movemask_ps(v) == 0xFF; }

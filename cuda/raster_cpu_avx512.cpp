@@ -36,8 +36,8 @@ struct Avx512 {
   static inline F min(F a, F b) { return _mm512_min_ps(a, b); }
   static inline F max(F a, F b) { return _mm512_max_ps(a, b); }
   static inline M ge(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-  static inline M all_and(M a, M b) { return static_cast<M>(a & b); }
-  static inline F keep(M m, F v) { return _mm512_maskz_mov_ps(m, v); }
+  static inline F keep_min(M m, F a, F b) { return _mm512_maskz_min_ps(m, a, b); }
+  static inline F keep_mul(M m, F a, F b) { return _mm512_maskz_mul_ps(m, a, b); }
   static inline F select(M m, F yes, F no) { return _mm512_mask_mov_ps(no, m, yes); }
   static inline F negative(F v) { return _mm512_or_ps(v, _mm512_set1_ps(-0.0f)); }
   static inline bool all_negative(F v) { return _mm512_movepi32_mask(_mm512_castps_si512(v)) == 0xFFFF; }

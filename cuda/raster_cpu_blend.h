@@ -8,8 +8,8 @@
 // the same function compiled for another.
 //
 // V provides: kWidth, kRows, type F (floats) and M (mask), set1, load, store, mul, add, fma(a,b,c) = a*b+c,
-// fnma(a,b,c) = c-a*b, min, max, ge, all_and(M,M), keep(M,F) (0 elsewhere), select(M,F,F), negative(F) = -|F|,
-// all_negative(F), shift_exponent(F value, F biased) = value * 2^(low bits of biased).
+// fnma(a,b,c) = c-a*b, min, max, ge, keep_min(M,F,F) and keep_mul(M,F,F) (0 where the mask is off), select(M,F,F),
+// negative(F) = -|F|, all_negative(F), shift_exponent(F value, F biased) = value * 2^(low bits of biased).
 #ifndef STREAMSPLAT_RASTER_CPU_BLEND_H_
 #define STREAMSPLAT_RASTER_CPU_BLEND_H_
 
@@ -93,7 +93,7 @@ inline std::uint8_t range_bits(int begin, int end, int step) {
 
 template <class V, bool kCanonical>
 inline void tabulate(const TileJob& job, std::uint32_t first, int count, ChunkTables& tables) {
-  constexpr std::uint32_t kAhead = 6;  // Gaussians of a tile are scattered in memory: fetch some ahead
+  constexpr std::uint32_t kAhead = 16;  // Gaussians of a tile are scattered in memory: fetch some ahead
   for (int e = 0; e < count; ++e) {
     if (first + e + kAhead < job.count) __builtin_prefetch(&job.splats[job.list[first + e + kAhead]]);
     const Splat& s = job.splats[job.list[first + e]];
@@ -150,14 +150,14 @@ inline bool blend_group(const ChunkTables& tables, std::uint64_t mask, int row, 
         const F power = V::fma(V::mul(u, u), V::set1(conic[0]), V::set1(conic[1] * dy * dy));
         alpha = V::mul(weight_exponential<V>(power), V::set1(conic[3]));
       }
-      alpha = V::min(alpha, alpha_max);
+      // An alpha below 1/255 becomes 0, which leaves an open pixel as it is: its transmittance is at least the limit.
+      alpha = V::keep_min(V::ge(alpha, alpha_min), alpha, alpha_max);
       const F t = transmittance[i];
       const F next = V::fnma(t, alpha, t);
-      const auto hit = V::ge(alpha, alpha_min);
       const auto open = V::ge(next, stop);  // never true for a finished pixel, whose transmittance is negative
-      const F weight = V::keep(V::all_and(hit, open), V::mul(t, alpha));
+      const F weight = V::keep_mul(open, t, alpha);
       for (int c = 0; c < 4; ++c) channel[c][i] = V::fma(weight, colour[c], channel[c][i]);
-      transmittance[i] = V::select(hit, V::select(open, next, V::negative(t)), t);
+      transmittance[i] = V::select(open, next, V::negative(t));
     }
   }
   bool finished = true;

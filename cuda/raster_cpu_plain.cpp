@@ -29,8 +29,9 @@ struct Plain {
   static inline F min(F a, F b) { return select(a < b, a, b); }
   static inline F max(F a, F b) { return select(a > b, a, b); }
   static inline M ge(F a, F b) { return a >= b; }
-  static inline M all_and(M a, M b) { return a & b; }
   static inline F keep(M m, F v) { return reinterpret_cast<F>(m & reinterpret_cast<M>(v)); }
+  static inline F keep_min(M m, F a, F b) { return keep(m, min(a, b)); }
+  static inline F keep_mul(M m, F a, F b) { return keep(m, a * b); }
   static inline F select(M m, F yes, F no) {
     return reinterpret_cast<F>((m & reinterpret_cast<M>(yes)) | (~m & reinterpret_cast<M>(no)));
   }

@@ -111,8 +111,8 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
         ++local.culled_behind;
         continue;
       }
-      Splat splat;
-      TileRect tiles{};
+      Splat& splat = splats_[static_cast<std::size_t>(i)];  // scratch unless the Gaussian turns out visible
+      TileRect& tiles = rects_[static_cast<std::size_t>(i)];
       std::int64_t pairs = 0;
       splat.opacity = std::min(splats.opacity[i], kOpacityMax);
       const bool transparent = splat.opacity < kAlphaMin;
@@ -136,8 +136,6 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
         if (fate == Fate::kUntouched) continue;  // inside the rectangle, but no pixel reaches alpha 1/255
         local.binned_pairs += std::int64_t{tiles.x1 - tiles.x0} * (tiles.y1 - tiles.y0);
         std::memcpy(&splat.r, splats.rgb + 3 * i, 3 * sizeof(float));
-        splats_[static_cast<std::size_t>(i)] = splat;
-        rects_[static_cast<std::size_t>(i)] = tiles;
         std::uint32_t depth_bits;  // positive floats order like their bits
         std::memcpy(&depth_bits, &splat.depth, sizeof depth_bits);
         *key++ = (std::uint64_t{depth_bits} << 32) | static_cast<std::uint64_t>(i);

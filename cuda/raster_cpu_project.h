@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -41,10 +42,6 @@ inline float log255_upper(float v) {
   return 0.69314718f * log2_upper;
 }
 
-inline int pixel_floor(float v, int size) {  // floor clamped to [0, size]
-  return v <= 0.0f ? 0 : (v >= static_cast<float>(size) ? size : static_cast<int>(v));
-}
-
 // Rectangle and support box from the centre and the covariance [a . ; . c] (low-pass added) of a Gaussian.
 inline Fate place(const Projection& p, float a, float c, float radius, Splat& splat, TileRect& tiles,
                   std::int64_t& pairs) {
@@ -52,17 +49,19 @@ inline Fate place(const Projection& p, float a, float c, float radius, Splat& sp
   const float reach = 2.0f * log255_upper(splat.opacity);
   const float half_x = sqrtf(a * reach) * 1.00001f + 0.01f;
   const float half_y = sqrtf(c * reach) * 1.00001f + 0.01f;
-  int x0 = pixel_floor(splat.x - half_x, p.width), x1 = pixel_floor(splat.x + half_x + 1.0f, p.width);
-  int y0 = pixel_floor(splat.y - half_y, p.height), y1 = pixel_floor(splat.y + half_y + 1.0f, p.height);
+  int x0 = clamp_to_int(splat.x - half_x, static_cast<float>(p.width)),
+      x1 = clamp_to_int(splat.x + half_x + 1.0f, static_cast<float>(p.width));
+  int y0 = clamp_to_int(splat.y - half_y, static_cast<float>(p.height)),
+      y1 = clamp_to_int(splat.y + half_y + 1.0f, static_cast<float>(p.height));
   if (p.extent == Extent::kPublished) {
     const int rx0 = tile_begin(splat.x, radius, p.tiles_x), rx1 = tile_end(splat.x, radius, p.tiles_x);
     const int ry0 = tile_begin(splat.y, radius, p.tiles_y), ry1 = tile_end(splat.y, radius, p.tiles_y);
     if (rx0 >= rx1 || ry0 >= ry1) return Fate::kOutside;
     pairs = static_cast<std::int64_t>(rx1 - rx0) * (ry1 - ry0);
-    x0 = x0 > rx0 * kTile ? x0 : rx0 * kTile;
-    x1 = x1 < rx1 * kTile ? x1 : rx1 * kTile;
-    y0 = y0 > ry0 * kTile ? y0 : ry0 * kTile;
-    y1 = y1 < ry1 * kTile ? y1 : ry1 * kTile;
+    x0 = std::max(x0, rx0 * kTile);
+    x1 = std::min(x1, rx1 * kTile);
+    y0 = std::max(y0, ry0 * kTile);
+    y1 = std::min(y1, ry1 * kTile);
     if (x0 >= x1 || y0 >= y1) return Fate::kUntouched;
   } else if (x0 >= x1 || y0 >= y1) {
     return Fate::kOutside;

@@ -1,8 +1,8 @@
 // Per-Gaussian and per-pixel arithmetic, defined once for host and device code.
 //
 // Reproduces the published rasterizer (the constants and the order of operations matter for parity): view depth <= 0 is
-// dropped, 0.3 px^2 is added to the projected covariance, the radius is 3 sigma of the larger eigenvalue, and a Gaussian
-// touches every 16x16 tile that its radius touches.
+// dropped, 0.3 px^2 is added to the projected covariance, the radius is 3 sigma of the larger eigenvalue, and a
+// Gaussian touches every 16x16 tile that its radius touches.
 #ifndef STREAMSPLAT_SPLAT_MATH_H_
 #define STREAMSPLAT_SPLAT_MATH_H_
 
@@ -16,24 +16,26 @@
 
 namespace streamsplat {
 
-constexpr int kTile = 16;                      // pixels per tile side
-constexpr float kLowPass = 0.3f;               // px^2 added to both diagonal entries of the 2-D covariance
-constexpr float kAlphaMax = 0.99f;             // a single Gaussian never covers more than this
-constexpr float kAlphaMin = 1.0f / 255.0f;     // below this a Gaussian adds nothing to a pixel
-constexpr float kTransmittanceMin = 1e-4f;     // blending stops before transmittance would fall below this
+constexpr int kTile = 16;                              // pixels per tile side
+constexpr float kLowPass = 0.3f;                       // px^2 added to both diagonal entries of the 2-D covariance
+constexpr float kAlphaMax = 0.99f;                     // a single Gaussian never covers more than this
+constexpr float kAlphaMin = 1.0f / 255.0f;             // below this a Gaussian adds nothing to a pixel
+constexpr float kTransmittanceMin = 1e-4f;             // blending stops before transmittance would fall below this
 constexpr float kHomogeneous = 1.0f / (1.0f + 1e-7f);  // the published projection divides by w + 1e-7 with w = 1
 
 // Normalised device coordinate in [-1, 1] to pixel coordinate ((ndc + 1) size - 1) / 2; the centre of pixel i is i. The
 // published code evaluates it in double and rounds once, as this does: rounding ndc + 1 alone would cost 1e-5 px.
 SS_HD float ndc_to_pixel(float ndc, int size) {
+#if defined(__CUDA_ARCH__)
   return fmaf(ndc, 0.5f * static_cast<float>(size), 0.5f * static_cast<float>(size - 1));
+#else  // fmaf is a library call where the base instruction set has no FMA
+  return static_cast<float>(static_cast<double>(ndc) * (0.5 * size) + 0.5 * (size - 1));
+#endif
 }
 
 // Normalised inverse depth y in [0, 1] to depth, as published: 0.1 (near) to 5 (far). Values outside [0, 1] map behind
 // the camera and are dropped there.
-SS_HD float published_depth(float y) {
-  return (y >= 0.0f && y <= 1.0f) ? 1.0f / (0.2f + 9.8f * y + 1e-6f) : y - 10.0f;
-}
+SS_HD float published_depth(float y) { return (y >= 0.0f && y <= 1.0f) ? 1.0f / (0.2f + 9.8f * y + 1e-6f) : y - 10.0f; }
 
 // Paper: g(z) = 2 / (1 + z), defined on [0, 1] like the published mapping.
 SS_HD float paper_depth(float y) { return (y >= 0.0f && y <= 1.0f) ? 2.0f / (1.0f + y) : y - 10.0f; }
@@ -54,13 +56,16 @@ SS_HD float splat_radius(float a, float c, float det) {
 
 // First and one-past-last tile along one axis. Truncation toward zero and the +15 are the published behaviour; the
 // clamp happens in float so that extreme but valid radii do not overflow the integer.
+SS_HD int clamp_to_int(float v, float high) {
+  v = v > 0.0f ? v : 0.0f;
+  return static_cast<int>(v < high ? v : high);
+}
 SS_HD int tile_begin(float centre, float radius, int tiles) {
-  const float v = (centre - radius) / static_cast<float>(kTile);
-  return v <= 0.0f ? 0 : (v >= static_cast<float>(tiles) ? tiles : static_cast<int>(v));
+  return clamp_to_int((centre - radius) / static_cast<float>(kTile), static_cast<float>(tiles));
 }
 SS_HD int tile_end(float centre, float radius, int tiles) {
-  const float v = (centre + radius + static_cast<float>(kTile - 1)) / static_cast<float>(kTile);
-  return v <= 0.0f ? 0 : (v >= static_cast<float>(tiles) ? tiles : static_cast<int>(v));
+  return clamp_to_int((centre + radius + static_cast<float>(kTile - 1)) / static_cast<float>(kTile),
+                      static_cast<float>(tiles));
 }
 
 }  // namespace streamsplat
