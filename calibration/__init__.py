@@ -1,0 +1,1 @@
+"""Calibration and quantisation of a bundle's stages."""

@@ -1,0 +1,40 @@
+"""Errors a user can act on. Every one carries what happened and, where known, what to do about it."""
+
+from __future__ import annotations
+
+
+class StreamSplatError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: what happened, naming the file, stage or value concerned.
+        hint: what the user can do about it (one sentence), printed by the command line on its own line.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class BundleError(StreamSplatError):
+    """The bundle is missing, damaged, of another version, or reaches outside its folder."""
+
+
+class EngineError(StreamSplatError):
+    """The engine, provider or precision that was asked for cannot run here."""
+
+
+class VideoError(StreamSplatError):
+    """The input cannot be read as video."""
+
+
+class OutputError(StreamSplatError):
+    """The output cannot be written."""
+
+
+class InputError(StreamSplatError):
+    """An argument or an array has a value, shape or type that cannot be used."""

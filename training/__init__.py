@@ -1,0 +1,1 @@
+"""Training side: the published architecture in PyTorch, its data, losses and two-stage trainer."""

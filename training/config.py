@@ -1,0 +1,145 @@
+"""Model presets. `base` is the published model; the others are smaller instances of the same code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and switches of one StreamSplat model.
+
+    Attributes:
+        height, width: model resolution in pixels; multiples of `patch`.
+        patch: side of a patch in pixels; one token per patch.
+        dim: token width D.
+        head_dim: width of one attention head (published: 64).
+        encoder_depth, decoder_depth: transformer blocks of the static encoder and of the dynamic decoder.
+        upsample_windows: attention window in tokens of each x2 upsampling stage. The Gaussian grid is
+            (height, width) / patch * 2**len(upsample_windows): two stages at patch 8 give one Gaussian per 2x2 pixels
+            (published), three give one per pixel.
+        upsample_blocks: transformer blocks of each upsampling stage (published: 2, 2); odd ones roll their windows by half.
+        condition: "dino" (published: DINOv2 ViT-B/14 tokens of the other frame) or "tokens" (the published switch
+            `use_dino = False`: the other frame's encoder tokens).
+        condition_dim, condition_len: width and number of condition tokens (for "tokens": dim and N).
+        dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
+        depth_mapping: "published" (1 / (0.2 + 9.8 y)) or "paper" (2 / (1 + y)).
+        depth_input: "zeros" (the depth channel is always zero; the model learns its own depth) or "stage".
+        key_frame_gap: source frames from one key frame to the next the model was trained for.
+    """
+
+    name: str
+    height: int
+    width: int
+    patch: int
+    dim: int
+    head_dim: int
+    encoder_depth: int
+    decoder_depth: int
+    upsample_windows: tuple[int, ...]
+    upsample_blocks: tuple[int, ...] = (2, 2)
+    condition: Literal["dino", "tokens"] = "tokens"
+    condition_dim: int = 0
+    condition_len: int = 0
+    dynamic_scalar: tuple[float, float, float] = (0.5, 0.1, 0.5)
+    depth_mapping: Literal["published", "paper"] = "published"
+    depth_input: Literal["zeros", "stage"] = "zeros"
+    key_frame_gap: int = 4
+
+    def __post_init__(self) -> None:
+        if self.height % self.patch or self.width % self.patch:
+            raise ValueError(f"{self.height}x{self.width} is not a multiple of the patch size {self.patch}")
+        width = self.dim
+        for _ in range(len(self.upsample_windows) + 1):
+            if width % min(self.head_dim, width):
+                raise ValueError(f"width {width} does not split into heads of {self.head_dim}")
+            width //= 2
+        if len(self.upsample_blocks) != len(self.upsample_windows):
+            raise ValueError("upsample_blocks and upsample_windows need one entry per upsampling stage")
+        tokens = self.tokens
+        for window in self.upsample_windows:
+            tokens *= 4
+            if tokens % window or window % 2:
+                raise ValueError(f"{tokens} upsampled tokens do not split into windows of {window} (even) tokens")
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.height // self.patch, self.width // self.patch
+
+    @property
+    def tokens(self) -> int:
+        rows, cols = self.token_grid
+        return rows * cols
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the Gaussian grid of one key frame."""
+        rows, cols = self.token_grid
+        factor = 2 ** len(self.upsample_windows)
+        return rows * factor, cols * factor
+
+    @property
+    def gaussians(self) -> int:
+        """Gaussians per key frame, G."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def feature_dim(self) -> int:
+        """Width F of the upsampled features."""
+        return int(self.dim // 2 ** len(self.upsample_windows))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> ModelConfig:
+        """Build from a dict; an unknown field is an error that names the closest valid one."""
+        known = {f.name for f in fields(ModelConfig)}
+        for key in values:
+            if key not in known:
+                close = get_close_matches(key, known, n=1)
+                raise ValueError(f"unknown model field {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return ModelConfig(**as_tuples)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "base": ModelConfig(
+        name="base",
+        height=288,
+        width=512,
+        patch=8,
+        dim=768,
+        head_dim=64,
+        encoder_depth=10,
+        decoder_depth=10,
+        upsample_windows=(2304, 2304),
+        condition="dino",
+        condition_dim=768,
+        condition_len=576,
+        depth_input="stage",
+        key_frame_gap=3,
+    ),
+    "tiny": ModelConfig(
+        name="tiny",
+        height=144,
+        width=256,
+        patch=8,
+        dim=128,
+        head_dim=64,
+        encoder_depth=3,
+        decoder_depth=3,
+        upsample_windows=(128, 64, 64),
+        upsample_blocks=(2, 1, 0),
+    ),
+}
+
+
+def preset(name: str, **overrides: Any) -> ModelConfig:
+    """The preset called `name`, with fields replaced."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return replace(PRESETS[name], **overrides)

@@ -1,0 +1,55 @@
+"""The pair model: static predictor, dynamic decoder and heads under the published parameter names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .dynamic import DynamicDecoder, DynamicHeads
+from .modules import Upsampler
+from .static import StaticPredictor
+
+
+class StreamSplat(nn.Module):
+    """Two frames -> Gaussians with motion and fade.
+
+    `encode` depends on one frame only and `deform` on the per-frame results of a pair; they are the two engines of the
+    runtime, so the split here is the split of the exported graphs.
+    """
+
+    def __init__(self, config: ModelConfig, probabilistic: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.gs_predictor = StaticPredictor(config, probabilistic)
+        self.decoder = DynamicDecoder(config)
+        self.gaussian_upsampler = Upsampler(
+            config.dim, config.head_dim, config.token_grid, config.upsample_windows, config.upsample_blocks
+        )
+        self.gs_dynamic_predictor = DynamicHeads(config)
+        self.encoder_proj = nn.Linear(config.feature_dim, config.feature_dim, bias=False)
+
+    def encode(self, rgbd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """rgbd [B, 4, H, W] -> tokens [B, N, D], features [B, G, F], gaussians [B, G, 9]."""
+        return self.gs_predictor(rgbd)
+
+    def deform(self, tokens: Tensor, features: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Per-frame results of a pair -> motion and fade.
+
+        Args:
+            tokens: [B, 2, N, D], index 0 the earlier frame.
+            features: [B, 2, G, F].
+            condition: [B, 2, M, C] in frame order, or None for the encoder tokens (condition "tokens").
+
+        Returns:
+            motion [B, 2, G, 3] over the whole pair, fade [B, 2, G, 2].
+        """
+        decoded = self.decoder(tokens, tokens if condition is None else condition)
+        upsampled = self.gaussian_upsampler(decoded.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        joined = torch.cat([self.encoder_proj(features).float(), upsampled.float()], dim=-1)
+        with torch.autocast(joined.device.type, enabled=False):
+            return self.gs_dynamic_predictor(joined)
+
+    def dynamic_parameters(self) -> list[nn.Parameter]:
+        """What stage 2 trains: everything but the static predictor."""
+        return [p for name, p in self.named_parameters() if not name.startswith("gs_predictor.")]

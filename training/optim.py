@@ -1,0 +1,50 @@
+"""Optimisers and schedule of the two stages."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .model import StreamSplat
+from .recipe import Recipe
+
+_OUTSIDE_MUON = ("gs_layer", "mix_layer", "residual_fc", "encoder_proj", "condition_proj")
+
+
+def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW over everything trained (published), or Muon for the hidden matrices and AdamW for the rest.
+
+    Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual branches: embeddings, the
+    patch convolution, the shuffles' projections, the heads, norms and biases stay with AdamW.
+    """
+    static = [p for name, p in model.named_parameters() if name.startswith("gs_predictor.")]
+    trained = static if recipe.stage == "static" else model.dynamic_parameters()
+    for p in model.parameters():
+        p.requires_grad_(False)
+    for p in trained:
+        p.requires_grad_(True)
+    decay = recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return [torch.optim.AdamW(trained, lr=recipe.lr, betas=recipe.betas, weight_decay=decay)]
+    hidden = {
+        id(p)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(part in name for part in _OUTSIDE_MUON)
+        for p in [module.weight]
+    }
+    matrices = [p for p in trained if id(p) in hidden]
+    rest = [p for p in trained if id(p) not in hidden]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0),
+    ]
+
+
+def lr_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine down to `final_lr`."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    progress = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+    return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
