@@ -1,8 +1,9 @@
 """Speed of the CPU rasterizer: `python -m streamsplat_edge.benchmarks.rasterizer [--json OUT]`.
 
-Scenes are made, not loaded: one Gaussian per cell of a jittered grid, twice over (two key frames), at the sizes of the
-shipped presets, with opacities from 0.05 to 1 mixed and depths of a noisy ramp. Timings include everything from Gaussians
-in world space to finished float images; nothing is removed. A busy machine shows in p90 and p99: compare the minimum.
+Scenes are made, not loaded: one Gaussian per cell of a jittered grid, twice over (two key frames), at the
+sizes of the shipped presets, with opacities from 0.05 to 1 mixed and depths of a noisy ramp. Timings include
+everything from Gaussians in world space to finished float images; nothing is removed. A busy machine shows in
+p90 and p99: compare the minimum.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SIGMAS = (1.0, 2.0, 3.0, 4.0)
 
 @dataclass
 class Result:
-    """One scene. Times in milliseconds; pairs are tile-Gaussian pairs (published rectangles, and after the alpha cut)."""
+    """One scene, milliseconds; tile-Gaussian pairs of the published rectangles and after the alpha cut."""
 
     path: str
     gaussians: int
@@ -67,7 +68,9 @@ def make_scene(count: int, height: int, width: int, sigma_px: float, seed: int =
     return splats
 
 
-def measure(splats: Splats, rasterizer: Rasterizer, sigma_px: float, view: View | None, seconds: float) -> Result:
+def measure(
+    splats: Splats, rasterizer: Rasterizer, sigma_px: float, view: View | None, seconds: float
+) -> Result:
     """Render repeatedly for `seconds` (at least 10 times) after two warm-up calls."""
     buffers = RenderBuffers.allocate(rasterizer.height, rasterizer.width)
     for _ in range(2):
@@ -101,11 +104,13 @@ def machine(rasterizer: Rasterizer) -> dict[str, str | int]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("model name", "Model"))]
+        lines = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith(("model name", "Model"))
+        ]
         model = lines[0].split(":", 1)[1].strip() if lines else model
     try:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # noqa: S607
+            ["git", "describe", "--always", "--dirty"],
             cwd=Path(__file__).resolve().parent,
             capture_output=True,
             text=True,
@@ -126,7 +131,9 @@ def machine(rasterizer: Rasterizer) -> dict[str, str | int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m streamsplat_edge.benchmarks.rasterizer", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m streamsplat_edge.benchmarks.rasterizer", description=__doc__
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the results as JSON")
     parser.add_argument("--threads", type=int, default=0, help="0 = all cores (default)")
     parser.add_argument("--simd", choices=("auto", "avx512", "avx2", "scalar"), default="auto")
@@ -147,18 +154,20 @@ def main(argv: list[str] | None = None) -> int:
                 for view in (None, View.swing(0.1, 0.05, 1.0)):
                     if view is not None and sigma != 2.0:
                         continue
-                    result = measure(make_scene(count, height, width, sigma), rasterizer, sigma, view, args.seconds)
+                    result = measure(
+                        make_scene(count, height, width, sigma), rasterizer, sigma, view, args.seconds
+                    )
                     results.append(result)
                     print(
                         f"{result.path:9}  {count:9}  {width}x{height}  {sigma:5.1f}  {result.pairs:8}  "
-                        f"{result.binned_pairs:8}  {result.min_ms:5.2f}  {result.p50_ms:5.2f}  {result.p90_ms:5.2f}  "
-                        f"{result.p99_ms:5.2f}"
+                        f"{result.binned_pairs:8}  {result.min_ms:5.2f}  {result.p50_ms:5.2f}  "
+                        f"{result.p90_ms:5.2f}  {result.p99_ms:5.2f}"
                     )
     if args.json:
         report = {"benchmark": "rasterizer", "machine": about, "results": [asdict(r) for r in results]}
         partial = args.json.with_name(args.json.name + ".partial")
         partial.write_text(json.dumps(report, indent=1) + "\n")
-        os.replace(partial, args.json)
+        partial.replace(args.json)
     return 0
 
 

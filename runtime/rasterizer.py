@@ -1,7 +1,8 @@
-"""The CPU rasterizer: Gaussians to RGB, depth and alpha with the published model's semantics (REFERENCE.md section 3).
+"""The CPU rasterizer: Gaussians to RGB, depth and alpha.
 
-World axes: x right, y depth, z up; the image spans x and z in [-1, 1], orthographic. The work is done by the native
-module `_core` (threads and SIMD, the GIL released); this module owns the types and checks the arguments.
+Semantics of the published model (REFERENCE.md section 3). World axes: x right, y depth, z up; the image spans
+x and z in [-1, 1], orthographic. The work is done by the native module `_core` (threads and SIMD, the GIL
+released); this module owns the types and checks the arguments.
 
     rasterizer = Rasterizer(288, 512)
     buffers = rasterizer.render(splats)            # canonical view
@@ -29,6 +30,7 @@ DepthMapping = Literal["published", "paper"]
 SIZE_MAX = 16384
 """Largest height and width in pixels."""
 
+_THREADS_HINT = "Use 0 for all cores, or a positive number."
 _LEVELS = ("auto", "avx512", "avx2", "scalar")
 
 
@@ -144,12 +146,13 @@ class View:
 
     @staticmethod
     def swing(yaw: float, pitch: float, pivot_depth: float) -> View:
-        """The canonical camera swung about the world point (0, pivot_depth, 0), which stays where it is in the view.
+        """The canonical camera swung about the world point (0, pivot_depth, 0), which stays in place.
 
         Args:
-            yaw: radians about the vertical axis; positive moves the camera to the right, so what is nearer than the
-                pivot moves left in the image.
-            pitch: radians about the horizontal axis; positive moves the camera up, so what is nearer moves down.
+            yaw: radians about the vertical axis; positive moves the camera to the right, so what is nearer
+                than the pivot moves left in the image.
+            pitch: radians about the horizontal axis; positive moves the camera up, so what is nearer moves
+                down.
             pivot_depth: world depth of the pivot.
         """
         cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
@@ -165,8 +168,8 @@ class View:
 class Rasterizer:
     """Renders Gaussians on the CPU. Bit-identical from run to run and for any number of threads.
 
-    Working memory grows to the largest call seen and is kept. Calls from several threads are served one after the
-    other; the GIL is released while rendering.
+    Working memory grows to the largest call seen and is kept. Calls from several threads are served one after
+    the other; the GIL is released while rendering.
 
     Args:
         height, width: image size in pixels, 1 to 16384.
@@ -179,9 +182,11 @@ class Rasterizer:
 
     def __init__(self, height: int, width: int, *, threads: int = 0, simd: SimdLevel = "auto") -> None:
         if not (1 <= height <= SIZE_MAX and 1 <= width <= SIZE_MAX):
-            raise InputError(f"Image size {height}x{width} is out of range.", f"Use 1 to {SIZE_MAX} pixels per side.")
+            raise InputError(
+                f"Image size {height}x{width} is out of range.", f"Use 1 to {SIZE_MAX} pixels per side."
+            )
         if threads < 0:
-            raise InputError(f"{threads} threads cannot be started.", "Use 0 for all cores, or a positive number.")
+            raise InputError(f"{threads} threads cannot be started.", _THREADS_HINT)
         if simd not in _LEVELS:
             raise InputError(f"Unknown SIMD level {simd!r}.", f"Use one of {', '.join(_LEVELS)}.")
         if not _core.simd_supported(simd):
@@ -206,8 +211,8 @@ class Rasterizer:
         Args:
             background: three finite numbers, not clamped.
             view: None = canonical, the fast path where `splats.quats` is None.
-            extent: "published" limits a Gaussian to the tiles that 3 sigma touch, as the published model was trained
-                (tails are cut there, up to 1e-2 in rgb); "full" blends every pixel with alpha >= 1/255.
+            extent: "published" limits a Gaussian to the tiles that 3 sigma touch, as the published model was
+                trained (tails are cut there, up to 1e-2 in rgb); "full" blends wherever alpha >= 1/255.
             out: buffers to write into; allocated when None.
 
         Raises:
@@ -258,15 +263,17 @@ def evaluate_at(
 ) -> None:
     """Write the Gaussians of one key frame, moved and faded to a time of the pair, into rows of `out`.
 
-    Position = xyz + motion * dt, depth from the normalised inverse depth y, opacity = alpha * sigmoid(-g0 (|dt| - g1)) /
-    sigmoid(g0 g1), scales = (s_x, (s_x + s_z) / 2, s_z), colour constant (REFERENCE.md section 2).
+    Position = xyz + motion * dt, depth from the normalised inverse depth y, opacity = alpha *
+    sigmoid(-g0 (|dt| - g1)) / sigmoid(g0 g1), scales = (s_x, (s_x + s_z) / 2, s_z), colour constant
+    (REFERENCE.md section 2).
 
     Args:
         gaussians: [M, 9] x, y, z, r, g, b, scale_x, scale_z, opacity; y in [0, 1], larger = nearer.
         motion: [M, 3] per pair length.
-        fade: [M, 2] gamma0, gamma1. NaN or infinity makes the opacity NaN, which the rasterizer culls and counts.
+        fade: [M, 2] gamma0, gamma1. NaN or infinity makes the opacity NaN: the rasterizer culls it.
         dt: t - anchor, with t in [0, 1] over the pair and anchor 0 (earlier frame) or 1 (later frame).
-        depth_mapping: "published" 1 / (0.2 + 9.8 y), "paper" 2 / (1 + y); y outside [0, 1] ends behind the camera.
+        depth_mapping: "published" 1 / (0.2 + 9.8 y), "paper" 2 / (1 + y); y outside [0, 1] ends behind the
+            camera.
         out: rows offset to offset + M are written; `out.count` and `out.quats` are left alone.
 
     Raises:
@@ -277,7 +284,7 @@ def evaluate_at(
     if not math.isfinite(dt):
         raise InputError(f"dt is {dt}.", "Pass a finite time difference.")
     if threads < 0:
-        raise InputError(f"{threads} threads cannot be started.", "Use 0 for all cores, or a positive number.")
+        raise InputError(f"{threads} threads cannot be started.", _THREADS_HINT)
     rows = int(np.shape(gaussians)[0]) if np.ndim(gaussians) else 0
     _check_array("gaussians", gaussians, (rows, 9))
     _check_array("motion", motion, (rows, 3))
@@ -312,15 +319,20 @@ def _check_splats(splats: Splats, *, writeable: bool = False) -> int:
     if splats.quats is not None:
         _check_array("quats", splats.quats, (rows, 4))
     if not 0 <= splats.count <= rows:
-        raise InputError(f"count is {splats.count} of {rows} rows.", "Set Splats.count to the rows to be rendered.")
+        raise InputError(
+            f"count is {splats.count} of {rows} rows.", "Set Splats.count to the rows to be rendered."
+        )
     return rows
 
 
 def _check_array(name: str, array: Float32, shape: tuple[int, ...], *, writeable: bool = False) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
         found = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{name} is {found}, expected float32{list(shape)}.", "Convert it with np.ascontiguousarray.")
+        raise InputError(
+            f"{name} is {found}, expected float32{list(shape)}.", "Convert it with np.ascontiguousarray."
+        )
     if not array.flags.c_contiguous or (writeable and not array.flags.writeable):
         raise InputError(
-            f"{name} is not C-contiguous{' and writeable' if writeable else ''}.", "Pass a np.ascontiguousarray copy."
+            f"{name} is not C-contiguous{' and writeable' if writeable else ''}.",
+            "Pass a np.ascontiguousarray copy.",
         )
