@@ -9,6 +9,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from .font import draw_text, text_size
 
@@ -45,12 +46,25 @@ def _colour_table() -> Image:
 DEPTH_COLOURS = _colour_table()
 
 
-def resize(image: Image, width: int, height: int, method: str = "BICUBIC") -> Image:
-    """Scales uint8 RGB [h, w, 3] with swscale (`method`: BILINEAR, BICUBIC, AREA, LANCZOS, POINT)."""
-    if image.shape[:2] == (height, width):
-        return image
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    return np.asarray(frame.reformat(width, height, "rgb24", interpolation=method).to_ndarray(), np.uint8)
+class Scaler:
+    """Scales uint8 RGB images with swscale, keeping its tables between images of one size."""
+
+    def __init__(self, method: Interpolation = Interpolation.BICUBIC) -> None:
+        self._method = method
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, image: Image, width: int, height: int) -> Image:
+        """The image [h, w, 3] as [height, width, 3]; the same array where the size is right already."""
+        if image.shape[:2] == (height, width):
+            return image
+        frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "rgb24")
+        scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=self._method)
+        return np.asarray(scaled.to_ndarray(), np.uint8)
+
+
+def resize(image: Image, width: int, height: int) -> Image:
+    """Scales one uint8 RGB image [h, w, 3] (bicubic)."""
+    return Scaler()(image, width, height)
 
 
 def psnr(image: Image, truth: Image) -> float:
@@ -117,8 +131,8 @@ class Moment:
     Images are at model resolution except `source`, which has the size of the input.
 
     Attributes:
-        phase: position in the current interval, 0 to 1; 0 and 1 are key frames.
-        step, steps: the same as frame numbers (0 of 4 ... 4 of 4).
+        phase: position in the current interval, 0 to 1; key frames lie at 0 and 1.
+        step: frames since the last key frame.
         yaw: degrees of the novel view.
         psnr: of the reconstruction against the input at model resolution, dB.
     """
@@ -130,14 +144,10 @@ class Moment:
     index: int
     timestamp: float
     key: bool
+    phase: float
     step: int
-    steps: int
     yaw: float
     psnr: float
-
-    @property
-    def phase(self) -> float:
-        return self.step / self.steps if self.steps else 0.0
 
 
 class SideBySide:
@@ -157,6 +167,9 @@ class SideBySide:
         self.width = 3 * self._GAP + 2 * self.panel_width
         self.height = 2 * (self._CAPTION + self.panel_height) + self._STATUS + self._GAP
         self.height += self.height % 2
+        # In the order of the panels: the network's pictures are small and deserve the better enlargement.
+        soft, sharp = Interpolation.BILINEAR, Interpolation.BICUBIC
+        self._scalers = [Scaler(method) for method in (soft, sharp, soft, sharp)]
         self._canvas = np.empty((self.height, self.width, 3), np.uint8)
         self._template = np.empty_like(self._canvas)
         self._template[:] = PAPER
@@ -180,7 +193,7 @@ class SideBySide:
         width, height = self.panel_width, self.panel_height
         for place, image in enumerate((moment.source, moment.reconstruction, moment.depth, moment.novel)):
             x, y = self._place(place)
-            canvas[y : y + height, x : x + width] = resize(image, width, height)
+            canvas[y : y + height, x : x + width] = self._scalers[place](image, width, height)
         self._mark(canvas, moment)
         x, y = self._place(3)
         right = f"{moment.yaw:+.1f}°"
@@ -294,7 +307,8 @@ def _row_label(sheet: Image, y: int, moment: Moment) -> None:
     _fill(sheet, 24, y, 4, 96, colour)
     draw_text(sheet, 38, y + 2, "KEY FRAME" if moment.key else "IN BETWEEN", colour, 2)
     if not moment.key:
-        draw_text(sheet, 38, y + 26, f"{moment.step} of {moment.steps}", DIM, 2)
+        place = f"{moment.step} of {round(moment.step / moment.phase)}" if moment.phase > 0 else ""
+        draw_text(sheet, 38, y + 26, place, DIM, 2)
     draw_text(sheet, 38, y + 50, f"t {moment.timestamp:.2f} s", INK, 2)
     draw_text(sheet, 38, y + 74, "exact" if moment.psnr == float("inf") else f"{moment.psnr:.1f} dB", INK, 2)
 

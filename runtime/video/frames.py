@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 
 # AVCOL_SPC_* numbers. Players take untagged video for BT.709 in high definition, for BT.601 below it.
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
@@ -42,18 +43,20 @@ def _source_space(frame: av.VideoFrame) -> int:
     return _BT709 if space == _UNSPECIFIED and frame.height >= _HD_HEIGHT else _BT601
 
 
-def to_rgb(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
     """Converts any pixel format to upright uint8 RGB [h, w, 3] with swscale.
 
     Transparent pixels are laid over black, as players show them. Wider samples are reduced to 8 bits; HDR is
-    not tone-mapped.
+    not tone-mapped. A `reformatter` kept by the caller saves swscale's preparation for every frame.
     """
     space = _source_space(frame)
+    reformatter = reformatter or VideoReformatter()
     if _has_alpha(frame):
-        rgba = frame.reformat(format="rgba", src_colorspace=space).to_ndarray().astype(np.uint16)
+        rgba = reformatter.reformat(frame, format="rgba", src_colorspace=space).to_ndarray().astype(np.uint16)
         image: npt.NDArray[np.uint8] = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
     else:
-        image = np.asarray(frame.reformat(format="rgb24", src_colorspace=space).to_ndarray(), np.uint8)
+        rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=space)
+        image = np.asarray(rgb.to_ndarray(), np.uint8)
     return upright(image, display_matrix(frame))
 
 

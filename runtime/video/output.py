@@ -28,7 +28,7 @@ def output_error(path: Path | str, error: Exception) -> OutputError:
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuses an output that exists already (unless `force`) or whose folder is not there.
+    """Refuses an output that exists already (unless `force`) or whose folder is missing or not writable.
 
     Raises:
         OutputError: with the option or command that mends it.
@@ -50,6 +50,8 @@ def check_output(path: Path, *, force: bool) -> None:
                 f"{path}: {blocked or missing} is a file, not a folder.", "Choose another place."
             )
         raise OutputError(f"{path}: the folder {missing} does not exist.", f"Create it: mkdir -p '{missing}'")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder is not writable.", "Choose another place.")
 
 
 class AtomicFile:

@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import av.error
+from av.video.reformatter import VideoReformatter
 
 from ..errors import VideoError
 from .frames import VideoFrame, as_rate, to_rgb
@@ -164,6 +165,7 @@ class FileReader(VideoReader):
             )
             self._announced_end = self._announce()
             self._decoded = 0
+            self._reformatter = VideoReformatter()
             self._damaged = 0
             self._repaired = 0
             self._failure = ""
@@ -252,7 +254,7 @@ class FileReader(VideoReader):
             if frame.is_corrupt:  # decoded with parts missing: worse than no frame
                 self._damaged += 1
                 continue
-            image = to_rgb(frame)
+            image = to_rgb(frame, self._reformatter)
             timestamp = self._time(frame)
             index, self._decoded = self._decoded, self._decoded + 1
             yield VideoFrame(image, timestamp, index)

@@ -14,6 +14,7 @@ import av
 import av.error
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import InputError, OutputError
 from .output import AtomicFile, output_error, write_bytes
@@ -102,6 +103,7 @@ class VideoWriter:
         self.frames = 0
         self._pad = (height % 2, width % 2)
         self._last_tick = -1
+        self._reformatter = VideoReformatter()
         container = CONTAINERS.get(self.path.suffix.lower())
         if container is None:
             raise OutputError(f"{path}: unknown type of video.", f"Use one of {', '.join(CONTAINERS)}.")
@@ -143,8 +145,12 @@ class VideoWriter:
             )
         if any(self._pad):
             image = np.pad(image, ((0, self._pad[0]), (0, self._pad[1]), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709, interpolation="BILINEAR")
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "rgb24"),
+            format="yuv420p",
+            dst_colorspace=_BT709,
+            interpolation=Interpolation.BILINEAR,
+        )
         tick = max(round(timestamp * TIME_BASE.denominator), self._last_tick + 1)
         self._last_tick = tick
         frame.pts, frame.time_base = tick, TIME_BASE

@@ -23,7 +23,7 @@ def moment(index: int = 0, *, key: bool = True, step: int = 0, size: tuple[int, 
         return np.full((*shape, 3), colour, np.uint8)
 
     images = flat((200, 0, 0), size), flat((0, 200, 0)), flat((0, 0, 200)), flat((200, 200, 0))
-    return Moment(*images, index, index / 25, key, step, 4, 3.0, 31.5)
+    return Moment(*images, index, index / 25, key, step / 4, step, 3.0, 31.5)
 
 
 def test_psnr_against_the_formula() -> None:

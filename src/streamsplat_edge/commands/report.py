@@ -1,0 +1,174 @@
+"""The measurements of a run, as JSON for programs and as a table for people."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..machine import source_commit
+
+FORMAT, VERSION = "streamsplat-stats", 1
+_PSNR_CAP = 100.0  # dB; an identical image has no finite value and JSON no infinity
+# Order of the table; anything else a pipeline measures follows after these.
+_ORDER = (
+    *("decode", "scene_cut", "preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render"),
+    *("measure", "novel view", "compose", "write", "capture_to_present"),
+)
+CHAIN = ("preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render")
+_MEANING = {
+    "decode": "per frame, in its own thread",
+    "scene_cut": "per frame",
+    "preprocess": "per key frame",
+    "depth": "per key frame",
+    "condition": "per key frame",
+    "encode": "per key frame",
+    "deform": "per pair of key frames",
+    "lifecycle": "per key frame",
+    "render": "per frame",
+    "measure": "per frame: PSNR",
+    "novel view": "per frame: second render for the picture",
+    "compose": "per frame: layout of the output",
+    "write": "per frame: encoding the output",
+    "capture_to_present": "per frame: decoded to written, with the wait for the next key frame",
+}
+
+
+@dataclass
+class Tally:
+    """Values per frame that are summarised at the end."""
+
+    values: list[float] = field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        self.values.append(value)
+
+    def summary(self) -> dict[str, float | int | None]:
+        """count, mean, min, max; the latter three None without values."""
+        if not self.values:
+            return {"count": 0, "mean": None, "min": None, "max": None}
+        a = np.asarray(self.values, np.float64)
+        return {"count": len(a), "mean": float(a.mean()), "min": float(a.min()), "max": float(a.max())}
+
+
+class Quality:
+    """PSNR against the input at model resolution, key frames and frames in between apart."""
+
+    def __init__(self) -> None:
+        self.key, self.between = Tally(), Tally()
+
+    def add(self, decibels: float, key: bool) -> None:
+        (self.key if key else self.between).add(min(decibels, _PSNR_CAP))
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "definition": "mean over frames of PSNR, 8-bit image against the input at model resolution",
+            "key_frames": self.key.summary(),
+            "in_between": self.between.summary(),
+        }
+
+
+def software(engine: str) -> dict[str, str | None]:
+    """Versions of everything that takes part in a run."""
+    found: dict[str, str | None] = {
+        "streamsplat_edge": __version__,
+        "commit": source_commit(),
+        "python": platform.python_version(),
+    }
+    for name in ("numpy", "av", engine):
+        for distribution in (name, f"{name}-gpu"):
+            try:
+                found[name] = metadata.version(distribution)
+                break
+            except metadata.PackageNotFoundError:
+                found[name] = None
+    return found
+
+
+def ordered(latencies: Mapping[str, Any]) -> list[str]:
+    """Stage names in the order in which a frame passes them."""
+    known = [stage for stage in _ORDER if stage in latencies]
+    return known + [stage for stage in latencies if stage not in known]
+
+
+def finite(value: Any) -> Any:
+    """The same value with NaN and infinity as None: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def table(stats: Mapping[str, Any]) -> list[str]:
+    """The readable summary: what ran, how fast, how well."""
+    settings, frames, fps = stats["settings"], stats["frames"], stats["fps"]
+    sizes = (
+        f"{settings['input_width']}x{settings['input_height']}) at {settings['width']}x{settings['height']}"
+    )
+    kinds = f"{frames['key']} key frames, {frames['in_between']} in between, {frames['cuts']} scene cuts"
+    lines = [
+        f"  {frames['total']} frames of {settings['input']} ({sizes}: {kinds}",
+        f"  {settings['bundle_name']} on {stats['stages']['encode']}",
+        f"  {stats['stages']['render']}",
+        "",
+        f"  {'stage':<20}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'max ms':>9}{'count':>8}",
+    ]
+    latencies = stats["latency_ms"]
+    for stage in ordered(latencies):
+        s = latencies[stage]
+        if s.get("count"):
+            numbers = "".join(f"{s[name]:>9.2f}" for name in ("p50", "p90", "p99", "max"))
+            lines.append(f"  {stage:<20}{numbers}{s['count']:>8}  {_MEANING.get(stage, '')}".rstrip())
+    lines += [
+        "",
+        f"  {fps['wall_clock']:.1f} frames per second by wall clock, everything included",
+        f"  {fps['chain']:.1f} frames per second for the chain alone (preprocess to render)",
+    ]
+    quality = stats["psnr_db"]
+    parts = [
+        f"{words} {quality[name]['mean']:.2f} dB"
+        for name, words in (("key_frames", "key frames"), ("in_between", "in between"))
+        if quality[name]["count"]
+    ]
+    if parts:
+        lines.append(f"  PSNR against the input: {', '.join(parts)}")
+    per_frame = stats["per_frame"]
+    lines.append(
+        f"  per frame on average: {per_frame['alive']:,.0f} Gaussians alive, "
+        f"{per_frame['rendered']:,.0f} rendered, {per_frame['tile_pairs']:,.0f} tile pairs"
+    )
+    return lines
+
+
+def headline(stats: Mapping[str, Any]) -> list[str]:
+    """Three lines for the contact sheet: what went in, what ran it how fast, how well."""
+    settings, fps, quality = stats["settings"], stats["fps"], stats["psnr_db"]
+    name = settings["input"].rstrip("/").rsplit("/", 1)[-1]
+    gaussians = stats["gaussians"]["per_key_frame"]
+    first = (
+        f"{name} {settings['input_width']}x{settings['input_height']} at {settings['input_rate']:.4g} fps, "
+        f"shown at {settings['width']}x{settings['height']} by {gaussians:,} Gaussians per key frame, "
+        f"a key frame every {settings['gap']} frames"
+    )
+    cpu = stats["machine"]["cpu"] or stats["machine"]["architecture"]
+    second = (
+        f"{fps['wall_clock']:.1f} frames per second, everything included, "
+        f"on {stats['machine']['cores_usable']} cores of {cpu} ({settings['engine']})"
+    )
+    parts = [
+        f"{quality[kind]['mean']:.1f} dB {words}"
+        for kind, words in (("key_frames", "at key frames"), ("in_between", "in between"))
+        if quality[kind]["count"]
+    ]
+    return [first, second, "PSNR against the input: " + ", ".join(parts)]

@@ -1,0 +1,363 @@
+"""`streamsplat-edge run`: a video in, what its Gaussians look like out, with measurements."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import runtime
+from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL
+from ..machine import describe_machine
+from ..runtime.bundle import Bundle
+from ..runtime.compose import SideBySide, contact_sheet, panel_aspect
+from ..runtime.errors import BundleError, InputError, OutputError, VideoError
+from ..runtime.pipeline import Pipeline, Rendered
+from ..runtime.stream import Stream, open_stream
+from ..runtime.video import (
+    VideoFrame,
+    VideoReader,
+    check_output,
+    encode_png,
+    open_video,
+    open_writer,
+    write_bytes,
+)
+from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
+from . import report
+from .view import SWING_DEGREES, SWING_SECONDS, Viewer
+
+DEMO_BUNDLE = "tiny.bundle"
+_PROGRESS_AFTER = 2.0  # seconds
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; see `cli` for the exit codes."""
+    outputs = _check_arguments(args)
+    bundle = Bundle.load(find_bundle(args.bundle))
+    with ExitStack() as stack, Stop() as stop:
+        reader = stack.enter_context(
+            open_video(args.input, folder_rate=args.folder_rate, threads=args.threads)
+        )
+        run = Run(args, bundle, reader, stop)
+        run.open_output(stack)
+        run.open_stream(stack)
+        run.execute()
+        stats = run.finish(outputs)
+    return _conclude(args, run, stats, stop)
+
+
+def _check_arguments(args: argparse.Namespace) -> dict[str, Path]:
+    """Refuses, before anything is loaded, outputs that could not be written. Returns paths by option."""
+    named = {"-o": args.output, "--stats": args.stats, "--contact-sheet": args.contact_sheet}
+    outputs = {option: Path(value) for option, value in named.items() if value}
+    seen: dict[Path, str] = {}
+    source = Path(args.input)
+    for option, path in outputs.items():
+        place = path.absolute()
+        if place in seen:
+            raise InputError(
+                f"{seen[place]} and {option} are the same file {path}.", "Give each its own name."
+            )
+        seen[place] = option
+        if path.exists() and source.exists() and path.samefile(source):
+            raise InputError(f"{option} {path} is the input itself.", "Choose another name.")
+        if option == "-o" and path.suffix == "":
+            continue  # a folder of images, checked by its writer
+        if option == "-o" and path.suffix.lower() not in CONTAINERS:
+            raise OutputError(
+                f"{path}: cannot write files of type {path.suffix}.", f"Use one of {', '.join(CONTAINERS)}."
+            )
+        check_output(path, force=args.force)
+    if args.folder_rate <= 0:
+        raise InputError(
+            f"--folder-rate is {args.folder_rate}.", "Use a positive number of frames per second."
+        )
+    return outputs
+
+
+def find_bundle(path: str | None) -> Path:
+    """The bundle that was named, else the demo bundle: of the package, of its checkout, or under ./demo.
+
+    Raises:
+        BundleError: none was named and none is there; the hint lists the places.
+    """
+    if path is not None:
+        return Path(path)
+    package = Path(runtime.__file__).resolve().parent
+    places = [
+        package.parent / "data" / DEMO_BUNDLE,
+        package.parent / "demo" / DEMO_BUNDLE,
+        Path("demo") / DEMO_BUNDLE,
+    ]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise BundleError(
+        "no --bundle was given and the demo bundle was not found.",
+        f"Pass --bundle PATH (looked for {', '.join(map(str, places))}).",
+    )
+
+
+class Stop:
+    """Turns the first Ctrl-C (or SIGTERM) into the end of the input, so that everything is finished properly.
+
+    A second one interrupts at once and leaves no output. `armed` limits it to the time frames flow; before
+    that, a signal interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        self.armed = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.armed or self.event.is_set():
+            raise KeyboardInterrupt
+        self.signal = number
+        self.event.set()
+
+
+class Run:
+    """One call of the command, from opened input to finished outputs."""
+
+    def __init__(self, args: argparse.Namespace, bundle: Bundle, reader: VideoReader, stop: Stop) -> None:
+        self.args = args
+        self.bundle = bundle
+        self.reader = reader
+        self.stop = stop
+        self.model = bundle.model
+        self.quality = report.Quality()
+        self.writer: VideoWriter | FolderWriter | None = None
+        self.panels: SideBySide | None = None
+        self.decoded = 0
+        if args.layout == "side-by-side":
+            self.panels = SideBySide((reader.height, reader.width))
+
+    def open_output(self, stack: ExitStack) -> None:
+        """Before the model is loaded, so that an unwritable place is known at once."""
+        if not self.args.output:
+            return
+        source = (self.reader.height, self.reader.width)
+        if self.panels is not None:
+            width, height, aspect = self.panels.width, self.panels.height, None
+        else:
+            width, height = self.model.width, self.model.height
+            aspect = panel_aspect(source, (height, width))
+        self.writer = stack.enter_context(
+            open_writer(
+                self.args.output, width, height, rate=self.reader.rate, aspect=aspect, force=self.args.force
+            )
+        )
+
+    def open_stream(self, stack: ExitStack) -> None:
+        args = self.args
+        self.stream: Stream = stack.enter_context(
+            open_stream(
+                self.bundle,
+                engine=args.engine,
+                device=args.device,
+                threads=args.threads,
+                precision=args.precision,
+            )
+        )
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """The input until it ends or the user stops it. Runs in the decoding thread."""
+        for frame in self.reader:
+            if self.stop.event.is_set():
+                return
+            self.decoded += 1
+            yield frame
+        if self.decoded == 1 and not self.stop.event.is_set():
+            raise VideoError(
+                f"{self.reader.uri}: has a single frame, nothing can move.",
+                "Pass a video or a folder with at least two frames.",
+            )
+
+    def execute(self) -> None:
+        args = self.args
+        self.pipeline = Pipeline(
+            self.frames(), self.stream, gap=args.gap, max_frames=args.max_frames, live=self.reader.live
+        )
+        self.viewer = Viewer(self.stream, self.pipeline.recorder)
+        total = self.reader.frames_estimate
+        if args.max_frames:
+            total = min(total or args.max_frames, args.max_frames)
+        tty = sys.stderr.isatty()
+        self.stop.armed = True
+        with (
+            closing(self.pipeline.frames()) as frames,
+            tqdm(
+                total=total,
+                unit="frame",
+                file=sys.stderr,
+                disable=args.quiet,
+                delay=_PROGRESS_AFTER,
+                mininterval=0.2 if tty else 5.0,
+                leave=tty,
+            ) as bar,
+        ):
+            for rendered in frames:
+                self._show(rendered)
+                bar.update()
+        self.stop.armed = False
+
+    def _show(self, rendered: Rendered) -> None:
+        """Measures, composes and writes one frame, each timed by name."""
+        viewer, recorder = self.viewer, self.pipeline.recorder
+        decibels = viewer.measure(rendered)
+        self.quality.add(decibels, rendered.is_key)
+        if rendered.pushes:
+            self.push_ms = sum(rendered.pushes[-1].latencies.values())
+        if self.writer is not None:
+            image = rendered.frame.rgb
+            if self.panels is not None:
+                moment = viewer.picture(rendered, decibels)
+                with recorder.measure("compose"):
+                    image = self.panels(moment, self._status(rendered, decibels))
+            with recorder.measure("write"):
+                self.writer.write(image, rendered.source.timestamp)
+        if self.args.contact_sheet:
+            viewer.keep(rendered, decibels)
+        viewer.passed(rendered)
+
+    push_ms = 0.0
+
+    def _status(self, rendered: Rendered, decibels: float) -> str:
+        stats = rendered.frame.stats
+        return (
+            f"frame {rendered.source.index:<4} t {rendered.source.timestamp:.2f} s   "
+            f"{stats.lifecycle.alive:,} Gaussians   key frame {self.push_ms:.0f} ms   "
+            f"render {stats.latency:.1f} ms   {decibels:.1f} dB"
+        )
+
+    def finish(self, outputs: dict[str, Path]) -> dict[str, Any]:
+        """Completes the outputs and returns the statistics."""
+        if self.writer is not None:
+            self.writer.close()
+        stats = report.finite(self._statistics())
+        if "--stats" in outputs:
+            write_bytes(outputs["--stats"], (json.dumps(stats, indent=2) + "\n").encode())
+        moments = self.viewer.keeper.choose()
+        if "--contact-sheet" in outputs and moments:
+            sheet = contact_sheet(moments, "StreamSplat Edge", report.headline(stats))
+            write_bytes(outputs["--contact-sheet"], encode_png(sheet))
+        return stats
+
+    def _statistics(self) -> dict[str, Any]:
+        args, reader, model, totals = self.args, self.reader, self.model, self.pipeline.report()
+        recorder = self.pipeline.recorder
+        chain_ms = sum(
+            totals.latencies_ms[stage]["mean"] * recorder.seen(stage)
+            for stage in report.CHAIN
+            if recorder.seen(stage)
+        )
+        frames = max(totals.frames, 1)
+        return {
+            "format": report.FORMAT,
+            "version": report.VERSION,
+            "settings": {
+                "input": reader.uri,
+                "input_width": reader.width,
+                "input_height": reader.height,
+                "input_rate": float(reader.rate),
+                "output": args.output,
+                "layout": args.layout if args.output else None,
+                "encoder": self.writer.description if self.writer is not None else None,
+                "width": model.width,
+                "height": model.height,
+                "bundle": str(self.bundle.path),
+                "bundle_name": self.bundle.name,
+                "preset": model.preset,
+                "files": {
+                    f"{stage}/{variant.path.name}": variant.sha256
+                    for stage in self.bundle.stage_names
+                    for variant in self.bundle.variants(stage)
+                },
+                "engine": args.engine,
+                "device": args.device,
+                "precision": args.precision,
+                "threads": args.threads,
+                "gap": self.pipeline.gap,
+                "max_frames": args.max_frames,
+                "novel_view": f"yaw +-{SWING_DEGREES:g} degrees, {SWING_SECONDS:g} s, about the median depth",
+            },
+            "stages": self.stream.description,
+            "software": report.software(args.engine),
+            "machine": describe_machine(),
+            "frames": {
+                "total": totals.frames,
+                "key": totals.key_frames,
+                "in_between": totals.frames - totals.key_frames,
+                "cuts": totals.cuts,
+                "skipped": totals.skipped,
+                "dropped": totals.dropped,
+            },
+            "fps": {
+                "wall_clock": totals.fps,
+                "chain": 1e3 * totals.frames / chain_ms if chain_ms else 0.0,
+                "seconds": totals.seconds,
+                "definition": "wall_clock: first decode to last write, everything included; chain: frames "
+                "divided by the time in preprocess, encode, deform, lifecycle and render during this run",
+            },
+            "latency_ms": totals.latencies_ms,
+            "psnr_db": self.quality.summary(),
+            "gaussians": {
+                "per_key_frame": model.gaussians,
+                "spawned": totals.spawned,
+                "retired": totals.retired,
+                "peak_alive": totals.peak_alive,
+                "culled": totals.culled,
+            },
+            "per_frame": {
+                "alive": (totals.rendered + sum(totals.culled.values())) / frames,
+                "rendered": totals.rendered / frames,
+                "tile_pairs": totals.pairs / frames,
+            },
+            "input_problems": {"truncated": reader.truncated, "notes": reader.notes},
+            "interrupted": self.stop.signal is not None,
+        }
+
+
+def _conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: Stop) -> int:
+    """Prints the summary and chooses the exit code."""
+    reader = run.reader
+    if args.json:
+        print(json.dumps(stats))
+    elif not args.quiet and stats["frames"]["total"]:
+        print("\n".join(report.table(stats)))
+        for path in (args.output, args.contact_sheet, args.stats):
+            if path:
+                print(f"  wrote {path}")
+    for note in reader.notes:
+        print(f"note: {args.input}: {note}", file=sys.stderr)
+    if stop.signal is not None:
+        done = stats["frames"]["total"]
+        kept = "what was done until then is kept" if done else "nothing was written"
+        print(f"interrupted after {done} frames; {kept}", file=sys.stderr)
+        return EXIT_INTERRUPTED if stop.signal == signal.SIGINT else 128 + stop.signal
+    if reader.truncated and not args.max_frames:
+        print(f"warning: {args.input}: {reader.truncated}; this part was processed", file=sys.stderr)
+        return EXIT_PARTIAL
+    return EXIT_OK
