@@ -174,7 +174,9 @@ class Lifecycle:
         ):
             if source is None:
                 continue
-            if source.shape not in (target.shape, target.shape[1:]):
+            if target.shape[0] == 1 and source.ndim == target.ndim - 1:
+                source = source[None]  # [G,9] without the batch axis
+            if source.shape != target.shape:
                 raise InputError(f"{name} has shape {source.shape}, {target.shape} is needed.")
             np.copyto(target, source)
         self._retired_now = self._alive if cut else max(0, self._alive - 1)

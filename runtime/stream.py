@@ -106,7 +106,7 @@ class Stream:
             model, condition_shape=condition.outputs[0].shape if condition else None, threads=threads
         )
         self._rasterizer = Rasterizer(model.height, model.width, threads=threads)
-        self._rgbd = np.zeros((1, 4, model.height, model.width), np.float32)
+        self._rgbd: np.ndarray = np.zeros((1, 4, model.height, model.width), np.float32)
         self._resizer = Resizer(model.height, model.width)
         # `depth` and `condition` may look at the image in a size of their own.
         self._own_size: dict[str, tuple[Resizer, np.ndarray]] = {}
@@ -156,7 +156,7 @@ class Stream:
         clock.lap("preprocess")
         slot = lifecycle.spare
         if "depth" in self._engines:
-            plane = self._rgbd[:, 3:]
+            plane: np.ndarray = self._rgbd[:, 3:]
             self._engines["depth"].run({"rgb": self._rgb_for("depth")}, {"depth": plane})
             normalise_depth(plane)
             clock.lap("depth")
@@ -182,7 +182,7 @@ class Stream:
         """Motion and fade of the pair (newest key frame, spare slot)."""
         earlier, later = self.lifecycle.newest, self.lifecycle.spare
         assert earlier is not None
-        inputs = {}
+        inputs: dict[str, np.ndarray] = {}
         for i, slot in enumerate((earlier, later)):
             inputs[f"tokens_{i}"] = slot.tokens
             inputs[f"features_{i}"] = slot.features

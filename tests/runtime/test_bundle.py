@@ -1,0 +1,422 @@
+"""Bundles: what is refused, with which words, and that writing is all or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_bundle import build_fake_bundle, fake_model
+from streamsplat_edge.runtime import bundle as bundle_module
+from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, TensorSpec, VariantSource, write_bundle
+from streamsplat_edge.runtime.errors import BundleError, OutputError
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake.bundle").path
+
+
+@pytest.fixture
+def folder(pristine: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "fake.bundle"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "bundle.json").read_text())
+    change(manifest)
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+def refusal(path: Path, **options: Any) -> BundleError:
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(path, **options)
+    assert caught.value.hint, "every refusal says what to do"
+    return caught.value
+
+
+def set_at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """A change that sets the field at a dotted path (numbers index lists)."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        target: Any = manifest
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        for part in parents:
+            target = target[part]
+        target[last] = value
+
+    return change
+
+
+def test_load(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    assert bundle.name == "fake" and bundle.stage_names == ("encode", "deform")
+    assert bundle.model == fake_model()
+    assert bundle.model.tokens == 8 and bundle.model.gaussians == 128
+    assert bundle.manifest["version"] == 1 and bundle.provenance["trained"] == "no"
+    assert bundle.quality == {} and bundle.plans == ()
+    variant = bundle.variant("encode", "onnxruntime")
+    assert variant.path == folder / "encode.onnx" and variant.path.is_file()
+    assert variant.inputs == (TensorSpec("rgbd", (1, 4, 16, 32)),)
+    assert str(variant.inputs[0]) == "rgbd float32[1,4,16,32]"
+    assert bundle.variant("encode", "openvino", "fp32") == variant
+    assert "fake.bundle" in repr(bundle)
+
+
+def test_variant_that_does_not_exist(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    with pytest.raises(BundleError, match=r"no stage `depth`, only encode, deform"):
+        bundle.variant("depth", "onnxruntime")
+    with pytest.raises(BundleError, match=r"engine tensorrt\. It has: encode\.onnx \(fp32: onnxruntime"):
+        bundle.variant("encode", "tensorrt")
+    with pytest.raises(BundleError, match="at precision int8"):
+        bundle.variant("encode", "onnxruntime", "int8")
+
+
+def test_not_a_bundle(tmp_path: Path, folder: Path) -> None:
+    assert "There is no bundle" in refusal(tmp_path / "absent.bundle").message
+    assert "is a file" in refusal(folder / "bundle.json").message
+    assert "holds no bundle.json" in refusal(tmp_path).message
+    (folder / "bundle.json").write_bytes(b"\xff\xfe\x00 not text")
+    assert "not text" in refusal(folder).message
+    (folder / "bundle.json").write_text(" " * (17 << 20))
+    assert "too large" in refusal(folder).message
+
+
+def test_manifest_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path, encoding: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    assert "Permission denied" in refusal(folder).message
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 400, -3])
+def test_truncated_json(folder: Path, keep: int) -> None:
+    text = (folder / "bundle.json").read_text()
+    (folder / "bundle.json").write_text(text[:keep])
+    assert "is cut short" in refusal(folder).message
+
+
+def test_malformed_json(folder: Path) -> None:
+    (folder / "bundle.json").write_text('{"format" "streamsplat-bundle"}')
+    assert "not valid JSON (line 1, column 11" in refusal(folder).message
+    (folder / "bundle.json").write_text('{"version": 1, "version": 2}')
+    assert "`version` appears twice" in refusal(folder).message
+    (folder / "bundle.json").write_text('{"version": NaN}')
+    assert "NaN is not a JSON number" in refusal(folder).message
+    (folder / "bundle.json").write_text("[" * 200_000)
+    assert "nested" in refusal(folder).message or "cut short" in refusal(folder).message
+    (folder / "bundle.json").write_text("[]")
+    assert "must be an object" in refusal(folder).message
+
+
+def test_versions(folder: Path) -> None:
+    edit(folder, lambda m: m.update(version=2, new_field=1))
+    error = refusal(folder)  # the version is named, not the field that comes with it
+    assert "`version` is 2" in error.message and "pip install -U" in error.hint
+    edit(folder, lambda m: m.update(version="1"))
+    assert "`version` must be an integer" in refusal(folder).message
+    edit(folder, lambda m: m.update(format="zip"))
+    assert '`format` must be "streamsplat-bundle"' in refusal(folder).message
+
+
+FIELDS: list[tuple[str, Any, str]] = [
+    ("extra", 1, "`extra` is unknown"),
+    ("model.extra", 1, "`model.extra` is unknown"),
+    ("stages.encode.variants.0.note", "x", "`stages.encode.variants[0].note` is unknown"),
+    ("stages.encode.variants.0.inputs.0.layout", "x", "inputs[0].layout` is unknown"),
+    ("stages.encode.note", "x", "`stages.encode.note` is unknown"),
+    ("stages.sharpen", {"variants": []}, "`stages.sharpen` must be one of depth, encode"),
+    ("stages", [], "`stages` must be an object"),
+    ("stages.encode.variants", [], "must list at least one file"),
+    ("stages.encode.variants", {}, "must be a list"),
+    ("name", "", "`name` must be a non-empty string"),
+    ("model.height", 17, "`model.height` is 17, not a multiple of the patch size 8"),
+    ("model.height", 16.0, "`model.height` must be an integer of at least 1"),
+    ("model.width", True, "`model.width` must be an integer"),
+    ("model.patch", 0, "`model.patch` must be an integer of at least 1"),
+    ("model.grid", [8], "`model.grid` must have 2 entries"),
+    ("model.grid", "8x16", "`model.grid` must be a list"),
+    ("model.grid.0", -8, "`model.grid[0]` must be an integer"),
+    ("model.depth_input", "ones", "must be one of zeros, stage"),
+    ("model.depth_input", "stage", 'is "stage", but there is no `depth` stage'),
+    ("model.depth_mapping", "other", "must be one of published, paper"),
+    ("model.background", [0, 0, 2], "`model.background[2]` must be a number from 0 to 1"),
+    ("model.background", [0, 0, "0"], "`model.background[2]` must be a number"),
+    ("model.key_frame_gap", 0, "`model.key_frame_gap` must be"),
+    ("stages.encode.variants.0.engines", [], "must name at least one engine"),
+    ("stages.encode.variants.0.engines", ["caffe"], "engines[0]` must be one of onnxruntime"),
+    ("stages.encode.variants.0.precision", "FP32 !", "precision` must be"),
+    ("stages.encode.variants.0.sha256", "abc", "sha256` must be"),
+    ("stages.encode.variants.0.bytes", 5, "bytes` is 5, but encode.onnx has"),
+    ("stages.encode.variants.0.sha256", "0" * 64, "sha256` is 000000000000…, but encode.onnx has"),
+    ("stages.encode.variants.0.inputs", [], "must list at least one tensor"),
+    ("stages.encode.variants.0.inputs.0.dtype", "int8", "dtype` must be one of float32"),
+    ("stages.encode.variants.0.inputs.0.shape", [1, 4, 16, 0], "shape[3]` must be an integer"),
+    ("stages.encode.variants.0.inputs.0.name", "rgb", "inputs` must be the tensors rgbd, not rgb"),
+    # Stages against the model configuration, and so against each other.
+    ("model.width", 64, "is 1x4x16x32, but the model configuration needs 1x4x16x64"),
+    ("model.grid", [4, 16], "features.shape` is 1x128x3, but the model configuration needs 1x64x3"),
+    ("model.token_dim", 5, "tokens.shape` is 1x8x4, but the model configuration needs 1x8x5"),
+    ("model.feature_dim", 4, "features.shape` is 1x128x3"),
+    ("stages.deform.variants.0.outputs.0.shape", [1, 128, 3], "motion.shape` is 1x128x3"),
+    ("stages.deform.variants.0.inputs.0.shape", [1, 8], "tokens_0.shape` is 1x8"),
+    ("plans", {}, "`plans` must be a list"),
+    ("plans", [{}], "`plans[0].compute_capability` is missing"),
+    ("provenance", [], "`provenance` must be an object"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), FIELDS, ids=[f"{f[0]}={f[1]!r}"[:60] for f in FIELDS])
+def test_bad_field(folder: Path, path: str, value: Any, message: str) -> None:
+    edit(folder, set_at(path, value))
+    assert message in refusal(folder).message
+
+
+@pytest.mark.parametrize("name", ["name", "model", "stages", "plans", "provenance", "quality"])
+def test_missing_field(folder: Path, name: str) -> None:
+    edit(folder, lambda m: m.pop(name))
+    assert f"`{name}` is missing" in refusal(folder).message
+
+
+@pytest.mark.parametrize("stage", ["encode", "deform"])
+def test_missing_stage(folder: Path, stage: str) -> None:
+    edit(folder, lambda m: m["stages"].pop(stage))
+    assert f"`stages.{stage}` is missing" in refusal(folder).message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside.onnx",
+        "/etc/passwd",
+        "a/../../b.onnx",
+        "a\\b.onnx",
+        "C:x.onnx",
+        ".",
+        "..",
+        "",
+        "bundle.json",
+        "a//b",
+    ],
+)
+def test_file_names_may_not_leave_the_folder(folder: Path, name: str) -> None:
+    shutil.copy(folder / "encode.onnx", folder.parent / "outside.onnx")
+    edit(folder, set_at("stages.encode.variants.0.file", name))
+    message = refusal(folder).message
+    assert "variants[0].file` must" in message
+
+
+def test_links_may_not_leave_the_folder(folder: Path) -> None:
+    outside = folder.parent / "outside.onnx"
+    shutil.move(folder / "encode.onnx", outside)
+    (folder / "encode.onnx").symlink_to(outside)
+    assert "a link to outside the bundle folder" in refusal(folder).message
+    # A link that stays inside is harmless.
+    (folder / "encode.onnx").unlink()
+    shutil.move(outside, folder / "real.onnx")
+    (folder / "encode.onnx").symlink_to("real.onnx")
+    assert Bundle.load(folder).name == "fake"
+
+
+def test_linked_folder_may_not_leave_either(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(folder / "encode.onnx", elsewhere / "encode.onnx")
+    (folder / "stages").symlink_to(elsewhere)
+    edit(folder, set_at("stages.encode.variants.0.file", "stages/encode.onnx"))
+    assert "a link to outside" in refusal(folder).message
+
+
+def test_link_loop(folder: Path) -> None:
+    (folder / "encode.onnx").unlink()
+    (folder / "encode.onnx").symlink_to("encode.onnx")
+    assert "encode.onnx" in refusal(folder).message
+
+
+def test_a_bundle_reached_through_a_link_loads(folder: Path) -> None:
+    (folder.parent / "link.bundle").symlink_to(folder)
+    assert Bundle.load(folder.parent / "link.bundle").name == "fake"
+
+
+def test_missing_and_odd_files(folder: Path) -> None:
+    (folder / "encode.onnx").unlink()
+    assert "names encode.onnx, which is missing" in refusal(folder).message
+    (folder / "encode.onnx").mkdir()
+    assert "not a regular file" in refusal(folder).message
+
+
+def test_changed_content(folder: Path) -> None:
+    data = bytearray((folder / "deform.onnx").read_bytes())
+    data[100] ^= 1
+    (folder / "deform.onnx").write_bytes(data)
+    error = refusal(folder)
+    assert "stages.deform.variants[0].sha256" in error.message and "copy or download" in error.hint
+    Bundle.load(folder, verify_hashes=False)  # the same size, so only the hash tells
+    (folder / "deform.onnx").write_bytes(data[:-1])
+    assert "bytes`" in refusal(folder, verify_hashes=False).message
+
+
+def test_unreadable_stage_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.open
+
+    def denied(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self.suffix == ".onnx":
+            raise PermissionError(13, "Permission denied")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert "Permission denied" in refusal(folder).message
+
+
+def test_condition_shapes_agree(tmp_path: Path) -> None:
+    folder = build_fake_bundle(tmp_path / "c.bundle", condition_stage=True, depth_stage=True).path
+    assert set(Bundle.load(folder).stage_names) == {"encode", "condition", "depth", "deform"}
+    edit(folder, set_at("stages.condition.variants.0.outputs.0.shape", [1, 9, 3]))
+    assert "condition_0.shape` is 1x8x3, but the model configuration needs 1x9x3" in refusal(folder).message
+    edit(folder, lambda m: m["stages"].pop("condition"))
+    assert (
+        "must be the tensors features_0, features_1, tokens_0, tokens_1, not condition_0"
+        in refusal(folder).message
+    )
+
+
+def test_depth_stage_without_depth_input(tmp_path: Path) -> None:
+    folder = build_fake_bundle(tmp_path / "d.bundle", depth_stage=True).path
+    edit(folder, set_at("model.depth_input", "zeros"))
+    assert 'is "zeros", but there is a `depth` stage' in refusal(folder).message
+
+
+# Writing
+
+
+def sources(folder: Path) -> dict[str, list[VariantSource]]:
+    bundle = Bundle.load(folder)
+    return {
+        stage: [
+            VariantSource(v.path, v.inputs, v.outputs, v.precision, v.engines) for v in bundle.variants(stage)
+        ]
+        for stage in bundle.stage_names
+    }
+
+
+def rewrite(folder: Path, target: Path, **changes: Any) -> Bundle:
+    options: dict[str, Any] = dict(stages=sources(folder), provenance={}, quality={})
+    options.update(changes)
+    return write_bundle(target, "copy", fake_model(), options.pop("stages"), **options)
+
+
+def leftovers(path: Path) -> list[str]:
+    return [entry.name for entry in path.iterdir() if entry.name.startswith(".")]
+
+
+def test_plans_travel_with_the_bundle(folder: Path, tmp_path: Path) -> None:
+    plan = PlanEntry(
+        "encode", "plans/encode.engine", "tensorrt", "10.3.0", "Orin", "8.7", "a" * 64, {"workspace": 1}
+    )
+    (tmp_path / "engine").write_bytes(b"plan")
+    bundle = rewrite(folder, tmp_path / "p.bundle", plans=[plan], plan_files={plan.file: tmp_path / "engine"})
+    assert bundle.plans == (plan,) and (bundle.path / plan.file).read_bytes() == b"plan"
+    (bundle.path / plan.file).unlink()
+    assert "plans[0].file" in refusal(bundle.path).message
+    with pytest.raises(BundleError, match="No file was given for plans/encode"):
+        rewrite(folder, tmp_path / "q.bundle", plans=[plan])
+    assert not (tmp_path / "q.bundle").exists() and not leftovers(tmp_path)
+
+
+def test_several_variants(folder: Path, tmp_path: Path) -> None:
+    stages = sources(folder)
+    first = stages["encode"][0]
+    fast = VariantSource(
+        first.source, first.inputs, first.outputs, "int8", ["onnxruntime"], "encode.int8.onnx"
+    )
+    stages["encode"] = [fast, first]
+    bundle = rewrite(folder, tmp_path / "v.bundle", stages=stages)
+    assert bundle.variant("encode", "onnxruntime").path.name == "encode.int8.onnx"
+    assert bundle.variant("encode", "openvino").path.name == "encode.onnx"
+    assert bundle.variant("encode", "onnxruntime", "fp32").path.name == "encode.onnx"
+    stages["encode"] = [first, first]
+    with pytest.raises(BundleError, match=r"Two files of the bundle are named encode\.onnx"):
+        rewrite(folder, tmp_path / "w.bundle", stages=stages)
+
+
+def test_existing_target(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "t.bundle"
+    rewrite(folder, target, quality={"psnr": 1.0})
+    with pytest.raises(BundleError, match="exists already"):
+        rewrite(folder, target)
+    assert rewrite(folder, target, quality={"psnr": 2.0}, force=True).quality == {"psnr": 2.0}
+    (tmp_path / "empty").mkdir()
+    assert rewrite(folder, tmp_path / "empty", force=True).name == "copy"
+    assert not leftovers(tmp_path)
+
+
+def test_force_replaces_only_bundles(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"precious")
+    (tmp_path / "file").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(folder)
+    for name in ("photos", "file", "link"):
+        with pytest.raises(BundleError, match="not replaced"):
+            rewrite(folder, tmp_path / name, force=True)
+    assert (tmp_path / "photos" / "a.jpg").exists() and (tmp_path / "file").exists()
+
+
+def test_invalid_result_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    stages = sources(folder)
+    stages.pop("deform")
+    with pytest.raises(BundleError, match=r"stages\.deform"):
+        rewrite(folder, tmp_path / "bad.bundle", stages=stages)
+    with pytest.raises(BundleError, match="not inside"):
+        first = sources(folder)["encode"][0]
+        outside = VariantSource(first.source, first.inputs, first.outputs, file="../x.onnx")
+        rewrite(folder, tmp_path / "bad.bundle", stages={"encode": [outside]})
+    assert not (tmp_path / "bad.bundle").exists() and not (tmp_path / "x.onnx").exists()
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1: 2}, [b"x"]])
+def test_values_json_cannot_hold(folder: Path, tmp_path: Path, value: Any) -> None:
+    with pytest.raises(BundleError, match=r"quality\.x"):
+        rewrite(folder, tmp_path / "n.bundle", quality={"x": value})
+    assert not (tmp_path / "n.bundle").exists()
+
+
+def test_failed_swap_restores_the_old_bundle(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = rewrite(folder, tmp_path / "s.bundle", quality={"psnr": 1.0}).path
+    original = Path.rename
+
+    def failing(self: Path, other: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        return original(self, other)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OutputError, match="No space left on device"):
+        rewrite(folder, target, quality={"psnr": 2.0}, force=True)
+    monkeypatch.undo()
+    assert Bundle.load(target).quality == {"psnr": 1.0} and not leftovers(tmp_path)
+
+
+def test_full_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module.shutil, "copyfile", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        rewrite(folder, tmp_path / "f.bundle")
+    assert not (tmp_path / "f.bundle").exists() and not leftovers(tmp_path)
+
+
+def test_target_folder_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError):
+        rewrite(folder, tmp_path / "file" / "x.bundle")
+    assert (tmp_path / "file").read_text() == "x"
