@@ -1,0 +1,98 @@
+# Everything a user or a developer does with this repository. `make help` lists the targets.
+#
+#   .venv        the lean runtime (numpy, av, onnxruntime, tqdm), for `make demo` and `make bench`
+#   .venv-test   the same plus torch, onnx, openvino and the development tools, for `make test`
+#
+# Both hold an editable install: edits of Python files are seen at once. Only a change of what is compiled or of
+# what is required (NATIVE, below) installs again; otherwise pip is not called at all.
+
+PYTHON ?= python3
+# The exact version is what selects the CPU build of torch where a local index carries one.
+TORCH ?= torch==2.13.0
+# Where `make bench` writes its JSON.
+RESULTS ?= out
+
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard cuda/*)
+PACKAGES := runtime training export calibration benchmarks
+PIP := bin/python -m pip --disable-pip-version-check
+
+DEMO_CLIP := demo/clip.mp4
+DEMO_BUNDLE := demo/tiny.bundle
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint typing format test-install test-parity coverage bench clean check-tools
+
+help:  ## list the targets
+	@echo "make TARGET [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
+
+demo: .venv/.installed  ## install the lean runtime and turn demo/clip.mp4 into Gaussians (out/demo.mp4)
+	@mkdir -p out
+	.venv/bin/streamsplat-edge run $(DEMO_CLIP) --bundle $(DEMO_BUNDLE) --layout side-by-side \
+	  -o out/demo.mp4 --contact-sheet out/demo.png --stats out/stats.json --force
+
+test: lint  ## static checks, then all tests but the slow ones; runtime/ must be covered to 90 %
+	.venv-test/bin/python -m pytest --cov --cov-report=term
+
+test-install:  ## wheel, sdist and editable installs into fresh environments (a few minutes)
+test-install: .venv-test/.installed
+	.venv-test/bin/python -m pytest -m install
+
+test-parity:  ## full-size comparison with the published model's golden data (minutes)
+test-parity: .venv-test/.installed
+	.venv-test/bin/python -m pytest -m parity
+
+coverage: .venv-test/.installed  ## test coverage of runtime/ as text and in out/coverage/index.html
+	.venv-test/bin/python -m pytest --cov --cov-report=term-missing --cov-report=html:out/coverage
+
+lint: .venv-test/.installed typing  ## ruff, formatting, mypy, clang-format
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check --quiet .
+	.venv-test/bin/clang-format --dry-run -Werror $(wildcard cuda/*.cpp cuda/*.h cuda/*.inc)
+	.venv-test/bin/mypy
+
+format: .venv-test/.installed  ## rewrite the sources in the common style
+	.venv-test/bin/ruff check --fix --quiet . || true
+	.venv-test/bin/ruff format .
+	.venv-test/bin/clang-format -i $(wildcard cuda/*.cpp cuda/*.h cuda/*.inc)
+
+# mypy follows neither the folder mapping of pyproject.toml nor editable installs: show it the installed layout.
+typing:
+	@rm -rf build/typing && mkdir -p build/typing/streamsplat_edge
+	@ln -s $(CURDIR)/src/streamsplat_edge/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/typing/streamsplat_edge
+
+bench: .venv/.installed  ## speed of the rasterizer and of the whole chain on this machine (JSON in RESULTS=out)
+	@mkdir -p $(RESULTS)
+	.venv/bin/python -m streamsplat_edge.benchmarks.rasterizer --json $(RESULTS)/rasterizer.json
+	.venv/bin/python -m streamsplat_edge.benchmarks.fps $(DEMO_CLIP) --bundle $(DEMO_BUNDLE) \
+	  --json $(RESULTS)/fps.json
+
+clean:  ## remove environments, builds, caches and out/
+	rm -rf .venv .venv-test build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
+	find $(PACKAGES) src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: $(NATIVE)
+	@$(MAKE) --no-print-directory check-tools
+	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
+	.venv/$(PIP) install -e .
+	@touch $@
+
+.venv-test/.installed: $(NATIVE)
+	@$(MAKE) --no-print-directory check-tools
+	@test -x .venv-test/bin/pip || $(PYTHON) -m venv --clear .venv-test
+	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino]'
+	@touch $@
+
+# Says what is missing before pip fails with a page of text.
+check-tools:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) was not found. Install Python 3.10 or later, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, but 3.10 or later is needed. Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments. Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || { \
+	  echo "error: the headers of $(PYTHON) (Python.h) are missing. Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
+	  echo "error: no C++ compiler was found. Debian and Ubuntu: apt install g++; or name one: CXX=... make ..." >&2; exit 1; }
