@@ -15,30 +15,18 @@ from fake_bundle import build_fake_bundle
 from streamsplat_edge import __version__
 
 
-def call(
-    *arguments: str | Path, timeout: float = 120, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "streamsplat_edge", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **environment},
-    )
-
-
-def test_version() -> None:
+def test_version(call) -> None:
     result = call("--version")
     assert (result.returncode, result.stdout.strip()) == (0, f"streamsplat-edge {__version__}")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("info", "-h"), ("doctor", "-h")])
-def test_help(arguments: tuple[str, ...]) -> None:
+def test_help(arguments: tuple[str, ...], call) -> None:
     result = call(*arguments)
     assert result.returncode == 0 and "usage: streamsplat-edge" in result.stdout and not result.stderr
 
 
-def test_help_lists_every_command() -> None:
+def test_help_lists_every_command(call) -> None:
     text = call("--help").stdout
     assert all(name in text for name in ("run", "info", "doctor"))
 
@@ -66,12 +54,12 @@ print("heavy:", sorted(heavy))
 @pytest.mark.parametrize(
     "arguments", [(), ("fly",), ("run",), ("run", "x", "--gap", "0"), ("run", "x", "--threads", "-1")]
 )
-def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage(arguments: tuple[str, ...], call) -> None:
     result = call(*arguments)
     assert result.returncode == 2 and "usage:" in result.stderr and not result.stdout
 
 
-def test_doctor() -> None:
+def test_doctor(call) -> None:
     result = call("doctor")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.rstrip().endswith("ready")
@@ -86,7 +74,7 @@ def test_doctor() -> None:
         assert word in result.stdout, word
 
 
-def test_doctor_json() -> None:
+def test_doctor_json(call) -> None:
     report = json.loads(call("doctor", "--json").stdout)
     assert report["ready"] is True and report["problems"] == []
     assert report["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
@@ -95,30 +83,30 @@ def test_doctor_json() -> None:
     assert "CPUExecutionProvider" in report["packages"]["onnxruntime"]["providers"]
 
 
-def test_doctor_survives_broken_packages(tmp_path: Path) -> None:
+def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
     """Packages that raise, abort the process, exit, or print rubbish on import."""
     (tmp_path / "cupy.py").write_text("raise RuntimeError('libcuda.so.1: wrong ELF class')")
     (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
     (tmp_path / "pycuda.py").write_text("import sys; sys.exit(0)")
     (tmp_path / "tensorrt_rtx.py").write_text("print('hello'); __version__ = '1.2.3'")
-    result = call("doctor", "--json", PYTHONPATH=str(tmp_path))
+    result = call("doctor", "--json", env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 0, result.stderr
     packages = json.loads(result.stdout)["packages"]
     assert packages["cupy"]["status"] == "broken" and "wrong ELF class" in packages["cupy"]["problem"]
     assert packages["tensorrt"]["status"] == "broken"
     assert packages["pycuda"]["status"] == "broken"
     assert packages["tensorrt_rtx"] == {"status": "ok", "version": "1.2.3"}
-    assert "BROKEN" in call("doctor", PYTHONPATH=str(tmp_path)).stdout
+    assert "BROKEN" in call("doctor", env={"PYTHONPATH": str(tmp_path)}).stdout
 
 
-def test_doctor_names_a_broken_requirement(tmp_path: Path) -> None:
+def test_doctor_names_a_broken_requirement(tmp_path: Path, call) -> None:
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('DLL load failed')")
-    result = call("doctor", PYTHONPATH=str(tmp_path))
+    result = call("doctor", env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 1
     assert "problem: onnxruntime is broken" in result.stdout and "pip install" in result.stdout
 
 
-def test_info(tmp_path: Path) -> None:
+def test_info(tmp_path: Path, call) -> None:
     path = tmp_path / "fake.bundle"
     build_fake_bundle(path)
     result = call("info", path)
@@ -129,7 +117,7 @@ def test_info(tmp_path: Path) -> None:
     assert report["format"] == "streamsplat-bundle" and report["name"] == "fake"
 
 
-def test_info_refuses_a_damaged_bundle(tmp_path: Path) -> None:
+def test_info_refuses_a_damaged_bundle(tmp_path: Path, call) -> None:
     path = tmp_path / "fake.bundle"
     build_fake_bundle(path)
     data = bytearray((path / "deform.onnx").read_bytes())
@@ -142,7 +130,7 @@ def test_info_refuses_a_damaged_bundle(tmp_path: Path) -> None:
     assert answer["error"]["kind"] == "BundleError" and answer["error"]["hint"]
 
 
-def test_info_of_nothing(tmp_path: Path) -> None:
+def test_info_of_nothing(tmp_path: Path, call) -> None:
     result = call("info", tmp_path / "no.bundle")
     assert result.returncode == 2 and "error:" in result.stderr and "Traceback" not in result.stderr
 
