@@ -18,8 +18,8 @@ DATA = np.load(Path(__file__).parents[1] / "data" / "golden_render.npz")
 CASES = sorted({name.split("/")[0] for name in DATA.files if "/" in name})
 LEVELS = ["avx512", "avx2", "scalar"]
 
-# One Gaussian's contribution flips at a fragile pixel: at most 1/255 at the alpha threshold, about exp(-4.5) at
-# the edge of a tile rectangle, and at the stop threshold what is left of 1e-4 transmittance times 0.99 / 0.01.
+# One Gaussian's contribution flips at a fragile pixel: at most 1/255 at the alpha threshold, about exp(-4.5)
+# at the edge of a tile rectangle, at the stop threshold what is left of 1e-4 transmittance times 0.99 / 0.01.
 FRAGILE = 0.012
 
 
@@ -68,7 +68,7 @@ def test_matches_published(
     fragile = DATA[f"{case}/{'nocull' if golden == 'nocull' else 'cull'}_fragile"]
     for name in ("rgb", "alpha", "depth"):
         want = DATA[f"{case}/{golden}_{name}"]
-        # Depth accumulates values up to 5 and its rounding error grows with them (6e-6 in the golden kernels).
+        # Depth accumulates values up to 5; its rounding error grows with them (6e-6 in the golden kernels).
         scale = max(1.0, float(want.max())) if name == "depth" else 1.0
         error = np.abs(getattr(buffers, name) - want) / scale
         error = error.max(axis=-1) if error.ndim == 3 else error

@@ -84,7 +84,7 @@ def test_bit_identical_for_any_number_of_threads(view) -> None:
 
 
 def test_depth_order_matches_stable_sort_for_many() -> None:
-    """The parallel radix sort against numpy's, with ties and exponents of every size, seen through a render."""
+    """The parallel radix sort against numpy's, with ties and exponents of every size."""
     rng = np.random.default_rng(3)
     splats = random_splats(20000, seed=2, sigma=0.5)
     splats.means[:, 1] = np.exp2(rng.integers(-100, 100, 20000)).astype(
