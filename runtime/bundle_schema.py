@@ -268,7 +268,7 @@ def parse_model(value: object, field: str = "model") -> ModelConfig:
         feature_dim=_integer(entry["feature_dim"], f"{field}.feature_dim"),
         depth_input=_choice(entry["depth_input"], f"{field}.depth_input", DEPTH_INPUTS),
         depth_mapping=_choice(entry["depth_mapping"], f"{field}.depth_mapping", DEPTH_MAPPINGS),
-        background=_sequence(  # type: ignore[arg-type]  # the length is checked at run time
+        background=_sequence(
             entry["background"], f"{field}.background", 3, lambda item, name: _number(item, name, 0.0, 1.0)
         ),
         key_frame_gap=_integer(entry["key_frame_gap"], f"{field}.key_frame_gap"),

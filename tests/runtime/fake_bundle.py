@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
 from streamsplat_edge.runtime.bundle import Bundle, TensorSpec, VariantSource, write_bundle
 from streamsplat_edge.runtime.bundle_schema import ModelConfig
 

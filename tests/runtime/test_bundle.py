@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_bundle import build_fake_bundle, fake_model
+
 from streamsplat_edge.runtime import bundle as bundle_module
 from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, TensorSpec, VariantSource, write_bundle
 from streamsplat_edge.runtime.errors import BundleError, OutputError

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import fake_model
+
 from streamsplat_edge.runtime.lifecycle import Lifecycle
 
 DATA = Path(__file__).parents[1] / "data"

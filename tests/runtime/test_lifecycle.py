@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from fake_bundle import fake_model
+
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.runtime.lifecycle import SLOTS, Lifecycle
 
