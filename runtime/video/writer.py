@@ -21,8 +21,8 @@ from .output import AtomicFile, output_error, write_bytes
 from .png import encode_png
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-# 90 kHz: fine enough for any time stamp, and the clock that MP4 and MPEG tools expect.
-TIME_BASE = Fraction(1, 90_000)
+# Exact for 24, 25, 29.97, 30, 50, 59.94 and 60 frames per second, and within the 16 bits of MPEG-4 part 2.
+TIME_BASE = Fraction(1, 60_000)
 _BT709 = 1
 _LIMITED_RANGE = 1
 _OURS = re.compile(r"timestamps\.csv|frame_\d+\.png")  # what FolderWriter writes
@@ -73,7 +73,7 @@ def pick_codec() -> tuple[str, dict[str, str]]:
     """
     if "libx264" in av.codecs_available:
         return "libx264", {"crf": "18", "preset": "veryfast"}
-    return "mpeg4", {"qscale": "3", "flags": "+qscale"}
+    return "mpeg4", {"flags": "+qscale", "global_quality": str(3 * 118)}
 
 
 class VideoWriter:
@@ -137,7 +137,7 @@ class VideoWriter:
 
         Args:
             image: uint8 RGB [height, width, 3].
-            timestamp: seconds; a frame that is not later than the last one is moved on by one 90 kHz tick.
+            timestamp: seconds; a frame that is not later than the last one is moved on by one tick.
         """
         if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
             raise InputError(

@@ -79,7 +79,9 @@ def _add_run(commands: Any) -> None:
         metavar="N",
         help="frames from key frame to key frame (default: what the bundle says)",
     )
-    parser.add_argument("--max-frames", type=_positive, metavar="N", help="stop after so many input frames")
+    parser.add_argument(
+        "--max-frames", type=_two_or_more, metavar="N", help="stop after so many input frames"
+    )
     parser.add_argument(
         "--folder-rate",
         type=float,
@@ -149,6 +151,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _two_or_more(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError("must be 2 or more: a single frame cannot move")
     return value
 
 

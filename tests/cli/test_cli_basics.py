@@ -52,7 +52,15 @@ print("heavy:", sorted(heavy))
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("fly",), ("run",), ("run", "x", "--gap", "0"), ("run", "x", "--threads", "-1")]
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("run",),
+        ("run", "x", "--gap", "0"),
+        ("run", "x", "--threads", "-1"),
+        ("run", "x", "--max-frames", "1"),
+    ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], call) -> None:
     result = call(*arguments)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
+from video_samples import audio_only, moving_square, sample_clip, truncated_clip, write_video
+
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.video import encode_png, open_video
-from video_samples import audio_only, moving_square, sample_clip, truncated_clip, write_video
+from streamsplat_edge.runtime.video import reader as reader_module
+from streamsplat_edge.runtime.video.reader import FileReader
 
 
 def frames_of(path: Path | str, **kwargs: object) -> list:
@@ -224,3 +230,73 @@ def test_network_stream_is_refused() -> None:
 def test_path_through_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     refusal(tmp_path / "file" / "clip.mp4")
+
+
+def test_a_stream_without_time_stamps_that_changes_its_size(tmp_path: Path) -> None:
+    """Raw H.264 carries no times: the nominal rate gives them. The size may change on the way."""
+    small = sample_clip(tmp_path / "a.h264", 10, 48, 64).read_bytes()
+    large = sample_clip(tmp_path / "b.h264", 10, 96, 128).read_bytes()
+    (tmp_path / "c.h264").write_bytes(small + large)
+    with open_video(tmp_path / "c.h264") as reader:
+        frames = list(reader)
+        assert (reader.width, reader.height, reader.truncated) == (64, 48, None)
+        assert "time stamps" in reader.notes[0]
+    assert [f.image.shape[0] for f in frames] == [48] * 10 + [96] * 10
+    np.testing.assert_allclose([f.timestamp for f in frames], np.arange(20) / float(reader.rate), atol=1e-6)
+
+
+def test_a_step_back_in_time_does_not_stop_the_clock(tmp_path: Path) -> None:
+    """Two recordings joined in one transport stream: the second starts at zero again."""
+    first = sample_clip(tmp_path / "a.ts", 50, options={"bf": "0"}).read_bytes()
+    second = sample_clip(tmp_path / "b.ts", 50, options={"bf": "0"}).read_bytes()
+    (tmp_path / "c.ts").write_bytes(first + second)
+    times = [f.timestamp for f in frames_of(tmp_path / "c.ts")]
+    assert len(times) == 100 and (np.diff(times) > 0).all()
+    assert times[-1] == pytest.approx(99 / 25, abs=0.1)
+
+
+class FailingContainer:
+    """A container whose demuxer fails after some packets, like a disk or a network that goes away."""
+
+    def __init__(self, container: Any, packets: int) -> None:
+        self._container, self._packets = container, packets
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        for i, packet in enumerate(self._container.demux(stream)):
+            if i == self._packets:
+                raise OSError(5, "Input/output error")
+            yield packet
+
+
+def test_an_error_while_reading_ends_the_video_and_is_said(tmp_path: Path) -> None:
+    path = sample_clip(tmp_path / "a.mp4", 40, options={"bf": "0"})
+    with FileReader(str(path), FailingContainer(av.open(str(path)), 12)) as reader:
+        assert len(list(reader)) == 12, "frames that the decoder still holds are not lost"
+        assert reader.truncated is not None and "Input/output error" in reader.truncated
+
+
+def test_an_error_before_the_first_frame(tmp_path: Path) -> None:
+    path = sample_clip(tmp_path / "a.mp4", 10)
+    with pytest.raises(VideoError, match="not a single frame"):
+        FileReader(str(path), FailingContainer(av.open(str(path)), 0))
+
+
+def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No camera here: a file stands in for the device, opened the way a camera is."""
+    path = sample_clip(tmp_path / "a.mp4", 5)
+    opened: list[tuple[str, dict[str, str]]] = []
+
+    def open_device(uri: str, **options: str) -> Any:
+        opened.append((uri, options))
+        return av.open(str(path))
+
+    monkeypatch.setattr(reader_module, "_open_container", open_device)
+    monkeypatch.setattr(reader_module.Path, "exists", lambda self: str(self) == "/dev/video3")
+    for uri in ("camera:3", "/dev/video3"):
+        with open_video(uri) as reader:
+            assert reader.live and reader.frames_estimate is None and reader.uri == uri
+            assert len(list(reader)) == 5 and reader.truncated is None
+    assert opened == [("/dev/video3", {"format": "v4l2"})] * 2

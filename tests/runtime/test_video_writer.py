@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 import pytest
+from video_samples import moving_square
+
 from streamsplat_edge.runtime.errors import InputError, OutputError
 from streamsplat_edge.runtime.video import (
     FolderWriter,
@@ -21,7 +26,7 @@ from streamsplat_edge.runtime.video import (
     open_writer,
     write_bytes,
 )
-from video_samples import moving_square
+from streamsplat_edge.runtime.video import writer as writer_module
 
 
 def images_of(path: Path) -> list[np.ndarray]:
@@ -233,3 +238,78 @@ def test_png_chunks_carry_valid_checksums() -> None:
 def test_png_refuses_what_it_cannot_encode() -> None:
     with pytest.raises(ValueError, match="uint8"):
         encode_png(np.zeros((2, 2, 4), np.uint8))
+
+
+class FullDisk:
+    """Stands in for the temporary file: takes so many bytes, then fails like a disk without space."""
+
+    def __init__(self, file: BinaryIO, room: int) -> None:
+        self._file, self._room = file, room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._file.write(data)
+
+
+@pytest.mark.parametrize("room", [0, 300, 3000])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_no_space_left(tmp_path: Path, room: int, suffix: str) -> None:
+    """At the header, among the frames, in the trailer: always the system's reason, and nothing left."""
+    with pytest.raises(OutputError, match="No space left") as caught:
+        writer = VideoWriter(tmp_path / f"o{suffix}", 64, 48)
+        writer._file._file = FullDisk(writer._file._file, room)  # type: ignore[assignment, arg-type]
+        with writer:
+            for i in range(100):
+                writer.write(moving_square(i), i / 25)
+    assert "nothing was left behind" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_left_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writer_module.write_bytes
+
+    def fail_on_the_third(path: Path, data: bytes) -> None:
+        if path.name == "frame_000002.png":
+            raise OutputError("no space")
+        real(path, data)
+
+    monkeypatch.setattr(writer_module, "write_bytes", fail_on_the_third)
+    with pytest.raises(OutputError, match="no space"), FolderWriter(tmp_path / "o") as writer:
+        for i in range(4):
+            writer.write(moving_square(i), i / 25)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "o").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        FolderWriter(tmp_path / "o", force=True)
+    with pytest.raises(OutputError, match="does not exist"):
+        FolderWriter(tmp_path / "missing" / "o")
+
+
+def test_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), FolderWriter(tmp_path / "o") as writer:
+        writer.write(moving_square(0), 0)
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_libx264_the_choice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module.av, "codecs_available", {"mpeg4"})
+    with VideoWriter(tmp_path / "o.mp4", 64, 48, rate=25) as writer:
+        for i in range(3):
+            writer.write(moving_square(i), i / 25)
+    assert "mpeg4" in writer.description
+    assert len(images_of(tmp_path / "o.mp4")) == 3
+
+
+def test_write_bytes_into_a_place_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="not a folder"):
+        (tmp_path / "f").touch()
+        write_bytes(tmp_path / "f" / "x.json", b"{}")

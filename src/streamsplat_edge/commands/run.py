@@ -164,11 +164,10 @@ class Run:
         else:
             width, height = self.model.width, self.model.height
             aspect = panel_aspect(source, (height, width))
-        self.writer = stack.enter_context(
-            open_writer(
-                self.args.output, width, height, rate=self.reader.rate, aspect=aspect, force=self.args.force
-            )
+        self.writer = open_writer(
+            self.args.output, width, height, rate=self.reader.rate, aspect=aspect, force=self.args.force
         )
+        stack.enter_context(self.writer)
 
     def open_stream(self, stack: ExitStack) -> None:
         args = self.args
