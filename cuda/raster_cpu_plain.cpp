@@ -1,5 +1,9 @@
 // Kernels without instruction-set extensions, and the choice between all of them. The vectors of four are the
 // compiler's own (GCC and Clang): SSE2 on x86-64, NEON on aarch64, scalar code elsewhere.
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -12,7 +16,11 @@ namespace {
 
 struct Plain {
   static constexpr int kWidth = 4;
-  static constexpr int kRows = 2;
+#if defined(__aarch64__)
+  static constexpr int kRows = 4;  // 32 registers: 20 accumulators
+#else
+  static constexpr int kRows = 2;  // 16 registers: 10 accumulators
+#endif
   typedef float F __attribute__((vector_size(16)));
   typedef std::int32_t M __attribute__((vector_size(16)));
   static inline F set1(float v) { return F{v, v, v, v}; }
@@ -24,8 +32,17 @@ struct Plain {
   static inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
   static inline F mul(F a, F b) { return a * b; }
   static inline F add(F a, F b) { return a + b; }
+#if defined(__aarch64__)  // fused multiply-add is part of the base instruction set there
+  static inline F fma(F a, F b, F c) {
+    return reinterpret_cast<F>(vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b));
+  }
+  static inline F fnma(F a, F b, F c) {
+    return reinterpret_cast<F>(vfmsq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b));
+  }
+#else
   static inline F fma(F a, F b, F c) { return a * b + c; }
   static inline F fnma(F a, F b, F c) { return c - a * b; }
+#endif
   static inline F min(F a, F b) { return select(a < b, a, b); }
   static inline F max(F a, F b) { return select(a > b, a, b); }
   static inline M ge(F a, F b) { return a >= b; }
