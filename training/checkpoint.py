@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -23,14 +22,15 @@ def save_weights(model: StreamSplat, path: Path, metadata: dict[str, str]) -> No
     state = {f"model.{k}": v.contiguous().clone() for k, v in model.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
     save_file(state, str(temporary), {"model": json.dumps(model.config.to_dict()), **metadata})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_config(path: Path) -> ModelConfig:
     """The configuration that `save_weights` stored.
 
     Raises:
-        InputError: the file is not safetensors, or holds no configuration (a published checkpoint: name the preset).
+        InputError: the file is not safetensors, or holds no configuration (a published checkpoint: name the
+        preset).
     """
     try:
         with safe_open(str(path), "pt") as file:
@@ -38,7 +38,9 @@ def read_config(path: Path) -> ModelConfig:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}.") from None
     if "model" not in metadata:
-        raise InputError(f"{path} does not say which model it belongs to.", "Pass --preset (published weights: base).")
+        raise InputError(
+            f"{path} does not say which model it belongs to.", "Pass --preset (published weights: base)."
+        )
     return ModelConfig.from_dict(json.loads(metadata["model"]))
 
 
@@ -71,6 +73,10 @@ def load_weights(model: StreamSplat, path: Path) -> None:
         if k in stored and stored[k].shape != v.shape
     ]
     if problems:
-        listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise InputError(f"{path} does not fit the model:\n  {listed}\n", "Is it the checkpoint of another preset?")
+        listed = "\n  ".join(problems[:20]) + (
+            f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        )
+        raise InputError(
+            f"{path} does not fit the model:\n  {listed}\n", "Is it the checkpoint of another preset?"
+        )
     model.load_state_dict(stored, strict=False)

@@ -18,10 +18,13 @@ class ModelConfig:
         head_dim: width of one attention head (published: 64).
         encoder_depth, decoder_depth: transformer blocks of the static encoder and of the dynamic decoder.
         upsample_windows: attention window in tokens of each x2 upsampling stage. The Gaussian grid is
-            (height, width) / patch * 2**len(upsample_windows): two stages at patch 8 give one Gaussian per 2x2 pixels
+            (height, width) / patch * 2**len(upsample_windows): two stages at patch 8 give one Gaussian per
+            2x2 pixels
             (published), three give one per pixel.
-        upsample_blocks: transformer blocks of each upsampling stage (published: 2, 2); odd ones roll their windows by half.
-        condition: "dino" (published: DINOv2 ViT-B/14 tokens of the other frame) or "tokens" (the published switch
+        upsample_blocks: transformer blocks of each upsampling stage (published: 2, 2); odd ones roll their
+        windows by half.
+        condition: "dino" (published: DINOv2 ViT-B/14 tokens of the other frame) or "tokens" (the published
+        switch
             `use_dino = False`: the other frame's encoder tokens).
         condition_dim, condition_len: width and number of condition tokens (for "tokens": dim and N).
         dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
@@ -62,7 +65,9 @@ class ModelConfig:
         for window in self.upsample_windows:
             tokens *= 4
             if tokens % window or window % 2:
-                raise ValueError(f"{tokens} upsampled tokens do not split into windows of {window} (even) tokens")
+                raise ValueError(
+                    f"{tokens} upsampled tokens do not split into windows of {window} (even) tokens"
+                )
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -101,7 +106,9 @@ class ModelConfig:
         for key in values:
             if key not in known:
                 close = get_close_matches(key, known, n=1)
-                raise ValueError(f"unknown model field {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+                raise ValueError(
+                    f"unknown model field {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+                )
         as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return ModelConfig(**as_tuples)
 

@@ -78,4 +78,8 @@ def render_pair(
         background[:, None].expand(-1, count, -1).reshape(batch * count, 3),
         *size,
     )
-    return rgb.unflatten(0, (batch, count)), depth.unflatten(0, (batch, count)), alpha.unflatten(0, (batch, count))
+    return (
+        rgb.unflatten(0, (batch, count)),
+        depth.unflatten(0, (batch, count)),
+        alpha.unflatten(0, (batch, count)),
+    )

@@ -1,4 +1,5 @@
-"""Where training starts: weights that already render something, and a linear warm start of the colour path."""
+"""Where training starts: weights that already render something, and a linear warm start of the colour
+path."""
 
 from __future__ import annotations
 
@@ -8,12 +9,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.loader import Mixer
+from .dynamic import DecoderBlock
 from .model import StreamSplat
 from .modules import MLP, Attention
 
+# Puts about half of a query's attention on an identical key among some hundred unrelated ones.
+_MATCH_GAIN = 1.4
+
 
 def initialise(model: StreamSplat) -> None:
-    """Residual branches start at zero, heads at opaque splats about as large as their cell, no motion, a soft cross-fade."""
+    """Residual branches start at zero, heads at opaque splats about as large as their cell, no motion, a
+    soft cross-fade.
+
+    Cross-attention starts as similarity (equal query and key projections): a token looks at what resembles
+    it in the other
+    frame, by content and position, which is where motion is read off. Learning that from nothing takes
+    longer than a small
+    budget allows.
+    """
     config = model.config
     heads, dynamic = model.gs_predictor.predictor, model.gs_dynamic_predictor
     rows, cols = config.grid
@@ -25,6 +38,10 @@ def initialise(model: StreamSplat) -> None:
                 module.out_proj.weight.zero_()
             if isinstance(module, MLP):
                 module.c_proj.weight.zero_()
+            if isinstance(module, DecoderBlock):
+                weight, dim = module.cross_attn.packed_proj.weight, module.cross_attn.dim
+                weight[:dim] *= _MATCH_GAIN
+                weight[dim : 2 * dim] = weight[:dim]
         # 0.1 softplus(b) = 0.6 of the half cell: neighbours touch, and the low-pass does the rest.
         half_cell = torch.tensor([1.0 / cols, 1.0 / rows])
         for name in ("scale", "opacity", "xyz_static"):
@@ -54,7 +71,8 @@ def _linear_colours(model: StreamSplat, rgbd: Tensor) -> Tensor:
 def warm_start(model: StreamSplat, mixer: Mixer, steps: int, batch: int, progress: bool) -> float:
     """Fit patch embedding, shuffles and the colour head as a linear autoencoder of each cell's colour.
 
-    With zero residual branches (`initialise`) the network is this path, so stage 1 starts from sharp colours instead of
+    With zero residual branches (`initialise`) the network is this path, so stage 1 starts from sharp colours
+    instead of
     discovering them; a step costs a few per cent of a stage-1 step because nothing is attended or rendered.
 
     Returns:
@@ -65,7 +83,9 @@ def warm_start(model: StreamSplat, mixer: Mixer, steps: int, batch: int, progres
     modules: list[nn.Module] = [encoder.conv, encoder.layernorm1, encoder.layernorm2, upsampler.layernorm2]
     modules += [upsampler.get_submodule(f"upsampler_{i}") for i in range(upsampler.stages)]
     modules.append(model.gs_predictor.predictor.gs_layer["rgb"])
-    optimizer = torch.optim.AdamW((p for m in modules for p in m.parameters()), lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        (p for m in modules for p in m.parameters()), lr=1.0, betas=(0.9, 0.99), weight_decay=0.0
+    )
     error = torch.tensor(0.0)
     for step in tqdm(range(steps), disable=not progress, desc="warm start", unit="step"):
         # Steps below zero, so that the warm start sees other samples than stage 1.

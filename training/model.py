@@ -14,7 +14,8 @@ from .static import StaticPredictor
 class StreamSplat(nn.Module):
     """Two frames -> Gaussians with motion and fade.
 
-    `encode` depends on one frame only and `deform` on the per-frame results of a pair; they are the two engines of the
+    `encode` depends on one frame only and `deform` on the per-frame results of a pair; they are the two
+    engines of the
     runtime, so the split here is the split of the exported graphs.
     """
 
@@ -33,7 +34,9 @@ class StreamSplat(nn.Module):
         """rgbd [B, 4, H, W] -> tokens [B, N, D], features [B, G, F], gaussians [B, G, 9]."""
         return self.gs_predictor(rgbd)
 
-    def deform(self, tokens: Tensor, features: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def deform(
+        self, tokens: Tensor, features: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Per-frame results of a pair -> motion and fade.
 
         Args:

@@ -14,7 +14,8 @@ from .recipe import Recipe
 
 
 def to_rgbd(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float [B, 4, H, W] in [0, 1] with the depth channel zero (depth_input "zeros")."""
+    """uint8 [B, 3, H, W] -> float [B, 4, H, W] in [0, 1] with the depth channel zero (depth_input
+    "zeros")."""
     rgb = images.float() / 255.0
     return torch.cat([rgb, torch.zeros_like(rgb[:, :1])], dim=1)
 
@@ -30,13 +31,16 @@ def _on_grid(x: Tensor, config: ModelConfig) -> Tensor:
 
 
 def depth_loss(y: Tensor, target: Tensor, valid: Tensor, config: ModelConfig) -> Tensor:
-    """Mean |y - target| over the samples whose inverse depth is known: y [B, G], target [B, H, W], valid [B]."""
+    """Mean |y - target| over the samples whose inverse depth is known: y [B, G], target [B, H, W], valid
+    [B]."""
     weight = valid.float()[:, None]
     error = (y - _on_grid(target[:, None].float(), config)[..., 0]).abs() * weight
     return error.sum() / (weight.sum() * y.shape[1]).clamp(min=1.0)
 
 
-def static_objective(model: StreamSplat, batch: Stills, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+def static_objective(
+    model: StreamSplat, batch: Stills, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Stage 1: MSE of the rendered frame on a random background, plus the depth term where depth is known."""
     config = model.config
     rgbd = to_rgbd(batch.images)
@@ -45,33 +49,48 @@ def static_objective(model: StreamSplat, batch: Stills, recipe: Recipe, generato
     rgb, _, _ = render_static(gaussians, background, (config.height, config.width), config.depth_mapping)
     per_image = (rgb - rgbd[:, :3].permute(0, 2, 3, 1)).square().mean((1, 2, 3))
     depth = depth_loss(gaussians[..., 1], batch.inv_depth, batch.depth_valid, config)
-    parts = {"mse": per_image.mean().detach(), "psnr": psnr(per_image.detach()).mean(), "depth": depth.detach()}
+    parts = {
+        "mse": per_image.mean().detach(),
+        "psnr": psnr(per_image.detach()).mean(),
+        "depth": depth.detach(),
+    }
     return per_image.mean() + recipe.depth_weight * depth, parts
 
 
 def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig) -> Tensor:
     """Charbonnier distance, in pixels, of projected motion to optical flow.
 
-    Gaussians of frame 0 move by the flow to frame 1; those of frame 1 arrive from frame 0, so theirs is minus the flow back.
+    Gaussians of frame 0 move by the flow to frame 1; those of frame 1 arrive from frame 0, so theirs is
+    minus the flow back.
 
     Args:
-        motion: [B, 2, G, 3]; flow: [B, 2, 2, H, W] px (frame; x, y), first to last and last to first; valid: [B, 2, H, W].
+        motion: [B, 2, G, 3]; flow: [B, 2, 2, H, W] px (frame; x, y), first to last and last to first; valid:
+        [B, 2, H, W].
     """
     sign = flow.new_tensor([1.0, -1.0])[:, None, None]
     target = _on_grid(flow.flatten(0, 1), config).unflatten(0, flow.shape[:2]) * sign
-    weight = (_on_grid(valid.flatten(0, 1)[:, None].float(), config)[..., 0] > 0.99).float().unflatten(0, flow.shape[:2])
+    weight = (
+        (_on_grid(valid.flatten(0, 1)[:, None].float(), config)[..., 0] > 0.99)
+        .float()
+        .unflatten(0, flow.shape[:2])
+    )
     pixels = motion[..., 0::2] * motion.new_tensor([config.width / 2, -config.height / 2])
     error = ((pixels - target).square().sum(-1) + 0.01).sqrt() - 0.1
     return (error * weight).sum() / weight.sum().clamp(min=1.0)
 
 
-def dynamic_objective(model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """Stage 2, encoder frozen: MSE of rendered times, plus the foreground term and the supervision of motion by flow."""
+def dynamic_objective(
+    model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Stage 2, encoder frozen: MSE of rendered times, plus the foreground term and the supervision of motion
+    by flow."""
     config = model.config
     count, length = batch.times.shape
     ends = torch.stack([batch.frames[:, 0], batch.frames[:, -1]], 1)
     with torch.no_grad():
-        tokens, features, gaussians = (x.unflatten(0, (count, 2)) for x in model.encode(to_rgbd(ends.flatten(0, 1))))
+        tokens, features, gaussians = (
+            x.unflatten(0, (count, 2)) for x in model.encode(to_rgbd(ends.flatten(0, 1)))
+        )
     motion, fade = model.deform(tokens, features)
 
     # In-between frames are what stage 2 is for; an end frame is supervised in one slot of `renders`.
@@ -80,13 +99,19 @@ def dynamic_objective(model: StreamSplat, batch: Batch, recipe: Recipe, generato
     target = batch.frames.gather(1, picks[:, :, None, None, None].expand(-1, -1, *batch.frames.shape[2:]))
     target = target.float().permute(0, 1, 3, 4, 2) / 255.0
     background = torch.rand(count, 3, generator=generator)
-    rgb, _, _ = render_pair(gaussians, motion, fade, times, background, (config.height, config.width), config.depth_mapping)
+    rgb, _, _ = render_pair(
+        gaussians, motion, fade, times, background, (config.height, config.width), config.depth_mapping
+    )
     error = (rgb - target).square().mean(-1)
     mse = error.mean()
     loss = mse
     per_render = error.detach().mean((2, 3))
     between = (times > 0) & (times < 1)
-    parts = {"mse": mse.detach(), "psnr": psnr(per_render).mean(), "psnr_between": psnr(per_render)[between].mean()}
+    parts = {
+        "mse": mse.detach(),
+        "psnr": psnr(per_render).mean(),
+        "psnr_between": psnr(per_render)[between].mean(),
+    }
     if recipe.motion_weight:
         flow = torch.stack([batch.flow_fwd, batch.flow_bwd], 1).float()
         motion_term = motion_loss(motion, flow, batch.flow_valid, config)

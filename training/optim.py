@@ -16,7 +16,8 @@ _OUTSIDE_MUON = ("gs_layer", "mix_layer", "residual_fc", "encoder_proj", "condit
 def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW over everything trained (published), or Muon for the hidden matrices and AdamW for the rest.
 
-    Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual branches: embeddings, the
+    Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual
+    branches: embeddings, the
     patch convolution, the shuffles' projections, the heads, norms and biases stay with AdamW.
     """
     static = [p for name, p in model.named_parameters() if name.startswith("gs_predictor.")]

@@ -27,12 +27,14 @@ class Recipe:
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
         init: checkpoint whose weights start the run (stage 2: the one stage 1 wrote).
         steps, batch, seed: length, samples per step, seed of weights and data order.
-        optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in far fewer steps).
+        optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
+        far fewer steps).
         lr: AdamW's learning rate; matrix_lr: Muon's.
         warmup: steps of linear warm-up; final_lr: fraction of the learning rate at the end of the cosine.
         synthetic: fraction of samples from the synthetic generator.
         probabilistic: sample positions in stage 1 (paper: probabilistic position sampling).
         warm_start: steps of the linear warm start before stage 1 (see `initialise.warm_start`).
+        frames: frames per pair, ends included (stage "dynamic").
         renders: supervised times per pair (stage "dynamic").
         depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
     """
@@ -56,6 +58,7 @@ class Recipe:
     synthetic: float = 0.3
     probabilistic: bool = True
     warm_start: int = 0
+    frames: int = 5
     renders: int = 3
     depth_weight: float = 0.1
     motion_weight: float = 0.0
@@ -65,7 +68,9 @@ class Recipe:
 
     @property
     def config(self) -> ModelConfig:
-        return preset(self.preset, **{k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()})
+        return preset(
+            self.preset, **{k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +81,9 @@ def load_recipe(path: Path, **overrides: Any) -> Recipe:
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"No recipe at {path}.", "Recipes that ship with the project are in training/configs/.") from None
+        raise InputError(
+            f"No recipe at {path}.", "Recipes that ship with the project are in training/configs/."
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     known = {f.name for f in fields(Recipe)}
@@ -84,7 +91,8 @@ def load_recipe(path: Path, **overrides: Any) -> Recipe:
         if key not in known:
             close = get_close_matches(key, known, n=1)
             raise InputError(
-                f"{path}: unknown field {key!r}.", f"Did you mean {close[0]!r}?" if close else f"Known: {sorted(known)}."
+                f"{path}: unknown field {key!r}.",
+                f"Did you mean {close[0]!r}?" if close else f"Known: {sorted(known)}.",
             )
     values.update({k: v for k, v in overrides.items() if v is not None})
     if "betas" in values:

@@ -1,9 +1,9 @@
-"""The training loop of both stages: resumable to the same curve, guarded against NaN, with a log of every step."""
+"""The training loop of both stages: resumable to the same curve, guarded against NaN, with a log of every
+step."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,22 @@ _MAX_BAD_STEPS = 50
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
-    # A generator per step, not one that runs on: a resumed run then draws what an unbroken one would have drawn.
+    # A generator per step, not one that runs on: a resumed run then draws what an unbroken one would have
+    # drawn.
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def _save_state(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progress: bool = True) -> Path:
     """Run or resume a stage in folder `out`.
 
-    Writes `log.jsonl` (one line per step), `state.pt` (everything needed to resume) and, at the end of the run,
+    Writes `log.jsonl` (one line per step), `state.pt` (everything needed to resume) and, at the end of the
+    run,
     `model.safetensors`.
 
     Args:
@@ -70,15 +72,20 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
     start, bad = 0, 0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        same = {k: v for k, v in recipe.to_dict().items() if k not in ("threads", "save_every", "data", "init")}
+        same = {
+            k: v for k, v in recipe.to_dict().items() if k not in ("threads", "save_every", "data", "init")
+        }
         if state["recipe"] != json.dumps(same, sort_keys=True):
-            raise InputError(f"{out} holds a run of another recipe.", "Choose another --out, or remove that folder.")
+            raise InputError(
+                f"{out} holds a run of another recipe.", "Choose another --out, or remove that folder."
+            )
         model.load_state_dict(state["model"])
         for o, s in zip(optimizers, state["optimizers"], strict=True):
             o.load_state_dict(s)
         start, bad = state["step"], state["bad"]
     recipe_key = json.dumps(
-        {k: v for k, v in recipe.to_dict().items() if k not in ("threads", "save_every", "data", "init")}, sort_keys=True
+        {k: v for k, v in recipe.to_dict().items() if k not in ("threads", "save_every", "data", "init")},
+        sort_keys=True,
     )
     (out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1))
 
@@ -100,13 +107,17 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
     trained = [p for p in model.parameters() if p.requires_grad]
     begin = time.monotonic()
     objective = static_objective if recipe.stage == "static" else dynamic_objective
-    fetch = mixer.batch_stills if recipe.stage == "static" else mixer.batch
 
     def make(step: int) -> Any:
-        return fetch(step, recipe.batch)
+        if recipe.stage == "static":
+            return mixer.batch_stills(step, recipe.batch)
+        return mixer.batch(step, recipe.batch, recipe.frames)
 
-    # A process, not a thread: the generators are Python code, and the lock they would hold stalls every torch call.
-    batches = DataLoader(StepDataset(make, start, recipe.steps), batch_size=None, num_workers=1, prefetch_factor=8)
+    # A process, not a thread: the generators are Python code, and the lock they would hold stalls every
+    # torch call.
+    batches = DataLoader(
+        StepDataset(make, start, recipe.steps), batch_size=None, num_workers=1, prefetch_factor=8
+    )
     with (
         (out / "log.jsonl").open("a") as log,
         tqdm(total=recipe.steps, initial=start, disable=not progress, desc=recipe.stage, unit="step") as bar,
@@ -136,7 +147,15 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
             step += 1
             row = {k: round(float(v), 6) for k, v in parts.items()}
             log.write(
-                json.dumps({"step": step, "loss": loss.item(), **row, "grad": norm.item(), "s": time.monotonic() - begin})
+                json.dumps(
+                    {
+                        "step": step,
+                        "loss": loss.item(),
+                        **row,
+                        "grad": norm.item(),
+                        "s": time.monotonic() - begin,
+                    }
+                )
                 + "\n"
             )
             log.flush()

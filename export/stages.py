@@ -1,0 +1,79 @@
+"""The stages of the design as modules with named inputs and outputs: what each engine computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..training.config import ModelConfig
+from ..training.model import StreamSplat
+
+
+class EncodeStage(nn.Module):
+    """rgbd [1, 4, H, W] -> tokens [1, N, D], features [1, G, F], gaussians [1, G, 9]."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model.gs_predictor
+
+    def forward(self, rgbd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model(rgbd)
+
+
+class DeformStage(nn.Module):
+    """tokens and features of both key frames -> motion [2, G, 3], fade [2, G, 2]; index 0 is the earlier
+    frame."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens_0: Tensor, features_0: Tensor, tokens_1: Tensor, features_1: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        motion, fade = self.model.deform(
+            torch.stack([tokens_0, tokens_1], dim=1), torch.stack([features_0, features_1], dim=1)
+        )
+        return motion[0], fade[0]
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """One stage ready for export: its module, example inputs by name, and output names."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def stage_graphs(model: StreamSplat) -> list[StageGraph]:
+    """The stages of `model` in the order the runtime runs them, with example inputs from a fixed seed.
+
+    The examples are a smooth random picture and what `encode` makes of it, so that tracing and verification
+    see values of the
+    right magnitude.
+    """
+    config: ModelConfig = model.config
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, config.height // 16, config.width // 16, generator=generator)
+    rgb = nn.functional.interpolate(
+        coarse, (config.height, config.width), mode="bilinear", align_corners=False
+    )
+    rgbd = torch.cat([rgb, torch.zeros_like(rgb[:, :1])], dim=1)
+    with torch.no_grad():
+        (tokens_0, features_0, _), (tokens_1, features_1, _) = (
+            model.encode(rgbd[i : i + 1]) for i in range(2)
+        )
+    return [
+        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, ("tokens", "features", "gaussians")),
+        StageGraph(
+            "deform",
+            DeformStage(model),
+            {"tokens_0": tokens_0, "features_0": features_0, "tokens_1": tokens_1, "features_1": features_1},
+            ("motion", "fade"),
+        ),
+    ]
