@@ -1,8 +1,8 @@
 """Scene cuts, detected on every decoded frame at a cost that does not depend on the frame's size.
 
 A frame is compared with the one before it on a grid of 64 x 36 sampled pixels. A cut changes the picture
-everywhere (mean luma difference), changes its colours (histogram distance) and stands out from the motion
-before it. Motion fails the second test, a slow fade the third.
+everywhere (mean difference of pixels), changes its colours (histogram distance) and stands out from the
+motion before it. Motion fails the second test, a slow fade the third.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 ROWS, COLS = 36, 64
-LUMA_DIFFERENCE = 0.085  # mean absolute difference, luma in [0, 1]
+PIXEL_DIFFERENCE = 0.09  # mean absolute difference over pixels and channels, colours in [0, 1]
 COLOUR_DISTANCE = 0.25  # half the L1 distance of 8x8x8 colour histograms, in [0, 1]
-STANDS_OUT = 2.5  # times the recent mean luma difference
+STANDS_OUT = 2.5  # times the recent pixel difference
 MEMORY = 0.8  # weight of the past in that mean, per frame
-
-_LUMA = np.array([2, 5, 1], np.int32)  # of 8; cheap integer weights close to Rec. 601
 
 
 class SceneCutDetector:
@@ -24,7 +22,7 @@ class SceneCutDetector:
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = ()
         self._index: tuple[np.ndarray, np.ndarray] = (np.zeros(0, np.intp), np.zeros(0, np.intp))
-        self._luma: np.ndarray | None = None
+        self._previous: np.ndarray | None = None
         self._histogram = np.zeros(512, np.intp)
         self._recent = 0.0
 
@@ -33,19 +31,18 @@ class SceneCutDetector:
 
         A changed frame size alone is no cut: the sampling grid is relative.
         """
-        small = self._sample(image)
-        luma = small.astype(np.int32) @ _LUMA
-        bins = small >> 5
-        codes = (bins[..., 0].astype(np.int32) << 6) | (bins[..., 1].astype(np.int32) << 3) | bins[..., 2]
+        pixels = self._sample(image).astype(np.int32)
+        bins = pixels >> 5
+        codes = (bins[..., 0] << 6) | (bins[..., 1] << 3) | bins[..., 2]
         histogram = np.bincount(codes.ravel(), minlength=512)
-        previous_luma, previous_histogram = self._luma, self._histogram
-        self._luma, self._histogram = luma, histogram
-        if previous_luma is None:
+        before, histogram_before = self._previous, self._histogram
+        self._previous, self._histogram = pixels, histogram
+        if before is None:
             return False
-        difference = float(np.abs(luma - previous_luma).mean()) / (8 * 255)
-        distance = float(np.abs(histogram - previous_histogram).sum()) / (2 * ROWS * COLS)
+        difference = float(np.abs(pixels - before).mean()) / 255
+        distance = float(np.abs(histogram - histogram_before).sum()) / (2 * ROWS * COLS)
         cut = (
-            difference > LUMA_DIFFERENCE
+            difference > PIXEL_DIFFERENCE
             and distance > COLOUR_DISTANCE
             and difference > STANDS_OUT * self._recent
         )
@@ -55,7 +52,7 @@ class SceneCutDetector:
 
     def reset(self) -> None:
         """Forget the previous frame."""
-        self._luma = None
+        self._previous = None
         self._recent = 0.0
 
     def _sample(self, image: np.ndarray) -> np.ndarray:

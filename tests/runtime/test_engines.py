@@ -222,7 +222,7 @@ def test_silent_fallback_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyP
 
 
 def test_device_inputs_are_bound_afresh(bundle: Bundle) -> None:
-    """With a device provider, binding copies the input, so new contents must be bound again (simulated on the CPU)."""
+    """With a device provider binding copies the input, so it must be bound again (simulated on the CPU)."""
     with load(bundle, "encode", ("onnxruntime", None)) as engine:
         engine._copies_inputs = True  # type: ignore[attr-defined]
         inputs, outputs = arrays(engine.inputs, 0), arrays(engine.outputs)
