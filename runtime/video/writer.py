@@ -17,6 +17,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import InputError, OutputError
+from .frames import to_rgb
 from .output import AtomicFile, output_error, write_bytes
 from .png import encode_png
 
@@ -34,7 +35,7 @@ class FrameWriter(Protocol):
     description: str
     frames: int
 
-    def write(self, image: npt.NDArray[np.uint8], timestamp: float) -> None: ...
+    def write(self, image: npt.NDArray[np.uint8] | av.VideoFrame, timestamp: float) -> None: ...
 
     def close(self) -> None: ...
 
@@ -132,30 +133,41 @@ class VideoWriter:
             self._file.discard()
             raise
 
-    def write(self, image: npt.NDArray[np.uint8], timestamp: float) -> None:
+    def write(self, image: npt.NDArray[np.uint8] | av.VideoFrame, timestamp: float) -> None:
         """Encodes one frame.
 
         Args:
-            image: uint8 RGB [height, width, 3].
+            image: uint8 RGB [height, width, 3], or a frame of the file's own format (yuv420p,
+                BT.709) and size.
             timestamp: seconds; a frame that is not later than the last one is moved on by one tick.
         """
+        if isinstance(image, av.VideoFrame):
+            frame = image
+            if (frame.format.name, frame.width, frame.height) != ("yuv420p", self.width, self.height) or any(
+                self._pad
+            ):
+                raise InputError(f"frame is {frame}, not yuv420p {self.width}x{self.height} of even size.")
+        else:
+            frame = self._convert(image)
+        tick = max(round(timestamp * TIME_BASE.denominator), self._last_tick + 1)
+        self._last_tick = tick
+        frame.pts, frame.time_base = tick, TIME_BASE
+        self._mux(frame)
+        self.frames += 1
+
+    def _convert(self, image: npt.NDArray[np.uint8]) -> av.VideoFrame:
         if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
             raise InputError(
                 f"frame is {image.dtype} {list(image.shape)}, not uint8 {[self.height, self.width, 3]}."
             )
         if any(self._pad):
             image = np.pad(image, ((0, self._pad[0]), (0, self._pad[1]), (0, 0)), mode="edge")
-        frame = self._reformatter.reformat(
+        return self._reformatter.reformat(
             av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "rgb24"),
             format="yuv420p",
             dst_colorspace=_BT709,
             interpolation=Interpolation.BILINEAR,
         )
-        tick = max(round(timestamp * TIME_BASE.denominator), self._last_tick + 1)
-        self._last_tick = tick
-        frame.pts, frame.time_base = tick, TIME_BASE
-        self._mux(frame)
-        self.frames += 1
 
     def _mux(self, frame: Any) -> None:
         try:
@@ -235,8 +247,10 @@ class FolderWriter:
         if names and not force:
             raise OutputError(f"{self.path}: holds an earlier result.", "Pass --force to replace it.")
 
-    def write(self, image: npt.NDArray[np.uint8], timestamp: float) -> None:
-        """Stores one frame, uint8 RGB [h, w, 3], any size; `timestamp` in seconds."""
+    def write(self, image: npt.NDArray[np.uint8] | av.VideoFrame, timestamp: float) -> None:
+        """Stores one frame, uint8 RGB [h, w, 3] or any frame of libav, any size; `timestamp` in seconds."""
+        if isinstance(image, av.VideoFrame):
+            image = to_rgb(image)
         try:
             write_bytes(self._temporary / f"frame_{self.frames:06d}.png", encode_png(image, level=3))
         except OutputError:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from streamsplat_edge.runtime.compose import (
+    AMBER,
     DEPTH_COLOURS,
+    PAPER,
+    TEAL,
     DepthColours,
     Moment,
     MomentKeeper,
@@ -17,6 +22,8 @@ from streamsplat_edge.runtime.compose import (
     resize,
 )
 from streamsplat_edge.runtime.font import ADVANCE, HEIGHT, draw_text, text_size
+from streamsplat_edge.runtime.video import VideoWriter, open_video
+from streamsplat_edge.runtime.video.frames import to_rgb
 
 
 def moment(index: int = 0, *, key: bool = True, step: int = 0, size: tuple[int, int] = (90, 160)) -> Moment:
@@ -69,23 +76,53 @@ def test_depth_without_any_range(alpha: float) -> None:
 @pytest.mark.parametrize("source", [(90, 160), (160, 90), (97, 101), (20, 600)])
 def test_side_by_side_shows_all_four(source: tuple[int, int]) -> None:
     compose = SideBySide(source, panel_height=64)
-    frame = compose(moment(size=source), "frame 1")
-    assert frame.shape == (compose.height, compose.width, 3)
+    composed = compose(moment(size=source), "frame 1")
+    assert (composed.format.name, composed.width, composed.height) == (
+        *("yuv420p", compose.width, compose.height),
+    )
+    frame = to_rgb(composed)
     assert compose.height % 2 == 0 and compose.width % 2 == 0
     for place, colour in enumerate([(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]):
         x, y = compose._place(place)
         panel = frame[y + 2 : y + compose.panel_height - 6, x + 2 : x + compose.panel_width - 2]
-        assert np.abs(panel.astype(int) - colour).max() <= 2, place
+        assert np.abs(panel.astype(int) - colour).max() <= 4, place
 
 
 def test_key_frames_are_marked() -> None:
     compose = SideBySide((90, 160))
-    key = compose(moment(key=True), "").copy()
-    between = compose(moment(key=False, step=2), "").copy()
+    key = to_rgb(compose(moment(key=True), "")).astype(int)
+    between = to_rgb(compose(moment(key=False, step=2), "")).astype(int)
     x, y = compose._place(1)
-    assert not np.array_equal(key[y - 20 : y, x:], between[y - 20 : y, x:])
+    chip = (slice(y - 20, y - 4), slice(x + compose.panel_width - 12, x + compose.panel_width - 2))
+    for frame, colour in ((key, AMBER), (between, TEAL)):
+        assert (np.abs(frame[chip] - colour).max(-1) < 16).sum() > 20
+        assert np.abs(frame[y + 286, x + 20] - colour).max() < 16, "the bar begins in the same colour"
+    assert np.abs(between[y + 286, x + 300] - AMBER).max() > 100, "half way: the bar is half full"
+    assert np.abs(key[y + 286, x + 500] - AMBER).max() < 16
     inner = (slice(y, y + 280), slice(x, x + compose.panel_width))
     np.testing.assert_array_equal(key[inner], between[inner])
+
+
+def test_composed_frames_are_kept_apart() -> None:
+    """An encoder may hold a frame while the next one is composed."""
+    compose = SideBySide((90, 160), panel_height=64)
+    first = compose(moment(), "first")
+    before = first.to_ndarray().copy()
+    compose(moment(size=(90, 160), key=False, step=1), "second, with another text")
+    np.testing.assert_array_equal(first.to_ndarray(), before)
+
+
+def test_colours_survive_composing_and_encoding(tmp_path: Path) -> None:
+    compose = SideBySide((90, 160), panel_height=64)
+    with VideoWriter(tmp_path / "o.mp4", compose.width, compose.height) as writer:
+        for i in range(3):
+            writer.write(compose(moment(i), ""), i / 25)
+    with open_video(tmp_path / "o.mp4") as reader:
+        image = next(iter(reader)).image.astype(int)
+    for place, colour in enumerate([(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]):
+        x, y = compose._place(place)
+        assert np.abs(image[y + 20, x + 40] - colour).max() <= 8, place
+    assert np.abs(image[compose._place(0)[1] + 20, 2] - PAPER).max() <= 8
 
 
 def test_contact_sheet_holds_every_row() -> None:

@@ -313,3 +313,17 @@ def test_write_bytes_into_a_place_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not a folder"):
         (tmp_path / "f").touch()
         write_bytes(tmp_path / "f" / "x.json", b"{}")
+
+
+def test_frames_in_the_format_of_the_file(tmp_path: Path) -> None:
+    picture = av.VideoFrame.from_ndarray(moving_square(0), format="rgb24")
+    with VideoWriter(tmp_path / "o.mp4", 64, 48) as writer:
+        writer.write(picture.reformat(format="yuv420p", dst_colorspace=1), 0.0)
+        with pytest.raises(InputError, match="yuv420p"):
+            writer.write(picture, 0.1)
+        with pytest.raises(InputError, match="64x48"):
+            writer.write(picture.reformat(32, 48, "yuv420p"), 0.1)
+    assert np.abs(images_of(tmp_path / "o.mp4")[0].astype(float) - moving_square(0)).mean() < 4
+    with FolderWriter(tmp_path / "o") as folder:
+        folder.write(picture, 0.0)
+    np.testing.assert_array_equal(images_of(tmp_path / "o")[0], moving_square(0))

@@ -230,7 +230,7 @@ class Run:
         if rendered.pushes:
             self.push_ms = sum(rendered.pushes[-1].latencies.values())
         if self.writer is not None:
-            image = rendered.frame.rgb
+            image: Any = rendered.frame.rgb
             if self.panels is not None:
                 moment = viewer.picture(rendered, decibels)
                 with recorder.measure("compose"):
