@@ -33,6 +33,7 @@ struct Avx2 {
   static inline F min(F a, F b) { return _mm256_min_ps(a, b); }
   static inline F max(F a, F b) { return _mm256_max_ps(a, b); }
   static inline M ge(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
+  static inline unsigned bits(M m) { return static_cast<unsigned>(_mm256_movemask_ps(m)); }
   static inline F keep_min(M m, F a, F b) { return _mm256_and_ps(m, _mm256_min_ps(a, b)); }
   static inline F keep_mul(M m, F a, F b) { return _mm256_and_ps(m, _mm256_mul_ps(a, b)); }
   static inline F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }

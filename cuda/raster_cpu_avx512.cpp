@@ -36,6 +36,7 @@ struct Avx512 {
   static inline F min(F a, F b) { return _mm512_min_ps(a, b); }
   static inline F max(F a, F b) { return _mm512_max_ps(a, b); }
   static inline M ge(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+  static inline unsigned bits(M m) { return m; }
   static inline F keep_min(M m, F a, F b) { return _mm512_maskz_min_ps(m, a, b); }
   static inline F keep_mul(M m, F a, F b) { return _mm512_maskz_mul_ps(m, a, b); }
   static inline F select(M m, F yes, F no) { return _mm512_mask_mov_ps(no, m, yes); }

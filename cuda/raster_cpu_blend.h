@@ -48,7 +48,7 @@ inline typename V::F weight_exponential(typename V::F x) {
   return exponential<V>(V::max(x, V::set1(-40.0f)));
 }
 
-alignas(64) constexpr float kIota[kTile] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+alignas(64) constexpr float kMinusIota[kTile] = {0, -1, -2, -3, -4, -5, -6, -7, -8, -9, -10, -11, -12, -13, -14, -15};
 
 // Accumulators of a tile. Transmittance is stored negated once a pixel is finished, or lies outside the image.
 struct TileState {
@@ -91,6 +91,76 @@ inline std::uint8_t range_bits(int begin, int end, int step) {
   return static_cast<std::uint8_t>(upto & ~below);
 }
 
+// Of 16 bits, one per row or column: bit i of the result is set where any bit of the i-th run of kStep is.
+template <int kStep>
+inline std::uint8_t any_of_runs(unsigned bits) {
+  static_assert(kStep == 2 || kStep == 4 || kStep == 8 || kStep == 16, "a power of two that divides the tile");
+  if (kStep == 16) return bits != 0;
+  if (kStep == 8) return static_cast<std::uint8_t>(((bits & 0xFF) != 0) | ((bits >> 8) != 0) << 1);
+  bits |= bits >> 1;
+  if (kStep == 4) {
+    bits = (bits | bits >> 2) & 0x1111;
+    bits = (bits | bits >> 3) & 0x0303;
+    return static_cast<std::uint8_t>((bits | bits >> 6) & 0x0F);
+  }
+  bits &= 0x5555;
+  bits = (bits | bits >> 1) & 0x3333;
+  bits = (bits | bits >> 2) & 0x0F0F;
+  return static_cast<std::uint8_t>((bits | bits >> 4) & 0xFF);
+}
+
+// Lanes of kTile values that can reach alpha 1/255 when multiplied by `scale`; the margin covers rounding.
+template <class V>
+inline unsigned reaching(const float* values, float scale) {
+  unsigned bits = 0;
+  for (int i = 0; i < kTile; i += V::kWidth)
+    bits |= V::bits(V::ge(V::mul(V::load(values + i), V::set1(scale)), V::set1(0.9999f * kAlphaMin))) << i;
+  return bits;
+}
+
+// The pixel of the tile nearest to coordinate v.
+inline int nearest(float v) {
+  v = v + 0.5f > 0.0f ? v + 0.5f : 0.0f;
+  return static_cast<int>(v < 15.0f ? v : 15.0f);
+}
+
+// Separable: alpha(row, column) = row[] * column[]. Rows and columns that cannot reach 1/255 even where the other
+// factor is largest are left out, so a tile at the corner of a Gaussian's support box costs little.
+template <class V>
+inline void tabulate_canonical(const Splat& s, float x, float y, int e, ChunkTables& tables) {
+  for (int i = 0; i < kTile; i += V::kWidth) {
+    const auto dx = V::add(V::load(kMinusIota + i), V::set1(x));
+    const auto dy = V::add(V::load(kMinusIota + i), V::set1(y));
+    const auto ex = V::mul(V::mul(dx, dx), V::set1(-s.half_inv_x));
+    const auto ey = V::mul(V::mul(dy, dy), V::set1(-s.half_inv_y));
+    V::store(tables.column[e] + i, V::mul(weight_exponential<V>(ex), V::set1(s.opacity)));
+    V::store(tables.row[e] + i, weight_exponential<V>(ey));
+  }
+  tables.rows[e] = any_of_runs<V::kRows>(reaching<V>(tables.row[e], tables.column[e][nearest(x)]));
+  if (V::kWidth < kTile)
+    tables.columns[e] = any_of_runs<V::kWidth>(reaching<V>(tables.column[e], tables.row[e][nearest(y)]));
+}
+
+// General: the exponent along a row is -(dx + shear dy)^2 half_inv_x - dy^2 half_inv_y. A row is left out if it cannot
+// reach 1/255 at the point of the tile's width that is nearest to its maximum.
+template <class V>
+inline void tabulate_general(const TileJob& job, const Splat& s, float x, float y, int e, ChunkTables& tables) {
+  alignas(64) float largest[kTile];
+  for (int i = 0; i < kTile; i += V::kWidth) {
+    V::store(tables.column[e] + i, V::add(V::load(kMinusIota + i), V::set1(x)));
+    const auto dy = V::add(V::load(kMinusIota + i), V::set1(y));
+    const auto left = V::fma(dy, V::set1(s.shear), V::set1(x));  // at column 0; column 15 is 15 less
+    const auto right = V::add(left, V::set1(-15.0f));
+    const auto u = V::max(V::max(right, V::mul(left, V::set1(-1.0f))), V::set1(0.0f));
+    const auto ey = V::mul(V::mul(dy, dy), V::set1(-s.half_inv_y));
+    V::store(largest + i, weight_exponential<V>(V::fma(V::mul(u, u), V::set1(-s.half_inv_x), ey)));
+  }
+  const float conic[8] = {-s.half_inv_x, -s.half_inv_y, s.shear, s.opacity, y};
+  std::memcpy(tables.conic[e], conic, sizeof conic);
+  tables.rows[e] = any_of_runs<V::kRows>(reaching<V>(largest, s.opacity));
+  if (V::kWidth < kTile) tables.columns[e] = range_bits(s.box_x0 - job.x0, s.box_x1 - job.x0, V::kWidth);
+}
+
 template <class V, bool kCanonical>
 inline void tabulate(const TileJob& job, std::uint32_t first, int count, ChunkTables& tables) {
   constexpr std::uint32_t kAhead = 16;  // Gaussians of a tile are scattered in memory: fetch some ahead
@@ -99,28 +169,11 @@ inline void tabulate(const TileJob& job, std::uint32_t first, int count, ChunkTa
     const Splat& s = job.splats[job.list[first + e]];
     const float x = s.x - static_cast<float>(job.x0);
     const float y = s.y - static_cast<float>(job.y0);
-    for (int i = 0; i < kTile; i += V::kWidth) {
-      const auto dx = V::fnma(V::load(kIota + i), V::set1(1.0f), V::set1(x));
-      if (kCanonical) {
-        const auto dy = V::fnma(V::load(kIota + i), V::set1(1.0f), V::set1(y));
-        const auto ex = V::mul(V::mul(dx, dx), V::set1(-s.half_inv_x));
-        const auto ey = V::mul(V::mul(dy, dy), V::set1(-s.half_inv_y));
-        V::store(tables.column[e] + i, V::mul(weight_exponential<V>(ex), V::set1(s.opacity)));
-        V::store(tables.row[e] + i, weight_exponential<V>(ey));
-      } else {
-        V::store(tables.column[e] + i, dx);
-      }
-    }
-    if (!kCanonical) {
-      tables.conic[e][0] = -s.half_inv_x;
-      tables.conic[e][1] = -s.half_inv_y;
-      tables.conic[e][2] = s.shear;
-      tables.conic[e][3] = s.opacity;
-      tables.conic[e][4] = y;
-    }
+    if (kCanonical)
+      tabulate_canonical<V>(s, x, y, e, tables);
+    else
+      tabulate_general<V>(job, s, x, y, e, tables);
     std::memcpy(tables.colour[e], &s.r, 4 * sizeof(float));
-    tables.rows[e] = range_bits(s.box_y0 - job.y0, s.box_y1 - job.y0, V::kRows);
-    tables.columns[e] = range_bits(s.box_x0 - job.x0, s.box_x1 - job.x0, V::kWidth);
   }
 }
 
@@ -219,12 +272,12 @@ void blend_tile(const TileJob& job) {
     tabulate<V, kCanonical>(job, first, count, tables);
     std::memset(tables.rows + count, 0, static_cast<std::size_t>(kChunk - count));
     std::memset(tables.columns + count, 0, static_cast<std::size_t>(kChunk - count));
-    std::uint64_t row_masks[8], column_masks[8];
+    std::uint64_t row_masks[8], column_masks[8] = {};
     transpose_bits(tables.rows, row_masks);
-    transpose_bits(tables.columns, column_masks);
+    if (kGroupColumns > 1) transpose_bits(tables.columns, column_masks);
     for (int i = 0; i < kGroupRows; ++i)
       for (int j = 0; j < kGroupColumns; ++j) {
-        const std::uint64_t mask = row_masks[i] & column_masks[j];
+        const std::uint64_t mask = kGroupColumns == 1 ? row_masks[i] : row_masks[i] & column_masks[j];
         if (finished[i][j] || mask == 0) continue;
         if (blend_group<V, kCanonical>(tables, mask, i * V::kRows, j * V::kWidth, state)) {
           finished[i][j] = true;

@@ -47,6 +47,7 @@ struct Plain {
   static inline F max(F a, F b) { return select(a > b, a, b); }
   static inline M ge(F a, F b) { return a >= b; }
   static inline F keep(M m, F v) { return reinterpret_cast<F>(m & reinterpret_cast<M>(v)); }
+  static inline unsigned bits(M m) { return (m[0] & 1u) | (m[1] & 2u) | (m[2] & 4u) | (m[3] & 8u); }
   static inline F keep_min(M m, F a, F b) { return keep(m, min(a, b)); }
   static inline F keep_mul(M m, F a, F b) { return keep(m, a * b); }
   static inline F select(M m, F yes, F no) {
