@@ -296,6 +296,8 @@ def run_video(
     with closing(pipeline.frames()) as frames:
         try:
             for rendered in frames:
+                if not calls:
+                    continue
                 with pipeline.recorder.measure("write"):
                     for sink in calls:
                         sink(rendered)

@@ -37,7 +37,9 @@ class OnnxRuntimeEngine(Engine):
         options.intra_op_num_threads = count
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # A spinning worker keeps a core busy after each run, and the rasterizer's pool wants that core next.
+        # A spinning worker keeps a core busy between operators and after each run, and the rasterizer's
+        # pool or another program wants that core. Measured on two busy cores, tiny preset: spinning made
+        # deform 2 to 3 times slower (420 against 130 ms) and the renders after it up to 2 times.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = ort.InferenceSession(variant.path, options, providers=[provider])
