@@ -51,11 +51,17 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) ->
     """
     space = _source_space(frame)
     reformatter = reformatter or VideoReformatter()
+    # RGB has no matrix, so this changes nothing, except that PyAV before 17 ignores a source equal to it.
+    other = _BT601 if space == _BT709 else _BT709
     if _has_alpha(frame):
-        rgba = reformatter.reformat(frame, format="rgba", src_colorspace=space).to_ndarray().astype(np.uint16)
+        rgba = (
+            reformatter.reformat(frame, format="rgba", src_colorspace=space, dst_colorspace=other)
+            .to_ndarray()
+            .astype(np.uint16)
+        )
         image: npt.NDArray[np.uint8] = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
     else:
-        rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=space)
+        rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=space, dst_colorspace=other)
         image = np.asarray(rgb.to_ndarray(), np.uint8)
     return upright(image, display_matrix(frame))
 

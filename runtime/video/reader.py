@@ -24,6 +24,7 @@ DEFAULT_FOLDER_RATE = Fraction(24)
 
 # libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.
 _NOT_VIDEO_FORMATS = {"tty", "rawvideo"}
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stream, a smaller one jitter
 
 
@@ -314,4 +315,6 @@ class FileReader(VideoReader):
 
 def _is_cover(stream: Any) -> bool:
     disposition = getattr(stream, "disposition", None)
-    return disposition is not None and bool(int(disposition) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
+    return disposition is not None and bool(
+        int(getattr(disposition, "value", disposition)) & _ATTACHED_PICTURE
+    )

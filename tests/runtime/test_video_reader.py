@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from video_samples import audio_only, moving_square, sample_clip, truncated_clip, write_video
+from video_samples import audio_only, moving_square, sample_clip, truncated_clip, turn, write_video
 
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.video import encode_png, open_video
@@ -52,15 +52,23 @@ def test_time_starts_at_zero_when_the_file_does_not(tmp_path: Path) -> None:
     np.testing.assert_allclose([f.timestamp for f in frames_of(path)], [0, 0.1, 0.3, 0.4], atol=1.1e-3)
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_metadata_is_applied(tmp_path: Path, degrees: int) -> None:
-    upright = moving_square(3)
-    path = write_video(tmp_path / "r.mp4", [upright] * 3, rotation=degrees)
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((0, 1, -1, 0), lambda image: np.rot90(image, 3)),  # a phone in portrait: a quarter turn clockwise
+        ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+        ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+        ((-1, 0, 0, 1), np.fliplr),  # a mirrored selfie
+        ((1, 0, 0, 1), lambda image: image),
+    ],
+)
+def test_rotation_metadata_is_applied(tmp_path: Path, matrix: tuple, expected: Any) -> None:
+    image = moving_square(3)
+    path = turn(write_video(tmp_path / "r.mp4", [image] * 3), matrix)
     with open_video(path) as reader:
         frame = next(iter(reader))
         assert (reader.height, reader.width) == frame.image.shape[:2]
-    # set_display_rotation counts counter-clockwise, like FFmpeg.
-    assert close(frame.image, np.rot90(upright, degrees // 90), 8)
+    assert close(frame.image, expected(image), 8)
 
 
 def test_odd_sizes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -34,7 +35,6 @@ def write_video(
     source_format: str = "rgb24",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
-    rotation: int = 0,
     colorspace: int | None = None,
     clock: Fraction = CLOCK,
     rate: int = 25,
@@ -49,8 +49,6 @@ def write_video(
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = clock
-        if rotation:
-            stream.set_display_rotation(rotation)
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
         for image, time in zip(images, times, strict=True):
@@ -66,6 +64,20 @@ def write_video(
 def sample_clip(path: Path, frames: int = 12, height: int = 48, width: int = 64, **kwargs: Any) -> Path:
     """A clip of `moving_square` at 25 frames per second."""
     return write_video(path, [moving_square(i, height, width) for i in range(frames)], **kwargs)
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Writes a display matrix (a, b, c, d) into the track header of an MP4, as cameras do when held upright.
+
+    """Writes a display matrix (a, b, c, d) into the track header of an MP4, as phones do when held upright.
+    """
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4
+    assert data[start] == 0, "version 0 of the box"
+    a, b, c, d = (value << 16 for value in matrix)
+    struct.pack_into(">6i", data, start + 40, a, b, 0, c, d, 0)
+    path.write_bytes(data)
+    return path
 
 
 def truncated_clip(path: Path, frames: int = 60) -> Path:
