@@ -69,7 +69,7 @@ def sample_clip(path: Path, frames: int = 12, height: int = 48, width: int = 64,
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     """Writes a display matrix (a, b, c, d) into the header of an MP4, as phones do when held upright.
 
-    A player shows pixel (x, y) at (a x + c y, b x + d y), y downwards. A phone in portrait writes (0, 1, -1, 0).
+    A player shows pixel (x, y) at (a x + c y, b x + d y), y downwards. A phone in portrait: (0, 1, -1, 0).
     """
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4
