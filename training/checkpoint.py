@@ -1,82 +1,152 @@
-"""Weights on disk: safetensors only, every key accounted for."""
+"""Weights on disk: safetensors only, every key accounted for (published names: REFERENCE.md section 5)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, OutputError
 from .config import ModelConfig
 from .model import StreamSplat
 
-# Heads that exist only where positions are sampled in training; inference uses the mean.
-_TRAINING_ONLY = ("predictor.mix_layer.",)
+_HEADS = "gs_predictor.predictor."
+# Heads that only matter where positions or motion are sampled in training, tolerated by exactly these names:
+# a published stage-2 file carries the first four beyond the model's keys, our sampled stage 1 the last two.
+TRAINING_ONLY = frozenset(
+    f"{_HEADS}mix_layer.{head}.{leaf}"
+    for head in ("xyz_dynamic_mean", "xyz_dynamic_scale", "xyz_static_scale")
+    for leaf in ("weight", "bias")
+)
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
+_LISTED = 20
 
 
 def save_weights(model: StreamSplat, path: Path, metadata: dict[str, str]) -> None:
-    """Write the model's parameters and buffers, with its configuration, under a temporary name and rename."""
-    state = {f"model.{k}": v.contiguous().clone() for k, v in model.state_dict().items()}
+    """Write the model's parameters and buffers, with its configuration, under a temporary name and rename.
+
+    Raises:
+        OutputError: the file cannot be written; an earlier file of that name is untouched.
+    """
+    state = {f"model.{k}": v.detach().contiguous().clone() for k, v in model.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(state, str(temporary), {"model": json.dumps(model.config.to_dict()), **metadata})
-    temporary.replace(path)
+    try:
+        save_file(state, str(temporary), {"model": json.dumps(model.config.to_dict()), **metadata})
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"The weights could not be written to {path}: {error}.", "Is the disk full?"
+        ) from None
 
 
 def read_config(path: Path) -> ModelConfig:
     """The configuration that `save_weights` stored.
 
     Raises:
-        InputError: the file is not safetensors, or holds no configuration (a published checkpoint: name the
-        preset).
+        InputError: the file is not safetensors, or holds no configuration (published ones do not).
     """
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}.") from None
+    with _open(path) as file:
+        metadata = file.metadata() or {}
     if "model" not in metadata:
         raise InputError(
             f"{path} does not say which model it belongs to.", "Pass --preset (published weights: base)."
         )
-    return ModelConfig.from_dict(json.loads(metadata["model"]))
+    try:
+        return ModelConfig.from_dict(json.loads(metadata["model"]))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} holds no usable model configuration: {error}.") from None
 
 
 def canonical_key(key: str) -> str:
-    """Strip the wrappers `module.`, `model.` and `_orig_mod.` in any nesting from the front of a key."""
-    wrappers = ("module.", "model.", "_orig_mod.")
-    while key.startswith(wrappers):
+    """The model's own name of a stored key.
+
+    Wrappers (`torch.compile`, DDP, accelerate, the published class) prefix `module.`, `model.` and
+    `_orig_mod.` in any nesting; wrapped submodules put `_orig_mod` and `module` inside. No name of the model
+    contains either.
+    """
+    while key.startswith(_WRAPPERS):
         key = key.split(".", 1)[1]
-    return key
+    return ".".join(part for part in key.split(".") if part not in ("_orig_mod", "module"))
 
 
 def load_weights(model: StreamSplat, path: Path) -> None:
     """Load `path` into `model`; every missing, unexpected or misshapen key is an error that lists them.
 
+    Only the heads in `TRAINING_ONLY` may be missing or left over. Nothing is loaded unless everything fits.
+
     Raises:
         InputError: the file cannot be read or does not fit.
     """
+    with _open(path) as file:
+        _load(model, path, file, _names(path, file))
+
+
+def load_static_weights(model: StreamSplat, path: Path) -> None:
+    """Load the static predictor of `model` from a published stage-1 file; the dynamic half keeps its weights.
+
+    Stage 1 names the static half from its own root (`encoder.`, `gaussian_upsampler.`, `predictor.`) and
+    calls the position head `mix_layer.xyz_static_mean`; stage 2 turns that into `gs_layer.xyz_static`.
+
+    Raises:
+        InputError: the file cannot be read or does not fit.
+    """
+    with _open(path) as file:
+        names = {
+            f"gs_predictor.{name}".replace("mix_layer.xyz_static_mean.", "gs_layer.xyz_static."): stored
+            for name, stored in _names(path, file).items()
+        }
+        _load(model, path, file, names, part="gs_predictor.")
+
+
+def _open(path: Path) -> safe_open:
     try:
-        stored: dict[str, Tensor] = {canonical_key(k): v for k, v in load_file(str(path)).items()}
+        return safe_open(str(path), "pt")
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}.") from None
-    own = model.state_dict()
-    stored = {k: v for k, v in stored.items() if k in own or not any(t in k for t in _TRAINING_ONLY)}
-    optional = {k for k in own if any(t in k for t in _TRAINING_ONLY)}
-    problems = [f"missing {k}" for k in own if k not in stored and k not in optional]
-    problems += [f"unexpected {k}" for k in stored if k not in own]
-    problems += [
-        f"{k}: shape {tuple(stored[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in own.items()
-        if k in stored and stored[k].shape != v.shape
+        hint = (
+            "Convert it to safetensors first; other formats can run code when they are read."
+            if path.is_file()
+            else ""
+        )
+        raise InputError(f"{path} is not a readable safetensors file: {error}.", hint) from None
+
+
+def _names(path: Path, file: safe_open) -> dict[str, str]:
+    """Canonical name -> stored key."""
+    names: dict[str, str] = {}
+    for key in file.keys():  # noqa: SIM118 - not a dict
+        name = canonical_key(key)
+        if name in names:
+            raise InputError(f"{path} holds the same tensor twice, as {names[name]} and {key}.")
+        names[name] = key
+    return names
+
+
+def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, str], part: str = "") -> None:
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(part)}
+    wanted = {name: key for name, key in names.items() if name in own or name not in TRAINING_ONLY}
+    # Shapes come from the header, so that a large file of another model is refused before it is read.
+    shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in wanted.items()}
+    problems = {
+        "missing": [k for k in own if k not in wanted and k not in TRAINING_ONLY],
+        "unexpected": [names[k] for k in wanted if k not in own],
+        "misshapen": [
+            f"{k}: {shapes[k]}, expected {tuple(v.shape)}"
+            for k, v in own.items()
+            if k in shapes and shapes[k] != tuple(v.shape)
+        ],
+    }
+    lines = [f"{kind} {k}" for kind, keys in problems.items() for k in keys[:_LISTED]]
+    lines += [
+        f"and {len(keys) - _LISTED} more {kind}" for kind, keys in problems.items() if len(keys) > _LISTED
     ]
-    if problems:
-        listed = "\n  ".join(problems[:20]) + (
-            f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        )
-        raise InputError(
-            f"{path} does not fit the model:\n  {listed}\n", "Is it the checkpoint of another preset?"
-        )
-    model.load_state_dict(stored, strict=False)
+    if lines:
+        listed = "\n  ".join(lines)
+        hint = "Is it the checkpoint of another preset?"
+        raise InputError(f"{path} does not fit the model:\n  {listed}\n", hint)
+    state: dict[str, Tensor] = {name: file.get_tensor(key) for name, key in wanted.items()}
+    model.load_state_dict(state, strict=False)

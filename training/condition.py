@@ -1,7 +1,7 @@
 """The published condition of the dynamic decoder: DINOv2 ViT-B/14 with registers (REFERENCE.md section 1).
 
-The network itself comes from `transformers`; here are the published input quirks and the loading of both weight
-formats.
+The network itself comes from `transformers`; here are the published input quirks and the loading of both
+weight formats.
 """
 
 from __future__ import annotations
@@ -106,13 +106,16 @@ class DinoCondition(nn.Module):
         return super().train(False)
 
 
-def load_dino(path: Path, size: tuple[int, int] = (252, 448)) -> DinoCondition:
+def load_dino(
+    path: Path, size: tuple[int, int] = (252, 448), config: Dinov2WithRegistersConfig | None = None
+) -> DinoCondition:
     """DINOv2 from local weights.
 
     Args:
         path: a folder in the hub layout (`config.json` and `model.safetensors`), or an original weight file
             (`dinov2_vitb14_reg4_pretrain.pth`, or the same tensors as safetensors).
         size: rows and columns of the resized image, multiples of 14.
+        config: of an original weight file, where it is not ViT-B/14 (a folder brings its own).
 
     Raises:
         InputError: nothing there, unreadable, or not the weights of DINOv2 ViT-B/14 with registers.
@@ -136,7 +139,7 @@ def load_dino(path: Path, size: tuple[int, int] = (252, 448)) -> DinoCondition:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except Exception as error:  # torch.load raises nearly anything on damaged files
         raise InputError(f"{path} cannot be read as weights: {error}.", hint) from None
-    condition = DinoCondition(size=size)
+    condition = DinoCondition(config, size)
     try:
         report = condition.model.load_state_dict(from_original_keys(state), strict=False)
     except (RuntimeError, AttributeError) as error:

@@ -18,15 +18,15 @@ def sample_truncated_normal(
     """Draw from N(mean, exp(log_scale)^2) truncated to [-bound, bound] by inverting the CDF; differentiable.
 
     Edge cases as published: u is clamped to [1e-3, 1 - 1e-3]; where the truncated mass is <= 1e-3 the lower
-    bound is returned;
-    where log_scale <= -5 the clamped mean is.
+    bound is returned; where log_scale <= -5 the clamped mean is.
 
     Args:
         mean, log_scale: any equal shape.
         bound: half width of the support.
     """
     clamped = mean.clamp(-bound, bound)
-    sigma = torch.exp(log_scale.clamp(min=-5.0))
+    # Both limits lie inside the edge cases, which pick another value; they keep infinities out of gradients.
+    sigma = torch.exp(log_scale.clamp(-5.0, 20.0))
     low, high = _cdf((-bound - mean) / sigma), _cdf((bound - mean) / sigma)
     mass = high - low
     u = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype).clamp(

@@ -1,10 +1,10 @@
 """Deterministic weights and inputs made from names, as the golden data of the published model were.
 
 The rule, for a parameter called `name` (its dotted path inside `StreamSplat`; for DINOv2
-"condition_encoder.model.<key>"): a Philox generator keyed by crc32(name) draws float32 standard normals z in C order,
-and the last component of the name says how they are scaled: "embed"/"token" 0.02 z; "gamma" 0.1 + 0.02 z; two or
-more axes z / sqrt(fan in); "weight" 1 + 0.1 z; anything else 0.05 z. Buffers are not keyed. The CRCs in
-tests/data/golden_pair.npz pin this implementation.
+"condition_encoder.model.<key>"): a Philox generator keyed by crc32(name) draws float32 standard normals z in
+C order, and the last component of the name says how they are scaled: "embed"/"token" 0.02 z; "gamma"
+0.1 + 0.02 z; two or more axes z / sqrt(fan in); "weight" 1 + 0.1 z; anything else 0.05 z. Buffers are not
+keyed. The CRCs in tests/data/golden_pair.npz pin this implementation.
 """
 
 from __future__ import annotations

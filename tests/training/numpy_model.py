@@ -1,14 +1,14 @@
 """The architecture of REFERENCE.md section 1 in plain NumPy float64, written independently of `training/`.
 
-One frame or pair at a time, loops instead of batched reshapes, weights by their published names. `Altered` switches on
-the mistakes of REFERENCE.md section 10, so that tests can show that they would be noticed.
+One frame or pair at a time, loops instead of batched reshapes, weights by their published names. `Altered`
+switches on the mistakes of REFERENCE.md section 10, so that tests can show that they would be noticed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,10 @@ class Altered:
     normalise_keys: bool = False
     position_embedding: bool = True
     motion_factor: float = 0.999
+
+    def changes(self) -> list[str]:
+        """What differs from the published model."""
+        return [f"{k}={v}" for k, v in asdict(self).items() if v != getattr(Altered, k)]
 
 
 PUBLISHED = Altered()
@@ -114,7 +118,7 @@ class NumpyModel:
             x = x + self.mlp(f"{block}.mlp", self.norm(f"{block}.layernorm2", x))
         return self.norm(f"{base}.layernorm2", x)
 
-    def _windows(self, grid: tuple[int, int], window: int) -> list[Array]:
+    def _windows(self, grid: tuple[int, int], window: int) -> list[NDArray[np.intp]]:
         """Token indices of every attention window."""
         index = np.arange(grid[0] * grid[1])
         if not self.altered.square_windows:
@@ -176,7 +180,7 @@ class NumpyModel:
 
     # -- a pair
 
-    def decoder(self, tokens: tuple[Array, Array], condition: tuple[Array, Array]) -> tuple[Array, Array]:
+    def decoder(self, tokens: Sequence[Array], condition: Sequence[Array]) -> tuple[Array, Array]:
         base = "decoder.transformer_decoder"
         n = len(tokens[0])
         other = (1, 0) if self.altered.swap_condition else (0, 1)
@@ -197,12 +201,12 @@ class NumpyModel:
             y = self.norm(f"{block}.self_attn_ln", x)
             x = x + self.attention(f"{block}.self_attn", y, y)
             y = self.norm(f"{block}.cross_attn_ln", x)
-            keys: Callable[[Array], Array] = lambda s: s  # noqa: E731
+            keys = source
             if self.altered.normalise_keys:
-                keys = lambda s, block=block: self.norm(f"{block}.cross_attn_ln", s)  # noqa: E731
+                keys = [self.norm(f"{block}.cross_attn_ln", s) for s in source]
             cross = f"{block}.cross_attn"
             x = x + np.concatenate(
-                [self.attention(cross, y[:n], keys(source[0])), self.attention(cross, y[n:], keys(source[1]))]
+                [self.attention(cross, y[:n], keys[0]), self.attention(cross, y[n:], keys[1])]
             )
             x = x + self.mlp(f"{block}.mlp", self.norm(f"{block}.mlp_ln", x))
         x = self.norm(f"{base}.layernorm2", x)
@@ -214,7 +218,7 @@ class NumpyModel:
         return self.linear(f"{base}.7", silu(self.linear(f"{base}.4", x)))
 
     def deform(
-        self, tokens: tuple[Array, Array], features: tuple[Array, Array], condition: tuple[Array, Array]
+        self, tokens: Sequence[Array], features: Sequence[Array], condition: Sequence[Array]
     ) -> tuple[Array, Array]:
         """Motion [2, G, 3] and fade [2, G, 2]."""
         motion, fade = [], []

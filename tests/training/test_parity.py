@@ -48,7 +48,7 @@ def _write_checkpoint(path: Path) -> None:
     for key, entry in KEYS["checkpoint"].items():
         name, shape = key.removeprefix("model."), tuple(entry["shape"])
         if name.endswith(".pe"):
-            state[f"model._orig_mod.{name}"] = sinusoidal_table(*shape, div_term)
+            state[f"model._orig_mod.{name}"] = sinusoidal_table(shape[0], shape[1], div_term)
         elif entry["kind"] == "buffer":
             state[f"model._orig_mod.{name}"] = buffers[name]
         else:
@@ -92,7 +92,7 @@ def _run(model: StreamSplat, condition: DinoCondition) -> dict[str, Array]:
     encoder = model.gs_predictor.encoder.transformer_encoder
     record("enc_conv", encoder.conv, tokens_last)
     record("enc_ln1", encoder.layernorm1)
-    record("enc_block0_attn", encoder.transformer.resblocks[0].attn)
+    record("enc_block0_attn", encoder.get_submodule("transformer.resblocks.0.attn"))
     record("enc_block0", encoder.transformer.resblocks[0])
     record("enc_block9", encoder.transformer.resblocks[9])
     upsampler = model.gs_predictor.gaussian_upsampler
@@ -105,8 +105,8 @@ def _run(model: StreamSplat, condition: DinoCondition) -> dict[str, Array]:
     record("dec_condln", decoder.condition_ln)
     record("dec_ln1", decoder.layernorm1)
     block = decoder.transformer.resblocks[0]
-    record("dec_block0_self", block.self_attn)
-    record("dec_block0_cross", block.cross_attn)
+    record("dec_block0_self", block.get_submodule("self_attn"))
+    record("dec_block0_cross", block.get_submodule("cross_attn"))
     record("dec_block0", block)
     record("dec_block9", decoder.transformer.resblocks[9])
     record("dec_all", decoder.layernorm2)
