@@ -1,0 +1,91 @@
+"""The documents say only what is true of this checkout: links, make targets, commands, and code that runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_bundle import build_fake_bundle
+
+from streamsplat_edge.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DEMO_BUNDLE = "demo/tiny.bundle"
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+
+
+def test_pages_are_found() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cli.md"} <= {page.name for page in PAGES}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^    |`|\$ )make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE)
+    assert set(named) <= targets
+
+
+@each_page
+def test_commands_parse(page: Path) -> None:
+    for command in commands(page):
+        if command[0] == "streamsplat-edge":
+            build_parser().parse_args(command[1:])  # exits where an option does not exist
+        elif command[:2] == ["python", "-m"]:
+            options = [word for word in command[3:] if word.startswith("-")]
+            called = [sys.executable, "-m", command[2], "--help"]
+            result = subprocess.run(called, capture_output=True, text=True, timeout=120)
+            assert result.returncode == 0 and all(option in result.stdout for option in options), command
+
+
+def run_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Runs the Python of a page from top to bottom, as a reader would, with a small bundle."""
+    build_fake_bundle(tmp_path / "fake.bundle")
+    monkeypatch.chdir(ROOT)
+    image = np.full((36, 64, 3), 128, np.uint8)
+    names: dict[str, object] = dict(frame=image, timestamp=0.0, first_image=image, second_image=image)
+    code = "\n".join(blocks(page, "python"))
+    assert DEMO_BUNDLE in code
+    exec(code.replace(DEMO_BUNDLE, str(tmp_path / "fake.bundle")), names)
+    return names
+
+
+def test_three_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = run_blocks(ROOT / "README.md", tmp_path, monkeypatch)["image"]
+    assert isinstance(image, np.ndarray) and image.shape == (16, 32, 3) and image.dtype == np.uint8
+
+
+def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_blocks(ROOT / "docs" / "python-api.md", tmp_path, monkeypatch)
+    assert names["report"].frames == 230  # type: ignore[attr-defined]
+
+
+def test_bundle_page_shows_every_field(tmp_path: Path) -> None:
+    (text,) = blocks(ROOT / "docs" / "bundle.md", "json")
+    shown, real = json.loads(text), build_fake_bundle(tmp_path / "fake.bundle").manifest
+    assert shown.keys() == real.keys() and shown["model"].keys() == real["model"].keys()
+    (variant,), (written,) = (m["stages"]["encode"]["variants"] for m in (shown, real))
+    assert variant.keys() == written.keys() and variant["inputs"][0].keys() == written["inputs"][0].keys()
