@@ -47,11 +47,23 @@ SS_HD float fade_factor(float gamma0, float gamma1, float dt) {
   return sigmoid(-gamma0 * (fabsf(dt) - gamma1)) / sigmoid(gamma0 * gamma1);
 }
 
+// ceilf for v >= 0, written so that compilers vectorise it without SSE4.1; from 2^23 on every float is an integer.
+SS_HD float ceil_positive(float v) {
+#if defined(__CUDA_ARCH__)
+  return ceilf(v);
+#else
+  const float low = v < 8388608.0f ? v : 8388608.0f;
+  const float whole = static_cast<float>(static_cast<int>(low));
+  const float up = whole < low ? whole + 1.0f : whole;
+  return v < 8388608.0f ? up : v;
+#endif
+}
+
 // Radius in pixels of the circle that bounds 3 sigma of a 2-D covariance [a b; b c] (low-pass already added).
 SS_HD float splat_radius(float a, float c, float det) {
   const float mid = 0.5f * (a + c);
   const float disc = mid * mid - det;
-  return ceilf(3.0f * sqrtf(mid + sqrtf(disc > 0.1f ? disc : 0.1f)));
+  return ceil_positive(3.0f * sqrtf(mid + sqrtf(disc > 0.1f ? disc : 0.1f)));
 }
 
 // First and one-past-last tile along one axis. Truncation toward zero and the +15 are the published behaviour; the
