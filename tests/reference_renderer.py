@@ -2,8 +2,8 @@
 
 Every Gaussian is evaluated at every pixel; there are no tiles, no support boxes and no early exit of a loop.
 The decisions of the published algorithm (alpha < 1/255 skipped, blending stopped before transmittance falls
-below 1e-4, tile rectangles) are discontinuous, so pixels where one of them hangs on float32 rounding are reported
-as `fragile`: there two correct float32 implementations may differ by one Gaussian's contribution.
+below 1e-4, tile rectangles) are discontinuous, so pixels where one of them hangs on float32 rounding are
+reported as `fragile`: there two correct float32 implementations may differ by one Gaussian's contribution.
 """
 
 from __future__ import annotations
