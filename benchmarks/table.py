@@ -1,0 +1,160 @@
+"""Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
+
+Reads the JSON of the benchmarks `fps` and `rasterizer` and of `streamsplat-edge eval`. With `--update README.md`
+the tables replace what stands between the two marker lines there: no number in the README is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..commands.report import ordered
+from ..runtime.errors import InputError, StreamSplatError
+from ..runtime.video import write_bytes
+
+BEGIN = "<!-- begin: python -m streamsplat_edge.benchmarks.table -->"
+END = "<!-- end of tables -->"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first column is text and whose other columns are numbers."""
+    rule = ["---", *("---:" for _ in header[1:])]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
+
+
+def fps_table(result: dict[str, Any]) -> list[str]:
+    """Stages with percentiles, and the run in words."""
+    machine, bundle, frames = result["machine"], result["bundle"], result["frames"]
+    throughput, quality, source = result["throughput"], result["psnr_db"], result["protocol"]["input"]
+    rows = [
+        [stage, *(f"{values[name]:.2f}" for name in ("p50", "p90", "p99", "max")), str(values["count"])]
+        for stage in ordered(result["latency_ms"])
+        if (values := result["latency_ms"][stage]).get("count")
+    ]
+    paced = result["paced"]
+    words = [
+        f"**{throughput['fps']:.1f} frames per second** by wall clock, {throughput['chain_fps']:.1f} for the "
+        f"chain alone; {frames['total']} frames ({source['width']}x{source['height']}), {frames['key']} of "
+        "them key frames",
+        f"bundle `{bundle['name']}` at {bundle['width']}x{bundle['height']}, "
+        f"{bundle['gaussians_per_key_frame']:,} Gaussians per key frame, {result['stages']['encode']}",
+        f"{machine['cpu']}, {machine['cores_usable']} cores, load average "
+        f"{result['state']['before']['load_average'][0]}; commit {result['software']['commit']}",
+        "PSNR of the same run: "
+        + ", ".join(
+            f"{words} {quality[kind]['mean']:.2f} dB"
+            for kind, words in (("key_frames", "key frames"), ("in_between", "in between"))
+            if quality[kind]["count"]
+        ),
+        f"memory {result['memory']['peak_mib']:.0f} MiB; power {result['power_w']}",
+    ]
+    if isinstance(paced, dict):
+        words.append(
+            f"paced at {paced['fps']:g} frames per second: {paced['late']} late, {paced['dropped']} dropped, "
+            f"capture to present p50 {paced['capture_to_present_ms']['p50']:.0f} ms"
+        )
+    return ["; ".join(words) + ".", "", *_markdown(("ms", "p50", "p90", "p99", "max", "count"), rows)]
+
+
+def rasterizer_table(result: dict[str, Any]) -> list[str]:
+    """One row per scene."""
+    machine = result["machine"]
+    header = ("image, Gaussians, sigma, view", "tile pairs", "min ms", "p50 ms", "p90 ms")
+    rows = [
+        [
+            f"{row['width']}x{row['height']}, {row['gaussians']:,}, {row['sigma_px']:g} px, {row['path']}",
+            f"{row['pairs']:,}",
+            *(f"{row[name]:.2f}" for name in ("min_ms", "p50_ms", "p90_ms")),
+        ]
+        for row in result["results"]
+    ]
+    words = (
+        f"{machine['cpu']}, {machine['threads']} threads, {machine['simd']}, load average "
+        f"{machine['load_average_1min']}; commit {machine['commit']}. RGB, depth and alpha, from Gaussians in world space."
+    )
+    return [words, "", *_markdown(header, rows)]
+
+
+def eval_table(result: dict[str, Any]) -> list[str]:
+    """One row per clip."""
+    columns = {"key": "key frames", "between": "in between", "blend": "blending the originals"}
+    columns |= {"rendered_blend": "blending the rendered"}
+    rows = [
+        [name, *(f"{scores[key]:.2f}" for key in columns)]
+        for name, scores in (*result["clips"].items(), ("**average**", result["average"]))
+    ]
+    words = f"{result['metric']}; gap {result['gap']}, {result['engine']}, {result['split']} split."
+    return [words, "", *_markdown(("clip", *columns.values()), rows)]
+
+
+def table(path: Path) -> list[str]:
+    """The Markdown of one results file.
+
+    Raises:
+        InputError: not JSON, or of none of the three kinds.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}).") from error
+    if isinstance(result, dict):
+        if result.get("format") == "streamsplat-fps":
+            return fps_table(result)
+        if result.get("benchmark") == "rasterizer":
+            return rasterizer_table(result)
+        if {"metric", "clips", "average"} <= result.keys():
+            return eval_table(result)
+    raise InputError(f"{path}: is not a result of fps, rasterizer or eval.", "Leave it out.")
+
+
+def document(paths: Sequence[Path]) -> str:
+    """All tables, each under the name of its file."""
+    parts = [
+        "\n".join([f"`{path.name}`: " + lines[0], *lines[1:]]) for path in paths if (lines := table(path))
+    ]
+    return "\n\n".join(parts)
+
+
+def updated(text: str, tables: str) -> str:
+    """`text` with the part between the marker lines replaced.
+
+    Raises:
+        InputError: the markers are not there, once each and in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError("The file has no marker lines.", f"Add the lines {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m streamsplat_edge.benchmarks.table", description="Results as Markdown tables."
+    )
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="JSON", help="results of fps, rasterizer, eval"
+    )
+    parser.add_argument(
+        "--update", type=Path, metavar="FILE", help="replace the tables in this Markdown file"
+    )
+    args = parser.parse_args(argv)
+    try:
+        tables = document(args.results)
+        if args.update:
+            write_bytes(args.update, updated(args.update.read_text(), tables).encode())
+        else:
+            print(tables)
+    except StreamSplatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
