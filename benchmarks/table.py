@@ -1,7 +1,8 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of the benchmarks `fps` and `rasterizer` and of `streamsplat-edge eval`. With `--update README.md`
-the tables replace what stands between the two marker lines there: no number in the README is typed by hand.
+Reads the JSON of the benchmarks `fps` and `rasterizer` and of `streamsplat-edge eval`. With
+`--update README.md` the tables replace what stands between the two marker lines there: no number in the README
+is typed by hand.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def rasterizer_table(result: dict[str, Any]) -> list[str]:
     ]
     words = (
         f"{machine['cpu']}, {machine['threads']} threads, {machine['simd']}, load average "
-        f"{machine['load_average_1min']}; commit {machine['commit']}. RGB, depth and alpha, from Gaussians in world space."
+        f"{machine['load_average_1min']}; commit {machine['commit']}. RGB, depth and alpha, from Gaussians "
+        "in world space."
     )
     return [words, "", *_markdown(header, rows)]
 

@@ -1,0 +1,94 @@
+"""Tables of the README come from result files, all of them and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_bundle import build_fake_bundle
+from video_samples import sample_clip
+
+from streamsplat_edge.benchmarks import fps, table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EVAL = {
+    "gap": 4,
+    "split": "eval",
+    "engine": "onnxruntime",
+    "metric": "PSNR",
+    "clips": {"a": {"key": 30.125, "between": 28.0, "blend": 27.0, "rendered_blend": 26.5, "frames": 9}},
+    "average": {"key": 30.125, "between": 28.0, "blend": 27.0, "rendered_blend": 26.5},
+}
+RASTERIZER = {
+    "benchmark": "rasterizer",
+    "machine": {"cpu": "C", "threads": 2, "simd": "avx2", "load_average_1min": "0.1", "commit": "abc"},
+    "results": [
+        dict(path="canonical", gaussians=73728, height=288, width=512, sigma_px=2.0, pairs=123456)
+        | dict(min_ms=1.0, p50_ms=2.0, p90_ms=3.25)
+    ],
+}
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
+    build_fake_bundle(tmp_path / "fake.bundle")
+    clip = sample_clip(tmp_path / "clip.mp4", 9)
+    measured = tmp_path / "fps.json"
+    assert fps.main([str(clip), "--bundle", str(tmp_path / "fake.bundle"), "--json", str(measured)]) == 0
+    paths = [measured, write(tmp_path / "r.json", RASTERIZER), write(tmp_path / "e.json", EVAL)]
+    text = table.document(paths)
+    for words in (
+        "`fps.json`: **",
+        "| encode |",
+        "| 30.12 |",
+        "73,728, 2 px",
+        "123,456",
+        "| 3.25 |",
+        "power not",
+    ):
+        assert words in text, words
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {7, 6}
+
+
+def test_update_replaces_only_what_is_between_the_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    assert table.main([str(write(tmp_path / "e.json", EVAL)), "--update", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith(f"{table.END}\nafter\n")
+    assert "old" not in text and "| 28.00 |" in text
+    assert table.main([str(tmp_path / "e.json"), "--update", str(page)]) == 0 and page.read_text() == text
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no json"])
+def test_other_files_are_refused(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    assert table.main([str(path)]) == 2 and "x.json" in capsys.readouterr().err
+
+
+def test_file_without_markers_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing here\n")
+    assert table.main([str(write(tmp_path / "e.json", EVAL)), "--update", str(page)]) == 2
+    assert page.read_text() == "nothing here\n"
+
+
+def test_readme_shows_the_committed_results() -> None:
+    """Every table in the README is what the script prints for the files named there."""
+    text = (ROOT / "README.md").read_text()
+    if table.BEGIN not in text:
+        assert "frames per second by wall clock" not in text
+        return
+    block = text.split(table.BEGIN)[1].split(table.END)[0]
+    names = [line.split("`")[1] for line in block.splitlines() if line.startswith("`")]
+    assert names
+    tables = table.document([ROOT / "benchmarks" / "results" / name for name in names])
+    assert table.updated(text, tables) == text
