@@ -1,8 +1,8 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
 Reads the JSON of the benchmarks `fps` and `rasterizer` and of `streamsplat-edge eval`. With
-`--update README.md` the tables replace what stands between the two marker lines there: no number in the README
-is typed by hand.
+`--update README.md` the tables replace what stands between the two marker lines there: no number in the
+README is typed by hand.
 """
 
 from __future__ import annotations
