@@ -124,7 +124,7 @@ def machine(rasterizer: Rasterizer) -> dict[str, str | int]:
         "threads": rasterizer.threads,
         "simd": rasterizer.simd,
         "load_average_1min": str(round(os.getloadavg()[0], 2)),
-        # "real-time" (chrt -f) keeps other programs off the cores: close to an idle machine, whatever the load.
+        # "real-time" (chrt -f) keeps other programs off the cores: nearly an idle machine, whatever the load.
         "scheduling": "ordinary" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real-time",
         "python": platform.python_version(),
         "commit": commit,
