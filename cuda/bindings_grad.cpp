@@ -1,9 +1,10 @@
 // Python bindings of the differentiable rasterizer; training/rasterizer.py is the only caller and checks shapes first.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/string.h>
 
 #include <cstddef>
+#include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <stdexcept>
@@ -13,6 +14,7 @@
 #include "raster_grad.h"
 
 namespace nb = nanobind;
+using namespace nb::literals;
 
 namespace streamsplat {
 namespace {
@@ -46,9 +48,28 @@ GradInputs check_inputs(const Sizes& z, const Input& xz, const Input& depth, con
   return {xz.data(), depth.data(), scale.data(), opacity.data(), rgb.data(), background.data()};
 }
 
-std::unique_ptr<GradState> forward(const Input& xz, const Input& depth, const Input& scale, const Input& opacity,
-                                   const Input& rgb, const Input& background, const Output& out_rgb,
-                                   const Output& out_depth, const Output& out_alpha, int threads) {
+// A capsule, not a bound class: torch never frees the graphs that are still alive when the interpreter shuts down (say
+// in a global variable), and nanobind would report the state that such a graph holds as a leaked instance.
+constexpr const char* kStateName = "streamsplat_edge._core.GradState";
+
+const GradState& state_of(const nb::capsule& capsule) {
+  if (capsule.name() == nullptr || std::strcmp(capsule.name(), kStateName) != 0)
+    throw std::invalid_argument("state must be what raster_grad_forward returned");
+  return *static_cast<const GradState*>(capsule.data());
+}
+
+SimdLevel level_of(const std::string& name) {
+  for (const SimdLevel level : {SimdLevel::kAuto, SimdLevel::kPlain, SimdLevel::kAvx2, SimdLevel::kAvx512}) {
+    if (name != simd_name(level)) continue;
+    if (!simd_supported(level)) throw std::invalid_argument("this CPU has no " + name);
+    return level;
+  }
+  throw std::invalid_argument("simd must be auto, avx512, avx2 or scalar, not " + name);
+}
+
+nb::capsule forward(const Input& xz, const Input& depth, const Input& scale, const Input& opacity, const Input& rgb,
+                    const Input& background, const Output& out_rgb, const Output& out_depth, const Output& out_alpha,
+                    int threads, const std::string& simd) {
   if (depth.ndim() != 2 || out_alpha.ndim() != 3) throw std::invalid_argument("depth must be [B,N], alpha [B,H,W]");
   const Sizes z{depth.shape(0), depth.shape(1), out_alpha.shape(1), out_alpha.shape(2)};
   if (z.h == 0 || z.w == 0 || z.h > 32000 || z.w > 32000) throw std::invalid_argument("image sides must be 1 to 32000");
@@ -56,21 +77,21 @@ std::unique_ptr<GradState> forward(const Input& xz, const Input& depth, const In
   check(out_rgb, "out_rgb", {z.b, z.h, z.w, 3});
   check(out_depth, "out_depth", {z.b, z.h, z.w});
   check(out_alpha, "out_alpha", {z.b, z.h, z.w});
-  auto state = std::make_unique<GradState>();
-  state->batch = static_cast<int>(z.b);
-  state->count = static_cast<int>(z.n);
-  state->height = static_cast<int>(z.h);
-  state->width = static_cast<int>(z.w);
+  auto state = std::make_unique<GradState>(static_cast<int>(z.b), static_cast<int>(z.n), static_cast<int>(z.h),
+                                           static_cast<int>(z.w), level_of(simd));
   const GradOutputs out{out_rgb.data(), out_depth.data(), out_alpha.data()};
-  nb::gil_scoped_release release;
-  raster_grad_forward(in, threads, state.get(), out);
-  return state;
+  {
+    nb::gil_scoped_release release;
+    raster_grad_forward(in, threads, state.get(), out);
+  }
+  return nb::capsule(state.release(), kStateName, [](void* p) noexcept { delete static_cast<GradState*>(p); });
 }
 
-void backward(const GradState& state, const Input& xz, const Input& depth, const Input& scale, const Input& opacity,
+void backward(const nb::capsule& capsule, const Input& xz, const Input& depth, const Input& scale, const Input& opacity,
               const Input& rgb, const Input& background, const Input& up_rgb, const Input& up_depth,
               const Input& up_alpha, const Output& grad_xz, const Output& grad_depth, const Output& grad_scale,
               const Output& grad_opacity, const Output& grad_rgb, const Output& grad_background, int threads) {
+  const GradState& state = state_of(capsule);
   const Sizes z{static_cast<std::size_t>(state.batch), static_cast<std::size_t>(state.count),
                 static_cast<std::size_t>(state.height), static_cast<std::size_t>(state.width)};
   const GradInputs in = check_inputs(z, xz, depth, scale, opacity, rgb, background);
@@ -93,9 +114,12 @@ void backward(const GradState& state, const Input& xz, const Input& depth, const
 }  // namespace
 
 void register_grad(nb::module_& m) {
-  nb::class_<GradState>(m, "GradState", "What the backward pass needs of a forward pass.");
-  m.def("raster_grad_forward", &forward, "Differentiable rendering; see training/rasterizer.py.");
-  m.def("raster_grad_backward", &backward, "The derivative of raster_grad_forward.");
+  m.def("raster_grad_forward", &forward, "xz"_a, "depth"_a, "scale"_a, "opacity"_a, "rgb"_a, "background"_a,
+        "out_rgb"_a, "out_depth"_a, "out_alpha"_a, "threads"_a, "simd"_a = "auto",
+        "Differentiable rendering; see training/rasterizer.py. Returns the state that the backward pass needs.");
+  m.def("raster_grad_backward", &backward, "state"_a, "xz"_a, "depth"_a, "scale"_a, "opacity"_a, "rgb"_a,
+        "background"_a, "up_rgb"_a, "up_depth"_a, "up_alpha"_a, "grad_xz"_a, "grad_depth"_a, "grad_scale"_a,
+        "grad_opacity"_a, "grad_rgb"_a, "grad_background"_a, "threads"_a, "The derivative of raster_grad_forward.");
 }
 
 }  // namespace streamsplat

@@ -10,23 +10,66 @@
 #include <thread>
 #include <utility>
 
+#include "raster_cpu_project.h"
+#include "raster_grad_kernel.h"
 #include "splat_math.h"
 
 namespace streamsplat {
 namespace {
 
-constexpr int kTilePixels = kTile * kTile;
-// Per Gaussian and tile: q, q dx, q dx^2, q dy, q dy^2, r, g, b, depth (q = dL/dpower).
-constexpr int kGradSums = 9;
+constexpr int kRowsPerTask = 4096;       // Gaussians per task where one image is split over threads
+constexpr int kRadixFrom = 96;           // list entries; below, a comparison sort is faster
+constexpr std::size_t kKeepImages = 64;  // buffers of at most this many images are kept for reuse
 
-struct alignas(64) TilePlanes {
-  float r[kTilePixels], g[kTilePixels], b[kTilePixels], d[kTilePixels], t[kTilePixels], suffix[kTilePixels];
-  std::int32_t stop[kTilePixels];
+const GradKernels& kernels_of(SimdLevel level) {
+#if defined(__x86_64__)
+  if (level == SimdLevel::kAvx512) return grad_kernels_avx512();
+  if (level == SimdLevel::kAvx2) return grad_kernels_avx2();
+#endif
+  return grad_kernels_plain();
+}
+
+// Finished objects kept for reuse. Never destroyed: a state may outlive static objects at exit.
+template <class T>
+class Shelf {
+ public:
+  static T take() {
+    Shelf& shelf = instance();
+    std::lock_guard<std::mutex> hold(shelf.lock_);
+    if (shelf.items_.empty()) return T();
+    T item = std::move(shelf.items_.back());
+    shelf.items_.pop_back();
+    return item;
+  }
+  static void give(T item) {
+    Shelf& shelf = instance();
+    std::lock_guard<std::mutex> hold(shelf.lock_);
+    if (shelf.items_.size() < kKeepImages) shelf.items_.push_back(std::move(item));
+  }
+
+ private:
+  static Shelf& instance() {
+    static Shelf* const shelf = new Shelf;
+    return *shelf;
+  }
+  std::mutex lock_;
+  std::vector<T> items_;
 };
 
-namespace kernels {
-#include "raster_grad_tile.inc"
-}  // namespace kernels
+struct SortScratch {
+  Buffer<std::uint64_t> a, b;
+};
+using GradSums = Buffer<float>;
+
+// Borrows from the shelf for a scope.
+template <class T>
+struct Loan {
+  Loan() : item(Shelf<T>::take()) {}
+  ~Loan() { Shelf<T>::give(std::move(item)); }
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+  T item;
+};
 
 // Runs fn(0..tasks-1) on up to `threads` threads and rethrows the first exception.
 template <class Fn>
@@ -59,299 +102,367 @@ void parallel_for(int tasks, int threads, Fn&& fn) {
   if (error) std::rethrow_exception(error);
 }
 
-struct SortEntry {
-  std::uint32_t key;  // bits of a positive depth: ordered like the depth
-  std::int32_t slot;
-};
+float sigma_pixels(float scale, int size) { return scale * (0.5f * static_cast<float>(size)); }
 
-// Stable least-significant-digit radix sort, three digits of 11 bits.
-void sort_by_key(std::vector<SortEntry>* entries, std::vector<SortEntry>* scratch) {
-  constexpr int kBits = 11, kBuckets = 1 << kBits;
-  std::vector<std::uint32_t> counts(3 * kBuckets, 0);
-  for (const SortEntry& e : *entries) {
-    for (int pass = 0; pass < 3; ++pass) ++counts[pass * kBuckets + ((e.key >> (pass * kBits)) & (kBuckets - 1))];
-  }
-  scratch->resize(entries->size());
-  for (int pass = 0; pass < 3; ++pass) {
-    std::uint32_t* offsets = counts.data() + pass * kBuckets;
-    std::uint32_t sum = 0;
-    for (int i = 0; i < kBuckets; ++i) sum += std::exchange(offsets[i], sum);
-    for (const SortEntry& e : *entries) (*scratch)[offsets[(e.key >> (pass * kBits)) & (kBuckets - 1)]++] = e;
-    entries->swap(*scratch);
-  }
-}
-
-bool all_finite(const float* p, int n) {
-  for (int i = 0; i < n; ++i) {
-    if (!std::isfinite(p[i])) return false;
-  }
-  return true;
-}
-
-// Clamps in float so that extreme but valid positions do not overflow the integer.
-int clamp_pixel(float v, int lo, int hi) {
-  return v <= static_cast<float>(lo) ? lo : (v >= static_cast<float>(hi) ? hi : static_cast<int>(v));
-}
-
-// Projects one Gaussian. False if it is culled: not finite, behind the camera, or no pixel can reach alpha 1/255.
-bool project(const GradInputs& in, std::size_t row, const GradState& state, GradSplat* s) {
+// NaN and infinity are the only values v with v * 0 != 0.
+bool all_finite(const GradInputs& in, std::size_t row) {
   const float *xz = in.xz + 2 * row, *scale = in.scale + 2 * row, *rgb = in.rgb + 3 * row;
-  const float depth = in.depth[row], opacity = in.opacity[row];
-  if (!(depth > 0.0f) || !(opacity >= kAlphaMin)) return false;
-  if (!std::isfinite(depth) || !std::isfinite(opacity)) return false;
-  if (!all_finite(xz, 2) || !all_finite(scale, 2) || !all_finite(rgb, 3)) return false;
-  const float sx = 0.5f * static_cast<float>(state.width) * scale[0];
-  const float sy = 0.5f * static_cast<float>(state.height) * scale[1];
-  const float var_x = sx * sx + kLowPass, var_y = sy * sy + kLowPass;
-  s->u = ndc_to_pixel(xz[0] * kHomogeneous, state.width);
-  s->v = ndc_to_pixel(-xz[1] * kHomogeneous, state.height);
-  if (!std::isfinite(var_x) || !std::isfinite(var_y) || !std::isfinite(s->u) || !std::isfinite(s->v)) return false;
-  const float radius = splat_radius(var_x, var_y, var_x * var_y);
-  // alpha >= 1/255 needs dx^2 / var <= reach; the margin keeps rounding from losing a pixel the kernel would take.
-  const float reach = 2.0f * std::log(255.0f * opacity) + 1e-3f;
-  const float half_x = std::sqrt(reach * var_x) + 1e-2f, half_y = std::sqrt(reach * var_y) + 1e-2f;
-  const int left = kTile * tile_begin(s->u, radius, state.tiles_x);
-  const int right = std::min(kTile * tile_end(s->u, radius, state.tiles_x), state.width);
-  const int top = kTile * tile_begin(s->v, radius, state.tiles_y);
-  const int bottom = std::min(kTile * tile_end(s->v, radius, state.tiles_y), state.height);
-  if (left >= right || top >= bottom) return false;
-  const int x0 = clamp_pixel(std::ceil(s->u - half_x), left, right);
-  const int x1 = clamp_pixel(std::floor(s->u + half_x) + 1.0f, left, right);
-  const int y0 = clamp_pixel(std::ceil(s->v - half_y), top, bottom);
-  const int y1 = clamp_pixel(std::floor(s->v + half_y) + 1.0f, top, bottom);
-  if (x0 >= x1 || y0 >= y1) return false;
-  s->x0 = static_cast<std::int16_t>(x0);
-  s->x1 = static_cast<std::int16_t>(x1);
-  s->y0 = static_cast<std::int16_t>(y0);
-  s->y1 = static_cast<std::int16_t>(y1);
-  s->inv_var_x = 1.0f / var_x;
-  s->inv_var_y = 1.0f / var_y;
-  s->opacity = opacity;
-  s->r = rgb[0];
-  s->g = rgb[1];
-  s->b = rgb[2];
-  s->depth = depth;
-  return true;
+  return (xz[0] * 0.0f + xz[1] * 0.0f) + (scale[0] * 0.0f + scale[1] * 0.0f) +
+             (rgb[0] * 0.0f + rgb[1] * 0.0f + rgb[2] * 0.0f) + (in.depth[row] * 0.0f + in.opacity[row] * 0.0f) ==
+         0.0f;
 }
 
-void prepare(const GradInputs& in, int b, GradState* state) {
-  GradImage& image = state->images[b];
-  std::vector<GradSplat> found;
-  std::vector<SortEntry> entries, scratch;
-  found.reserve(state->count);
-  entries.reserve(state->count);
-  for (int i = 0; i < state->count; ++i) {
-    GradSplat s;
-    if (!project(in, static_cast<std::size_t>(b) * state->count + i, *state, &s)) continue;
-    s.index = i;
-    SortEntry e;
-    std::memcpy(&e.key, &s.depth, sizeof e.key);
-    e.slot = static_cast<std::int32_t>(found.size());
-    entries.push_back(e);
-    found.push_back(s);
+// Projects rows [begin, end) of an image. Culled, with an empty box: not finite, behind the camera, or no pixel can
+// reach alpha 1/255.
+void project_rows(const GradInputs& in, int b, int begin, int end, GradState* state) {
+  Projection p{};
+  p.width = state->width;
+  p.height = state->height;
+  p.tiles_x = (state->width + kTile - 1) / kTile;
+  p.tiles_y = (state->height + kTile - 1) / kTile;
+  p.extent = Extent::kPublished;
+  Splat* const splats = state->images[b].splats.data();
+  const std::size_t base = static_cast<std::size_t>(b) * state->count;
+  ProjectBatch batch;
+  for (int first = begin; first < end; first += kProjectBatch) {
+    const int members = std::min(kProjectBatch, end - first);
+    bool keep[kProjectBatch] = {};
+    for (int j = 0; j < kProjectBatch; ++j) {
+      const std::size_t row = base + first + j;
+      keep[j] = j < members && in.depth[row] > 0.0f && in.opacity[row] >= kAlphaMin && all_finite(in, row);
+      batch.u[j] = keep[j] ? in.xz[2 * row] : 0.0f;
+      batch.v[j] = keep[j] ? -in.xz[2 * row + 1] : 0.0f;
+      batch.depth[j] = keep[j] ? in.depth[row] : 1.0f;
+      batch.opacity[j] = keep[j] ? in.opacity[row] : 1.0f;
+      batch.a[j] = keep[j] ? in.scale[2 * row] : 1.0f;
+      batch.c[j] = keep[j] ? in.scale[2 * row + 1] : 1.0f;
+    }
+    for (int j = 0; j < kProjectBatch; ++j) {
+      float sigma_x = std::fabs(sigma_pixels(batch.a[j], p.width));
+      float sigma_y = std::fabs(sigma_pixels(batch.c[j], p.height));
+      sigma_x = sigma_x < kSigmaMax ? sigma_x : kSigmaMax;
+      sigma_y = sigma_y < kSigmaMax ? sigma_y : kSigmaMax;
+      const float a = sigma_x * sigma_x + kLowPass, c = sigma_y * sigma_y + kLowPass;
+      batch.a[j] = a;
+      batch.c[j] = c;
+      batch.det[j] = a * c;
+      batch.half_inv_x[j] = 0.5f / a;
+      batch.half_inv_y[j] = 0.5f / c;
+    }
+    place(p, batch);
+    for (int j = 0; j < members; ++j) {
+      Splat& s = splats[first + j];
+      const float* const rgb = in.rgb + 3 * (base + first + j);
+      const bool visible = keep[j] && batch.x0[j] < batch.x1[j] && batch.y0[j] < batch.y1[j];
+      s.x = batch.x[j];
+      s.y = batch.y[j];
+      s.half_inv_x = batch.half_inv_x[j];
+      s.half_inv_y = batch.half_inv_y[j];
+      s.opacity = batch.opacity[j];
+      s.r = rgb[0];
+      s.g = rgb[1];
+      s.b = rgb[2];
+      s.depth = batch.depth[j];
+      s.box_x0 = static_cast<std::int16_t>(visible ? batch.x0[j] : 0);
+      s.box_x1 = static_cast<std::int16_t>(visible ? batch.x1[j] : 0);
+      s.box_y0 = static_cast<std::int16_t>(batch.y0[j]);
+      s.box_y1 = static_cast<std::int16_t>(batch.y1[j]);
+    }
   }
-  sort_by_key(&entries, &scratch);
+}
 
-  const int tiles = state->tiles_x * state->tiles_y;
-  image.splats.resize(found.size());
-  image.tile_begin.assign(tiles + 1, 0);
-  auto each_tile = [&](const GradSplat& s, auto&& fn) {
-    for (int ty = s.y0 / kTile; ty <= (s.y1 - 1) / kTile; ++ty) {
-      for (int tx = s.x0 / kTile; tx <= (s.x1 - 1) / kTile; ++tx) fn(ty * state->tiles_x + tx);
+// Sizes the buffers that do not depend on the values.
+void reserve(GradState* state) {
+  const std::size_t pixels = static_cast<std::size_t>(state->blocks_x) * state->blocks_y * kBlockPixels;
+  for (GradImage& image : state->images) {
+    image.splats.reserve(state->count);
+    image.transmittance.reserve(pixels);
+    image.stop.reserve(pixels);
+  }
+}
+
+// Lists (depth bits, row) of every visible Gaussian in every block it touches.
+void bin(int b, GradState* state) {
+  GradImage& image = state->images[b];
+  const Splat* const splats = image.splats.data();
+  const int blocks = state->blocks_x * state->blocks_y, stride = state->blocks_x;
+  image.block_begin.assign(static_cast<std::size_t>(blocks) + 1, 0);
+  const auto each_block = [&](const Splat& s, auto&& fn) {
+    const int x0 = s.box_x0 / kBlockWidth, x1 = (s.box_x1 - 1) / kBlockWidth;
+    const int y0 = s.box_y0 / kBlockHeight, y1 = (s.box_y1 - 1) / kBlockHeight;
+    for (int y = y0; y <= y1; ++y) {
+      for (int x = x0; x <= x1; ++x) fn(y * stride + x);
     }
   };
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    image.splats[i] = found[entries[i].slot];
-    each_tile(image.splats[i], [&](int tile) { ++image.tile_begin[tile + 1]; });
+  std::uint32_t* const begin = image.block_begin.data();
+  for (int i = 0; i < state->count; ++i) {
+    if (splats[i].box_x0 != splats[i].box_x1) each_block(splats[i], [&](int block) { ++begin[block + 1]; });
   }
-  for (int i = 0; i < tiles; ++i) image.tile_begin[i + 1] += image.tile_begin[i];
-  image.list.resize(image.tile_begin[tiles]);
-  std::vector<std::int32_t> cursor(image.tile_begin.begin(), image.tile_begin.end() - 1);
-  for (std::size_t i = 0; i < image.splats.size(); ++i) {
-    each_tile(image.splats[i], [&](int tile) { image.list[cursor[tile]++] = static_cast<std::int32_t>(i); });
+  for (int i = 0; i < blocks; ++i) begin[i + 1] += begin[i];
+  image.entries.reserve(begin[blocks]);
+  image.list.reserve(begin[blocks]);
+  image.blended.assign(blocks, 0);
+  std::vector<std::uint32_t> cursor(begin, begin + blocks);
+  std::uint64_t* const entries = image.entries.data();
+  for (int i = 0; i < state->count; ++i) {
+    const Splat& s = splats[i];
+    if (s.box_x0 == s.box_x1) continue;
+    std::uint32_t depth_bits;  // positive floats order like their bits
+    std::memcpy(&depth_bits, &s.depth, sizeof depth_bits);
+    const std::uint64_t entry = std::uint64_t{depth_bits} << 32 | static_cast<std::uint32_t>(i);
+    each_block(s, [&](int block) { entries[cursor[block]++] = entry; });
   }
-  image.tile_blended.assign(tiles, 0);
-  image.transmittance.resize(static_cast<std::size_t>(tiles) * kTilePixels);
-  image.stop.resize(static_cast<std::size_t>(tiles) * kTilePixels);
 }
 
-// Where a tile lies: its first pixel and how much of it is inside the image.
-struct TilePlace {
-  TilePlace(const GradState& state, int tile)
-      : px(tile % state.tiles_x * kTile),
-        py(tile / state.tiles_x * kTile),
-        columns(std::min(kTile, state.width - px)),
-        rows(std::min(kTile, state.height - py)) {}
-  int px, py, columns, rows;
+// Writes the rows of `entries` by depth, ties by row. Least-significant-digit radix sort on the depth bits; it is
+// stable and entries come in row order.
+void sort_entries(const std::uint64_t* entries, int count, SortScratch* scratch, std::int32_t* list) {
+  const auto row_of = [](std::uint64_t entry) { return static_cast<std::int32_t>(static_cast<std::uint32_t>(entry)); };
+  const std::size_t n = static_cast<std::size_t>(count);
+  scratch->a.reserve(n);
+  if (count < kRadixFrom) {
+    std::uint64_t* const sorted = scratch->a.data();
+    std::copy(entries, entries + n, sorted);
+    std::sort(sorted, sorted + n);
+    std::transform(sorted, sorted + n, list, row_of);
+    return;
+  }
+  scratch->b.reserve(n);
+  std::uint32_t low = UINT32_MAX, high = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t key = static_cast<std::uint32_t>(entries[i] >> 32);
+    low = std::min(low, key);
+    high = std::max(high, key);
+  }
+  constexpr int kDigitMax = 10;
+  const int bits = high == low ? 1 : 32 - __builtin_clz(high - low);
+  const int passes = (bits + kDigitMax - 1) / kDigitMax, digit_bits = (bits + passes - 1) / passes;
+  const std::uint32_t digits = 1u << digit_bits;
+  const auto digit_of = [&](std::uint64_t entry, int pass) {
+    return (static_cast<std::uint32_t>(entry >> 32) - low) >> (pass * digit_bits) & (digits - 1);
+  };
+  std::uint32_t offsets[4][1 << kDigitMax];
+  for (int pass = 0; pass < passes; ++pass) std::memset(offsets[pass], 0, digits * sizeof(std::uint32_t));
+  for (std::size_t i = 0; i < n; ++i) {
+    for (int pass = 0; pass < passes; ++pass) ++offsets[pass][digit_of(entries[i], pass)];
+  }
+  const std::uint64_t* from = entries;
+  for (int pass = 0; pass < passes; ++pass) {
+    std::uint32_t sum = 0, *const offset = offsets[pass];
+    for (std::uint32_t d = 0; d < digits; ++d) sum += std::exchange(offset[d], sum);
+    if (pass == passes - 1) {
+      for (std::size_t i = 0; i < n; ++i) list[offset[digit_of(from[i], pass)]++] = row_of(from[i]);
+    } else {
+      std::uint64_t* const to = pass % 2 == 0 ? scratch->a.data() : scratch->b.data();
+      for (std::size_t i = 0; i < n; ++i) to[offset[digit_of(from[i], pass)]++] = from[i];
+      from = to;
+    }
+  }
+}
+
+// Where a block lies: its first pixel and how much of it is inside the image.
+struct BlockPlace {
+  BlockPlace(const GradState& state, int block)
+      : x(block % state.blocks_x * kBlockWidth),
+        y(block / state.blocks_x * kBlockHeight),
+        columns(std::min(kBlockWidth, state.width - x)),
+        rows(std::min(kBlockHeight, state.height - y)) {}
+  int x, y, columns, rows;
 };
 
-void blend(GradState* state, int b, int tile, const float* background, const GradOutputs& out) {
+void blend(GradState* state, int b, int block, const float* background, const GradOutputs& out) {
   GradImage& image = state->images[b];
-  const TilePlace place(*state, tile);
-  TilePlanes planes;
-  std::memset(&planes, 0, sizeof planes);
-  for (int y = 0; y < kTile; ++y) {
-    for (int x = 0; x < kTile; ++x) {
-      const bool inside = x < place.columns && y < place.rows;
-      planes.t[y * kTile + x] = inside ? 1.0f : -1.0f;
-      planes.stop[y * kTile + x] = inside ? INT_MAX : 0;
-    }
+  const BlockPlace place(*state, block);
+  const std::uint32_t first = image.block_begin[block];
+  const int count = static_cast<int>(image.block_begin[block + 1] - first);
+  std::int32_t* const list = image.list.data() + first;
+  {
+    Loan<SortScratch> scratch;
+    sort_entries(image.entries.data() + first, count, &scratch.item, list);
   }
-  const std::int32_t first = image.tile_begin[tile];
-  image.tile_blended[tile] = kernels::forward_tile(image.splats.data(), image.list.data() + first,
-                                                   image.tile_begin[tile + 1] - first, place.px, place.py, &planes);
-  const std::size_t saved = static_cast<std::size_t>(tile) * kTilePixels;
-  for (int i = 0; i < kTilePixels; ++i) image.transmittance[saved + i] = std::fabs(planes.t[i]);
+  BlockPlanes planes;
+  std::memset(&planes, 0, sizeof planes);
+  for (int y = 0; y < place.rows; ++y) {
+    std::fill_n(planes.t + y * kBlockWidth, place.columns, 1.0f);
+    std::fill_n(planes.stop + y * kBlockWidth, place.columns, INT_MAX);
+  }
+  image.blended[block] = kernels_of(state->level).forward(image.splats.data(), list, count, place.x, place.y, &planes);
+  for (int i = 0; i < kBlockPixels; ++i) planes.t[i] = planes.t[i] > 0.0f ? planes.t[i] : planes.rest[i];
+  const std::size_t saved = static_cast<std::size_t>(block) * kBlockPixels;
+  std::memcpy(image.transmittance.data() + saved, planes.t, sizeof planes.t);
   std::memcpy(image.stop.data() + saved, planes.stop, sizeof planes.stop);
   for (int y = 0; y < place.rows; ++y) {
+    const std::size_t pixel = (static_cast<std::size_t>(b) * state->height + place.y + y) * state->width + place.x;
+    float *const rgb = out.rgb + 3 * pixel, *const depth = out.depth + pixel, *const alpha = out.alpha + pixel;
     for (int x = 0; x < place.columns; ++x) {
-      const int i = y * kTile + x;
-      const float t = std::fabs(planes.t[i]);
-      const std::size_t pixel =
-          (static_cast<std::size_t>(b) * state->height + place.py + y) * state->width + place.px + x;
-      out.rgb[3 * pixel] = planes.r[i] + t * background[0];
-      out.rgb[3 * pixel + 1] = planes.g[i] + t * background[1];
-      out.rgb[3 * pixel + 2] = planes.b[i] + t * background[2];
-      out.depth[pixel] = planes.d[i];
-      out.alpha[pixel] = 1.0f - t;  // the weights add up to 1 - T
+      const int i = y * kBlockWidth + x;
+      rgb[3 * x] = planes.r[i] + planes.t[i] * background[0];
+      rgb[3 * x + 1] = planes.g[i] + planes.t[i] * background[1];
+      rgb[3 * x + 2] = planes.b[i] + planes.t[i] * background[2];
+      depth[x] = planes.d[i];
+      alpha[x] = 1.0f - planes.t[i];  // the weights add up to 1 - T
     }
   }
 }
 
-// Calls sink(list position in the tile, sums) for every blended entry and adds to background[3].
-template <class Sink>
-void unblend(const GradState& state, int b, int tile, const float* background, const GradUpstream& up,
-             float* background_grad, Sink&& sink) {
+// Adds to the sums of the block's Gaussians (per row, or per list entry of the block) and to background_grad[3].
+void unblend(const GradState& state, int b, int block, const float* background, const GradUpstream& up, bool by_entry,
+             float* sums, float* background_grad) {
   const GradImage& image = state.images[b];
-  const TilePlace place(state, tile);
-  TilePlanes planes;
+  const BlockPlace place(state, block);
+  BlockPlanes planes;
   std::memset(&planes, 0, sizeof planes);
-  const std::size_t saved = static_cast<std::size_t>(tile) * kTilePixels;
+  const std::size_t saved = static_cast<std::size_t>(block) * kBlockPixels;
   std::memcpy(planes.t, image.transmittance.data() + saved, sizeof planes.t);
   std::memcpy(planes.stop, image.stop.data() + saved, sizeof planes.stop);
   for (int y = 0; y < place.rows; ++y) {
+    const std::size_t pixel = (static_cast<std::size_t>(b) * state.height + place.y + y) * state.width + place.x;
+    const float *const rgb = up.rgb + 3 * pixel, *const depth = up.depth + pixel, *const alpha = up.alpha + pixel;
     for (int x = 0; x < place.columns; ++x) {
-      const int i = y * kTile + x;
-      const std::size_t pixel =
-          (static_cast<std::size_t>(b) * state.height + place.py + y) * state.width + place.px + x;
-      planes.r[i] = up.rgb[3 * pixel];
-      planes.g[i] = up.rgb[3 * pixel + 1];
-      planes.b[i] = up.rgb[3 * pixel + 2];
-      planes.d[i] = up.depth[pixel];
+      const int i = y * kBlockWidth + x;
+      planes.r[i] = rgb[3 * x];
+      planes.g[i] = rgb[3 * x + 1];
+      planes.b[i] = rgb[3 * x + 2];
+      planes.d[i] = depth[x];
       // The final transmittance T carries the background, and alpha = 1 - T.
-      planes.suffix[i] = planes.t[i] * (planes.r[i] * background[0] + planes.g[i] * background[1] +
-                                        planes.b[i] * background[2] - up.alpha[pixel]);
+      planes.rest[i] = planes.t[i] * (planes.r[i] * background[0] + planes.g[i] * background[1] +
+                                      planes.b[i] * background[2] - alpha[x]);
+    }
+    for (int x = 0; x < place.columns; ++x) {
+      const int i = y * kBlockWidth + x;
       background_grad[0] += planes.t[i] * planes.r[i];
       background_grad[1] += planes.t[i] * planes.g[i];
       background_grad[2] += planes.t[i] * planes.b[i];
     }
   }
-  kernels::backward_tile(image.splats.data(), image.list.data() + image.tile_begin[tile], image.tile_blended[tile],
-                         place.px, place.py, &planes, sink);
+  kernels_of(state.level)
+      .backward(image.splats.data(), image.list.data() + image.block_begin[block], image.blended[block], place.x,
+                place.y, &planes, by_entry, sums);
 }
 
-void add_sums(float* to, const float* from) {
-  for (int k = 0; k < kGradSums; ++k) to[k] += from[k];
-}
-
-// Chains the sums of every splat to the inputs.
-void finish(const GradState& state, const GradInputs& in, int b, const float* sums, const GradResults& out) {
+// Chains the sums of rows [begin, end) to the inputs.
+void finish_rows(const GradState& state, const GradInputs& in, int b, int begin, int end, const float* sums,
+                 const GradResults& out) {
   const std::size_t base = static_cast<std::size_t>(b) * state.count;
-  std::memset(out.xz + 2 * base, 0, sizeof(float) * 2 * state.count);
-  std::memset(out.depth + base, 0, sizeof(float) * state.count);
-  std::memset(out.scale + 2 * base, 0, sizeof(float) * 2 * state.count);
-  std::memset(out.opacity + base, 0, sizeof(float) * state.count);
-  std::memset(out.rgb + 3 * base, 0, sizeof(float) * 3 * state.count);
   const float fx = 0.5f * static_cast<float>(state.width), fy = 0.5f * static_cast<float>(state.height);
-  const GradImage& image = state.images[b];
-  for (std::size_t i = 0; i < image.splats.size(); ++i) {
-    const GradSplat& s = image.splats[i];
-    const float* q = sums + i * kGradSums;
-    const std::size_t row = base + s.index;
-    // power = -(dx^2 / A + dy^2 / C) / 2 with dx = u - x, u = fx x_ndc + const, v = -fy z_ndc + const, A = (fx s)^2 +
-    // 0.3
-    out.xz[2 * row] = -s.inv_var_x * q[1] * fx * kHomogeneous;
-    out.xz[2 * row + 1] = s.inv_var_y * q[3] * fy * kHomogeneous;
-    out.scale[2 * row] = s.inv_var_x * s.inv_var_x * q[2] * fx * fx * in.scale[2 * row];
-    out.scale[2 * row + 1] = s.inv_var_y * s.inv_var_y * q[4] * fy * fy * in.scale[2 * row + 1];
+  const Splat* const splats = state.images[b].splats.data();
+  for (int i = begin; i < end; ++i) {
+    const Splat& s = splats[i];
+    const std::size_t row = base + i;
+    float *const xz = out.xz + 2 * row, *const scale = out.scale + 2 * row, *const rgb = out.rgb + 3 * row;
+    if (s.box_x0 == s.box_x1) {
+      xz[0] = xz[1] = scale[0] = scale[1] = rgb[0] = rgb[1] = rgb[2] = out.opacity[row] = out.depth[row] = 0.0f;
+      continue;
+    }
+    const float* const q = sums + static_cast<std::size_t>(i) * kGradSums;
+    // power = -(dx^2 / A + dy^2 / C) / 2 with dx = u - x, u = fx x_ndc + const, v = -fy z_ndc + const and
+    // A = (fx s)^2 + 0.3. Where s is limited (clamp_sigma) 1 / A^2 leaves nothing of the derivative.
+    const float inv_x = 2.0f * s.half_inv_x, inv_y = 2.0f * s.half_inv_y;
+    xz[0] = -inv_x * q[1] * fx * kHomogeneous;
+    xz[1] = inv_y * q[3] * fy * kHomogeneous;
+    scale[0] = inv_x * q[2] * fx * (inv_x * sigma_pixels(in.scale[2 * row], state.width));
+    scale[1] = inv_y * q[4] * fy * (inv_y * sigma_pixels(in.scale[2 * row + 1], state.height));
     out.opacity[row] = q[0] / s.opacity;
-    for (int c = 0; c < 3; ++c) out.rgb[3 * row + c] = q[5 + c];
+    for (int c = 0; c < 3; ++c) rgb[c] = q[5 + c];
     out.depth[row] = q[8];
   }
 }
 
-// One task per image keeps an image in one core's cache; too few images for the threads are split into tiles.
-bool split_into_tiles(int batch, int threads) { return batch < 4 * threads && batch % threads != 0; }
+// One task per image keeps an image in one core's cache; too few images for the threads are split into blocks.
+bool split_images(int batch, int threads) { return batch < 4 * threads && batch % threads != 0; }
 
 }  // namespace
 
+GradState::GradState(int batch_, int count_, int height_, int width_, SimdLevel level_)
+    : batch(batch_),
+      count(count_),
+      height(height_),
+      width(width_),
+      blocks_x((width_ + kBlockWidth - 1) / kBlockWidth),
+      blocks_y((height_ + kBlockHeight - 1) / kBlockHeight),
+      level(level_ == SimdLevel::kAuto ? simd_best() : level_) {
+  images.reserve(batch);
+  for (int b = 0; b < batch; ++b) images.push_back(Shelf<GradImage>::take());
+}
+
+GradState::~GradState() {
+  for (GradImage& image : images) Shelf<GradImage>::give(std::move(image));
+}
+
 void raster_grad_forward(const GradInputs& in, int threads, GradState* state, const GradOutputs& out) {
   threads = std::max(1, threads);
-  state->tiles_x = (state->width + kTile - 1) / kTile;
-  state->tiles_y = (state->height + kTile - 1) / kTile;
-  state->images.resize(state->batch);
-  const int tiles = state->tiles_x * state->tiles_y;
-  if (split_into_tiles(state->batch, threads)) {
-    parallel_for(state->batch, threads, [&](int b) { prepare(in, b, state); });
-    parallel_for(state->batch * tiles, threads,
-                 [&](int i) { blend(state, i / tiles, i % tiles, in.background + 3 * (i / tiles), out); });
-  } else {
+  reserve(state);
+  const int blocks = state->blocks_x * state->blocks_y;
+  const auto blend_block = [&](int b, int block) { blend(state, b, block, in.background + 3 * b, out); };
+  if (!split_images(state->batch, threads)) {
     parallel_for(state->batch, threads, [&](int b) {
-      prepare(in, b, state);
-      for (int tile = 0; tile < tiles; ++tile) blend(state, b, tile, in.background + 3 * b, out);
+      project_rows(in, b, 0, state->count, state);
+      bin(b, state);
+      for (int block = 0; block < blocks; ++block) blend_block(b, block);
     });
+    return;
   }
+  const int parts = (state->count + kRowsPerTask - 1) / kRowsPerTask;
+  parallel_for(state->batch * parts, threads, [&](int task) {
+    const int begin = task % parts * kRowsPerTask;
+    project_rows(in, task / parts, begin, std::min(begin + kRowsPerTask, state->count), state);
+  });
+  parallel_for(state->batch, threads, [&](int b) { bin(b, state); });
+  parallel_for(state->batch * blocks, threads, [&](int task) { blend_block(task / blocks, task % blocks); });
 }
 
 void raster_grad_backward(const GradState& state, const GradInputs& in, const GradUpstream& upstream, int threads,
                           const GradResults& out) {
   threads = std::max(1, threads);
-  const int tiles = state.tiles_x * state.tiles_y;
-  auto add_background = [&](int b, const std::vector<float>& per_tile) {
-    float* to = out.background + 3 * b;
+  const int blocks = state.blocks_x * state.blocks_y;
+  const std::size_t sums_size = static_cast<std::size_t>(state.count) * kGradSums;
+  const auto add_background = [&](int b, const std::vector<float>& per_block) {
+    float* const to = out.background + 3 * b;
     to[0] = to[1] = to[2] = 0.0f;
-    for (int tile = 0; tile < tiles; ++tile) {
-      for (int c = 0; c < 3; ++c) to[c] += per_tile[3 * tile + c];
+    for (int block = 0; block < blocks; ++block) {
+      for (int c = 0; c < 3; ++c) to[c] += per_block[3 * block + c];
     }
   };
-  if (!split_into_tiles(state.batch, threads)) {
+  if (!split_images(state.batch, threads)) {
     parallel_for(state.batch, threads, [&](int b) {
-      const GradImage& image = state.images[b];
-      std::vector<float> sums(image.splats.size() * kGradSums, 0.0f), background(3 * tiles, 0.0f);
-      for (int tile = 0; tile < tiles; ++tile) {
-        const std::int32_t* list = image.list.data() + image.tile_begin[tile];
-        unblend(state, b, tile, in.background + 3 * b, upstream, &background[3 * tile],
-                [&](int i, const float* s) { add_sums(&sums[static_cast<std::size_t>(list[i]) * kGradSums], s); });
-      }
-      finish(state, in, b, sums.data(), out);
+      Loan<GradSums> loan;
+      std::vector<float> background(3 * static_cast<std::size_t>(blocks), 0.0f);
+      loan.item.reserve(sums_size);
+      float* const sums = loan.item.data();
+      std::fill_n(sums, sums_size, 0.0f);
+      for (int block = 0; block < blocks; ++block)
+        unblend(state, b, block, in.background + 3 * b, upstream, false, sums, &background[3 * block]);
+      finish_rows(state, in, b, 0, state.count, sums, out);
       add_background(b, background);
     });
     return;
   }
-  // The same additions in the same order, but each tile first writes its sums to slots of its own.
-  std::vector<std::vector<float>> slots(state.batch), background(state.batch);
+  // The same additions in the same order, but each block first writes its sums to slots of its own.
+  std::vector<GradSums> slots(state.batch), sums(state.batch);
+  std::vector<std::vector<float>> background(state.batch);
   for (int b = 0; b < state.batch; ++b) {
-    slots[b].resize(state.images[b].list.size() * kGradSums);
-    background[b].assign(3 * tiles, 0.0f);
+    slots[b].reserve(static_cast<std::size_t>(state.images[b].block_begin[blocks]) * kGradSums);
+    sums[b].reserve(sums_size);
+    background[b].assign(3 * static_cast<std::size_t>(blocks), 0.0f);
   }
-  parallel_for(state.batch * tiles, threads, [&](int task) {
-    const int b = task / tiles, tile = task % tiles;
-    float* to = slots[b].data() + static_cast<std::size_t>(state.images[b].tile_begin[tile]) * kGradSums;
-    unblend(state, b, tile, in.background + 3 * b, upstream, &background[b][3 * tile], [&](int i, const float* s) {
-      std::memcpy(to + static_cast<std::size_t>(i) * kGradSums, s, sizeof(float) * kGradSums);
-    });
+  parallel_for(state.batch * blocks, threads, [&](int task) {
+    const int b = task / blocks, block = task % blocks;
+    float* const to = slots[b].data() + static_cast<std::size_t>(state.images[b].block_begin[block]) * kGradSums;
+    std::fill_n(to, static_cast<std::size_t>(state.images[b].blended[block]) * kGradSums, 0.0f);
+    unblend(state, b, block, in.background + 3 * b, upstream, true, to, &background[b][3 * block]);
   });
   parallel_for(state.batch, threads, [&](int b) {
     const GradImage& image = state.images[b];
-    std::vector<float> sums(image.splats.size() * kGradSums, 0.0f);
-    for (int tile = 0; tile < tiles; ++tile) {
-      const std::int32_t first = image.tile_begin[tile];
-      for (int i = 0; i < image.tile_blended[tile]; ++i) {
-        add_sums(&sums[static_cast<std::size_t>(image.list[first + i]) * kGradSums],
-                 slots[b].data() + static_cast<std::size_t>(first + i) * kGradSums);
+    std::fill_n(sums[b].data(), sums_size, 0.0f);
+    for (int block = 0; block < blocks; ++block) {
+      const std::size_t first = image.block_begin[block];
+      for (int i = 0; i < image.blended[block]; ++i) {
+        float* const to = sums[b].data() + static_cast<std::size_t>(image.list.data()[first + i]) * kGradSums;
+        const float* const from = slots[b].data() + (first + i) * kGradSums;
+        for (int k = 0; k < kGradSums; ++k) to[k] += from[k];
       }
     }
-    finish(state, in, b, sums.data(), out);
+    finish_rows(state, in, b, 0, state.count, sums[b].data(), out);
     add_background(b, background[b]);
   });
 }

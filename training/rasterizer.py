@@ -19,19 +19,25 @@ from streamsplat_edge import _core
 from streamsplat_edge.runtime.errors import InputError
 
 _NAMES = ("xz", "depth", "scale", "opacity", "rgb", "background")
+_SIMD = ("avx512", "avx2", "scalar")
 _MAX_SIDE = 32000  # pixel boxes are int16
 
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, height: int, width: int, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, height: int, width: int, simd: str, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         arrays = tuple(t.detach().contiguous() for t in inputs)
         batch = arrays[1].shape[0]
         rgb = torch.empty(batch, height, width, 3)
         depth = torch.empty(batch, height, width)
         alpha = torch.empty(batch, height, width)
         outputs = (rgb.numpy(), depth.numpy(), alpha.numpy())
-        ctx.state = _core.raster_grad_forward(*(t.numpy() for t in arrays), *outputs, torch.get_num_threads())
+        options = () if simd == "auto" else (simd,)
+        ctx.state = _core.raster_grad_forward(
+            *(t.numpy() for t in arrays), *outputs, torch.get_num_threads(), *options
+        )
         ctx.save_for_backward(*arrays)
         return rgb, depth, alpha
 
@@ -47,7 +53,7 @@ class _Rasterize(torch.autograd.Function):
             *(t.numpy() for t in grads),
             torch.get_num_threads(),
         )
-        return (None, None, *grads)
+        return (None, None, None, *grads)
 
 
 def _check(tensors: tuple[Tensor, ...], height: int, width: int) -> None:
@@ -81,6 +87,8 @@ def rasterize(
     background: Tensor,
     height: int,
     width: int,
+    *,
+    simd: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Renders a batch of Gaussian sets (REFERENCE.md section 3), differentiable in every tensor.
 
@@ -93,6 +101,7 @@ def rasterize(
         background: ``[B, 3]`` colour behind everything.
         height: image rows in pixels.
         width: image columns in pixels.
+        simd: ``"auto"`` (the best of this CPU), ``"avx512"``, ``"avx2"`` or ``"scalar"``.
 
     Returns:
         rgb ``[B, H, W, 3]``; depth ``[B, H, W]``, accumulated (sum of depth times weight, not divided by
@@ -100,9 +109,13 @@ def rasterize(
         in any of its values adds nothing and receives zero gradients.
 
     Raises:
-        InputError: a shape, device or type that does not fit.
+        InputError: a shape, device or type that does not fit, or a ``simd`` that this CPU lacks.
     """
     tensors = (xz, depth, scale, opacity, rgb, background)
     _check(tensors, height, width)
-    result: tuple[Tensor, Tensor, Tensor] = _Rasterize.apply(height, width, *(t.float() for t in tensors))
+    if simd != "auto" and not (simd in _SIMD and _core.simd_supported(simd)):
+        raise InputError(f"simd {simd!r} is unknown or not supported by this CPU.", 'Use simd="auto".')
+    result: tuple[Tensor, Tensor, Tensor] = _Rasterize.apply(
+        height, width, simd, *(t.float() for t in tensors)
+    )
     return result
