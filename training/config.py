@@ -109,7 +109,7 @@ class ModelConfig:
                 raise ValueError(
                     f"unknown model field {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
                 )
-        as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return ModelConfig(**as_tuples)
 
 
