@@ -21,7 +21,7 @@ constexpr int kRowsPerTask = 4096;       // Gaussians per task where one image i
 constexpr int kRadixFrom = 96;           // list entries; below, a comparison sort is faster
 constexpr std::size_t kKeepImages = 64;  // buffers of at most this many images are kept for reuse
 
-const GradKernels& kernels_of(SimdLevel level) {
+const GradKernels& kernels_of([[maybe_unused]] SimdLevel level) {
 #if defined(__x86_64__)
   if (level == SimdLevel::kAvx512) return grad_kernels_avx512();
   if (level == SimdLevel::kAvx2) return grad_kernels_avx2();

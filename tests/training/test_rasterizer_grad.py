@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import dense_renderer  # noqa: E402
+from torch import Tensor  # noqa: E402
 
+from streamsplat_edge import _core  # noqa: E402
 from streamsplat_edge.runtime.errors import InputError  # noqa: E402
 from streamsplat_edge.training.rasterizer import rasterize  # noqa: E402
 
@@ -31,7 +36,14 @@ GOLDEN_CASES = (
 )
 
 
-def scene(seed: int, count: int, batch: int = 1, sigma: float = 2.0, opaque: float = 1.0, size=(50, 70)):
+def scene(
+    seed: int,
+    count: int,
+    batch: int = 1,
+    sigma: float = 2.0,
+    opaque: float = 1.0,
+    size: tuple[int, int] = (50, 70),
+) -> list[Tensor]:
     """Random Gaussians, some outside the image; ``sigma`` in pixels."""
     g = torch.Generator().manual_seed(seed)
     height, width = size
@@ -45,24 +57,33 @@ def scene(seed: int, count: int, batch: int = 1, sigma: float = 2.0, opaque: flo
     return [xz, depth, scale, opacity, rgb, background]
 
 
-def upstream(seed: int, batch: int, height: int, width: int):
+def upstream(seed: int, batch: int, height: int, width: int) -> list[Tensor]:
     g = torch.Generator().manual_seed(1000 + seed)
     shapes = ((batch, height, width, 3), (batch, height, width), (batch, height, width))
     return [torch.randn(s, generator=g) for s in shapes]
 
 
-def gradients(inputs, up, height, width):
+def render(
+    inputs: Sequence[Tensor], height: int, width: int, simd: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    xz, depth, scale, opacity, rgb, background = inputs
+    return rasterize(xz, depth, scale, opacity, rgb, background, height, width, simd=simd)
+
+
+def gradients(
+    inputs: Sequence[Tensor], up: Sequence[Tensor], height: int, width: int, simd: str = "auto"
+) -> list[Tensor]:
     leaves = [t.clone().requires_grad_() for t in inputs]
-    torch.autograd.backward(rasterize(*leaves, height, width), up)
-    return [t.grad for t in leaves]
+    torch.autograd.backward(render(leaves, height, width, simd), up)
+    return [t.grad for t in leaves if t.grad is not None]
 
 
-def rounded_once(inputs):
+def rounded_once(inputs: Sequence[Tensor]) -> list[Tensor]:
     """float64 copies of the float32 inputs."""
     return [t.double() for t in inputs]
 
 
-SCENES = {
+SCENES: dict[str, dict[str, Any]] = {
     "sparse": dict(seed=0, count=60),
     "overlapping": dict(seed=1, count=400, sigma=3.0, opaque=0.6),
     "opaque_early_stop": dict(seed=2, count=900, sigma=3.0),
@@ -72,39 +93,55 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_matches_dense_float64(name: str) -> None:
-    height, width = 50, 70
-    inputs = scene(**SCENES[name])
+def check_against_dense(inputs: Sequence[Tensor], height: int, width: int, simd: str = "auto") -> None:
     leaves = [t[0].requires_grad_() for t in rounded_once(inputs)]
-    *expected, fragile = dense_renderer.render(*leaves, height, width)
+    xz, depth, scale, opacity, rgb, background = leaves
+    *expected, fragile = dense_renderer.render(xz, depth, scale, opacity, rgb, background, height, width)
     assert fragile.float().mean() < 0.2
     solid = ~fragile
     up = [
         u * (solid[None, ..., None] if u.dim() == 4 else solid[None]) for u in upstream(0, 1, height, width)
     ]
 
-    outputs = rasterize(*inputs, height, width)
+    outputs = render(inputs, height, width, simd)
     for got, want in zip(outputs, expected, strict=True):
         assert (got[0] - want)[solid].abs().max() < 1e-5
 
     torch.autograd.backward(expected, [u[0].double() for u in up])
-    for field, got, leaf in zip(NAMES, gradients(inputs, up, height, width), leaves, strict=True):
+    actual = gradients(inputs, up, height, width, simd)
+    for field, got, leaf in zip(NAMES, actual, leaves, strict=True):
+        assert leaf.grad is not None and leaf.grad.abs().max() > 0, field
         want = leaf.grad
-        assert want.abs().max() > 0, field
         error = (got[0].double() - want).norm() / want.norm()
         worst = (got[0].double() - want).abs().max() / want.abs().max()
         assert error < 1e-4 and worst < 1e-4, f"{field}: relative L2 {error:.2e}, worst {worst:.2e}"
 
 
+@pytest.mark.parametrize("simd", ["avx512", "avx2", "scalar"])
+@pytest.mark.parametrize("name", SCENES)
+def test_matches_dense_float64(name: str, simd: str) -> None:
+    if not _core.simd_supported(simd):
+        pytest.skip(f"this CPU has no {simd}")
+    check_against_dense(scene(**SCENES[name]), 50, 70, simd=simd)
+
+
+def test_ties_keep_their_order_in_long_lists() -> None:
+    """Three depths among hundreds of overlapping Gaussians: ties go by index."""
+    inputs = scene(20, 700, sigma=2.0, opaque=0.5)
+    inputs[1] = torch.tensor([0.5, 1.0, 4.0])[torch.arange(700) * 7 % 3][None]
+    check_against_dense(inputs, 50, 70)
+    shuffled = [t.flip(1) for t in inputs[:5]] + inputs[5:]
+    assert (render(inputs, 50, 70)[0] - render(shuffled, 50, 70)[0]).abs().max() > 1e-2
+
+
 def test_branches_are_exercised() -> None:
     """The scenes above really contain early stops and clamped alphas."""
-    stopped = rasterize(*scene(**SCENES["opaque_early_stop"]), 50, 70)[2]
+    stopped = render(scene(**SCENES["opaque_early_stop"]), 50, 70)[2]
     assert (1.0 - stopped < 3e-4).float().mean() > 0.05
     single = [t[:, :1] for t in scene(**SCENES["clamped"])[:5]]
     single[0], single[3] = torch.zeros(1, 1, 2), torch.full((1, 1), 1.6)
     single[2] = torch.full((1, 1, 2), 0.2)
-    assert rasterize(*single, torch.zeros(1, 3), 50, 70)[2].max() == pytest.approx(0.99, abs=1e-6)
+    assert render([*single, torch.zeros(1, 3)], 50, 70)[2].max() == pytest.approx(0.99, abs=1e-6)
 
 
 def test_no_gradient_through_the_alpha_clamp() -> None:
@@ -138,7 +175,7 @@ def test_directional_finite_difference() -> None:
 
     def loss(step: float) -> float:
         moved = [t + step * d for t, d in zip(inputs, direction, strict=True)]
-        pairs = zip(rasterize(*moved, height, width), up, strict=True)
+        pairs = zip(render(moved, height, width), up, strict=True)
         return float(sum((out.double() * u.double()).sum() for out, u in pairs))
 
     step = 4e-3
@@ -162,7 +199,7 @@ def test_poisoned_gaussians_are_dropped(field: int, value: float) -> None:
     bad[field][0, victims] = value
     kept = torch.tensor([i for i in range(200) if i % 7])
     without = [t[:, kept] for t in clean[:5]] + clean[5:]
-    for a, b in zip(rasterize(*bad, height, width), rasterize(*without, height, width), strict=True):
+    for a, b in zip(render(bad, height, width), render(without, height, width), strict=True):
         assert torch.equal(a, b)
     got, want = gradients(bad, up, height, width), gradients(without, up, height, width)
     for a, b in zip(got[:5], want[:5], strict=True):
@@ -184,7 +221,7 @@ def test_extreme_but_valid_gaussian_stays_visible() -> None:
     """A Gaussian far larger than the image covers it evenly."""
     inputs = [torch.zeros(1, 1, 2), torch.ones(1, 1), torch.full((1, 1, 2), 1e12), torch.full((1, 1), 0.5)]
     inputs += [torch.ones(1, 1, 3), torch.zeros(1, 3)]
-    _, depth, alpha = rasterize(*inputs, 33, 47)
+    _, depth, alpha = render(inputs, 33, 47)
     assert torch.equal(alpha, torch.full((1, 33, 47), 0.5)) and torch.equal(depth, alpha)
     grads = gradients(inputs, upstream(1, 1, 33, 47), 33, 47)
     assert all(torch.isfinite(g).all() for g in grads)
@@ -193,7 +230,7 @@ def test_extreme_but_valid_gaussian_stays_visible() -> None:
 @pytest.mark.parametrize(("batch", "count"), [(1, 0), (0, 5), (2, 0)])
 def test_empty(batch: int, count: int) -> None:
     inputs = scene(0, count, batch)
-    rgb, depth, alpha = rasterize(*inputs, 20, 30)
+    rgb, depth, alpha = render(inputs, 20, 30)
     assert rgb.shape == (batch, 20, 30, 3)
     assert torch.equal(rgb, inputs[5][:, None, None, :].expand_as(rgb))
     assert not depth.any() and not alpha.any()
@@ -204,17 +241,20 @@ def test_empty(batch: int, count: int) -> None:
 def test_batch_equals_single_images() -> None:
     inputs = scene(11, 300, batch=3)
     up = upstream(11, 3, 50, 70)
-    outputs, grads = rasterize(*inputs, 50, 70), gradients(inputs, up, 50, 70)
+    outputs, grads = render(inputs, 50, 70), gradients(inputs, up, 50, 70)
     for b in range(3):
         one = [t[b : b + 1] for t in inputs]
-        for a, w in zip(outputs, rasterize(*one, 50, 70), strict=True):
+        for a, w in zip(outputs, render(one, 50, 70), strict=True):
             assert torch.equal(a[b], w[0])
         for a, w in zip(grads, gradients(one, [u[b : b + 1] for u in up], 50, 70), strict=True):
             assert torch.equal(a[b], w[0])
 
 
+@pytest.mark.parametrize("simd", ["auto", "avx2", "scalar"])
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_bit_identical_twice_and_for_any_number_of_threads(batch: int) -> None:
+def test_bit_identical_twice_and_for_any_number_of_threads(batch: int, simd: str) -> None:
+    if not _core.simd_supported(simd):
+        pytest.skip(f"this CPU has no {simd}")
     inputs = scene(12, 600, batch, size=(70, 90))
     up = upstream(12, batch, 70, 90)
     before = torch.get_num_threads()
@@ -222,7 +262,8 @@ def test_bit_identical_twice_and_for_any_number_of_threads(batch: int) -> None:
     try:
         for threads in (1, 1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append([*rasterize(*inputs, 70, 90), *gradients(inputs, up, 70, 90)])
+            outputs = render(inputs, 70, 90, simd=simd)
+            results.append([*outputs, *gradients(inputs, up, 70, 90, simd=simd)])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -239,7 +280,7 @@ def test_golden_render(case: str) -> None:
     opacity, rgb, bg = (torch.from_numpy(d["in_" + k]) for k in ("opacity", "rgb", "bg"))
     height, width = (int(v) for v in d["in_size"])
     batch = [means[:, [0, 2]], means[:, 1], scales[:, [0, 2]], opacity, rgb, bg]
-    outputs = rasterize(*(t[None] for t in batch), height, width)
+    outputs = render([t[None] for t in batch], height, width)
     solid = ~d["cull_fragile"]
     for got, name in zip(outputs, ("rgb", "depth", "alpha"), strict=True):
         error = np.abs(got[0].numpy() - d["cull_" + name])
@@ -252,20 +293,45 @@ def test_upstream_of_an_unused_output_and_partial_leaves() -> None:
     """A loss on the colour only, with one leaf that needs a gradient, equals the full computation."""
     inputs = scene(13, 100)
     full = [t.clone().requires_grad_() for t in inputs]
-    rasterize(*full, 50, 70)[0].square().sum().backward()
+    render(full, 50, 70)[0].square().sum().backward()
     part = [t.clone() for t in inputs]
     part[2].requires_grad_()
-    rasterize(*part, 50, 70)[0].square().sum().backward()
+    render(part, 50, 70)[0].square().sum().backward()
     assert torch.equal(part[2].grad, full[2].grad) and part[0].grad is None
 
 
 def test_wrong_arguments_say_what_to_do() -> None:
     inputs = scene(0, 10)
     with pytest.raises(InputError, match=r"rgb has shape \(1, 10, 2\)"):
-        rasterize(*inputs[:4], inputs[4][..., :2], inputs[5], 20, 30)
+        render([*inputs[:4], inputs[4][..., :2], inputs[5]], 20, 30)
     with pytest.raises(InputError, match="batch dimension"):
-        rasterize(*(t[0] for t in inputs), 20, 30)
+        render([t[0] for t in inputs], 20, 30)
     with pytest.raises(InputError, match="not floating point"):
-        rasterize(inputs[0], inputs[1].long(), *inputs[2:], 20, 30)
+        render([inputs[0], inputs[1].long(), *inputs[2:]], 20, 30)
     with pytest.raises(InputError, match="0x30"):
-        rasterize(*inputs, 0, 30)
+        render(inputs, 0, 30)
+    with pytest.raises(InputError, match="'sse9' is unknown"):
+        render(inputs, 20, 30, simd="sse9")
+
+
+def test_the_native_backward_pass_takes_only_its_own_state() -> None:
+    arrays = [t.numpy() for t in scene(0, 10)]
+    up = [t.numpy() for t in upstream(0, 1, 20, 30)]
+    foreign = type(_core.raster_grad_forward(*arrays, *(u.copy() for u in up), 1))
+    assert foreign.__name__ == "PyCapsule"
+    from datetime import datetime_CAPI
+
+    with pytest.raises(ValueError, match="raster_grad_forward"):
+        _core.raster_grad_backward(datetime_CAPI, *arrays, *up, *(a.copy() for a in arrays), 1)
+
+
+def test_a_graph_alive_at_exit_is_no_leak_report() -> None:
+    code = (
+        "import torch; from streamsplat_edge.training.rasterizer import rasterize\n"
+        "z = torch.zeros(1, 1, 2, requires_grad=True); o = torch.ones(1, 1)\n"
+        "out = rasterize(z, o, z + 0.1, o, torch.ones(1, 1, 3), torch.zeros(1, 3), 8, 8)\n"
+        "out[0].sum().backward(retain_graph=True); print('done')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and result.stdout == "done\n", result.stderr
+    assert "leak" not in result.stderr
