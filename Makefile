@@ -60,7 +60,7 @@ format: .venv-test/.installed  ## rewrite the sources in the common style
 # mypy follows neither the folder mapping of pyproject.toml nor editable installs: show it the installed layout.
 typing:
 	@rm -rf build/typing && mkdir -p build/typing/streamsplat_edge
-	@ln -s $(CURDIR)/src/streamsplat_edge/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/typing/streamsplat_edge
+	@for p in src/streamsplat_edge/* $(PACKAGES); do ln -s "$(CURDIR)/$$p" build/typing/streamsplat_edge/; done
 
 bench: .venv/.installed  ## speed of the rasterizer and of the whole chain on this machine (JSON in RESULTS=out)
 	@mkdir -p $(RESULTS)
