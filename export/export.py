@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..runtime.bundle import Bundle, ModelConfig, VariantSource, write_bundle
+from ..runtime.bundle import Bundle, ModelConfig, VariantSource, check_replaceable, write_bundle
+from ..runtime.errors import InputError
 from ..training.checkpoint import load_weights, read_config
 from ..training.config import ModelConfig as TrainingConfig
 from ..training.model import StreamSplat
@@ -59,11 +60,10 @@ def export_bundle(
         ExportError: a stage cannot be exported or fails verification.
         BundleError: `out` exists.
     """
+    check_replaceable(out, force)
     config = read_config(checkpoint)
     if config.condition != "tokens":
-        # The condition stage needs DINOv2, which this version does not load yet.
-        from ..runtime.errors import InputError
-
+        # The `condition` stage (DINOv2) is not exported yet.
         raise InputError(
             f"Models with condition {config.condition!r} cannot be exported yet.", 'Use condition = "tokens".'
         )

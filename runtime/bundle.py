@@ -283,7 +283,7 @@ def write_bundle(
     plans = tuple(plans)
     finite_json(dict(provenance), "provenance")
     finite_json(dict(quality), "quality")
-    _check_replaceable(target, force)
+    check_replaceable(target, force)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -322,7 +322,12 @@ def write_bundle(
     return Bundle.load(target, verify_hashes=False)
 
 
-def _check_replaceable(target: Path, force: bool) -> None:
+def check_replaceable(target: Path, force: bool) -> None:
+    """Refuse a target that `write_bundle` would refuse; for callers with long work ahead of writing.
+
+    Raises:
+        BundleError: `target` exists and may not be replaced.
+    """
     if not target.exists() and not target.is_symlink():
         return
     if not force:

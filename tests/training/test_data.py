@@ -3,92 +3,18 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 import pytest
 import torch
+from media_samples import CUT, FRAMES, HEIGHT, PAUSE, REPEAT, WIDTH, moving
+
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.training import baselines
 from streamsplat_edge.training.data.cache import Cache, is_repeat, prepare
 from streamsplat_edge.training.data.loader import Mixer, Prefetcher, StepDataset, eval_clips
 from streamsplat_edge.training.data.video import VideoSampler, clip_weights, consistency_mask
-
-HEIGHT, WIDTH = 48, 80
-# Frame 5 repeats frame 4; the cut is at 10; a longer pause (time stamps, not frames) lies before frame 7.
-CUT, FRAMES, REPEAT, PAUSE = 10, 20, 5, 7
-
-
-def texture(seed: int, height: int = 120, width: int = 200) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def write_clip(path: Path, images: list[np.ndarray], milliseconds: list[int]) -> None:
-    """Lossless, with the given time stamps."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = images[0].shape[1], images[0].shape[0], "bgr0"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for image, time in zip(images, milliseconds, strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def moving(seed: int, count: int, step: int) -> list[np.ndarray]:
-    """A view sliding over a texture, inside a black frame of 4 pixels that the crop has to remove."""
-    picture = texture(seed, 2 * HEIGHT, 4 * WIDTH)
-    views = [picture[8 : 8 + HEIGHT, step * i : step * i + WIDTH] for i in range(count)]
-    return [cv2.copyMakeBorder(v, 4, 4, 4, 4, cv2.BORDER_CONSTANT) for v in views]
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("media")
-    for folder in ("clips", "images", "sprites"):
-        (root / folder).mkdir()
-    images = moving(1, CUT, 2) + moving(2, FRAMES - CUT, 1)
-    images[REPEAT] = images[REPEAT - 1]
-    times = [40 * i + (100 if i >= PAUSE else 0) for i in range(FRAMES)]
-    write_clip(root / "clips/two_shots.mkv", images, times)
-    write_clip(root / "clips/face_x.mkv", moving(3, 12, 1), [40 * i for i in range(12)])
-    write_clip(root / "clips/held_out.mkv", moving(4, 9, 2), [40 * i for i in range(9)])
-    (root / "clips/broken.mkv").write_bytes(b"not a video at all" * 100)
-    crop = [4, 4, WIDTH, HEIGHT]
-
-    def entry(name: str, frames: int, shots: list[list[int]], split: str = "train") -> dict[str, object]:
-        return {"name": name, "file": f"clips/{name}.mkv", "split": split, "crop": crop, "shots": shots,
-                "fps": 25.0, "frames": frames}  # fmt: skip
-
-    manifest = [
-        entry("two_shots", FRAMES, [[0, CUT], [CUT, FRAMES]]),
-        entry("face_x", 12, [[0, 12]]),
-        entry("held_out", 9, [[0, 9]], "eval"),
-        entry("broken", 9, [[0, 9]]),
-        entry("missing", 9, [[0, 9]]),
-    ]
-    (root / "manifest.json").write_text(json.dumps(manifest))
-    photos = []
-    for i, split in enumerate(["train", "train", "eval"]):
-        cv2.imwrite(str(root / f"images/p{i}.png"), texture(20 + i))
-        photos.append({"file": f"images/p{i}.png", "split": split})
-    (root / "images/bad.jpg").write_bytes(b"no image")
-    photos.append({"file": "images/bad.jpg", "split": "train"})
-    (root / "images.json").write_text(json.dumps(photos))
-    sprite = np.zeros((60, 90, 4), np.uint8)
-    cv2.ellipse(sprite, (45, 30), (40, 25), 0, 0, 360, (10, 200, 60, 255), -1, cv2.LINE_AA)
-    cv2.imwrite(str(root / "sprites/s.png"), sprite)
-    return root
-
-
-@pytest.fixture(scope="module")
-def cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return prepare(media, tmp_path_factory.mktemp("cache"), HEIGHT, WIDTH, progress=False)
 
 
 def test_cache_keeps_numbers_times_and_pixels(cache: Cache) -> None:
