@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "export",
         help="turn a checkpoint into a verified bundle (needs the extra [export])",
-        description="Writes each stage as ONNX, compares it with PyTorch in ONNX Runtime, and packs a bundle.",
+        description="Writes each stage as ONNX, compares it with PyTorch, and packs a bundle.",
     )
     parser.add_argument(
         "--checkpoint", metavar="FILE", required=True, type=Path, help="weights (safetensors)"

@@ -1,1 +1,1 @@
-"""The lean runtime: bundles, engines, Gaussian lifecycle, rasterizer and video. Never imports torch or onnx."""
+"""The lean runtime: bundles, engines, lifecycle, rasterizer and video. Never imports torch or onnx."""

@@ -45,16 +45,23 @@ def initialise(model: StreamSplat) -> None:
         # 0.1 softplus(b) = 0.6 of the half cell: neighbours touch, and the low-pass does the rest.
         half_cell = torch.tensor([1.0 / cols, 1.0 / rows])
         for name in ("scale", "opacity", "xyz_static"):
-            heads.gs_layer[name].weight.mul_(0.1)
-        heads.gs_layer["scale"].bias.copy_(torch.log(torch.expm1(6.0 * half_cell)))
-        heads.gs_layer["opacity"].bias.fill_(2.5)
+            _linear(heads, f"gs_layer.{name}").weight.mul_(0.1)
+        _linear(heads, "gs_layer.scale").bias.copy_(torch.log(torch.expm1(6.0 * half_cell)))
+        _linear(heads, "gs_layer.opacity").bias.fill_(2.5)
         if heads.probabilistic:
-            heads.mix_layer["xyz_static_scale"].weight.zero_()
-            heads.mix_layer["xyz_static_scale"].bias.fill_(-2.5)
-        dynamic.gs_layer["xyz_dynamic"].layers[-1].weight.mul_(0.1)
-        fade = dynamic.gs_layer["opacity_dynamic"].layers[-1]
+            log_scale = _linear(heads, "mix_layer.xyz_static_scale")
+            log_scale.weight.zero_()
+            log_scale.bias.fill_(-2.5)
+        _linear(dynamic, "gs_layer.xyz_dynamic.layers.7").weight.mul_(0.1)
+        fade = _linear(dynamic, "gs_layer.opacity_dynamic.layers.7")
         fade.weight.mul_(0.1)
         fade.bias.copy_(torch.tensor([4.0, 0.0]))
+
+
+def _linear(module: nn.Module, name: str) -> nn.Linear:
+    found = module.get_submodule(name)
+    assert isinstance(found, nn.Linear)
+    return found
 
 
 def _linear_colours(model: StreamSplat, rgbd: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .runtime.stream import Stream, open_stream as open
+    from .runtime.stream import Stream
+    from .runtime.stream import open_stream as open
 
 __all__ = ["Stream", "__version__", "open"]
 

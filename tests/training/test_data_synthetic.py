@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+
 from streamsplat_edge.training.data.synthetic import LEAVES_BY, MAX_FLOW, Scene, SyntheticSampler
 from streamsplat_edge.training.data.video import pixel_grid, warp
 

@@ -28,6 +28,7 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
 from streamsplat_edge.runtime.errors import InputError, OutputError
 
 U8 = NDArray[np.uint8]

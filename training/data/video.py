@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
 from streamsplat_edge.runtime.errors import InputError
 
 from .cache import Cache, Clip
