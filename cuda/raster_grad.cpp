@@ -17,9 +17,9 @@
 namespace streamsplat {
 namespace {
 
-constexpr int kRowsPerTask = 4096;       // Gaussians per task where one image is split over threads
-constexpr int kRadixFrom = 96;           // list entries; below, a comparison sort is faster
-constexpr std::size_t kKeepImages = 64;  // buffers of at most this many images are kept for reuse
+constexpr int kRowsPerTask = 4096;  // Gaussians per task where one image is split over threads
+constexpr int kRadixFrom = 96;      // list entries; below, a comparison sort is faster
+constexpr std::size_t kKeep = 32;   // buffers of each kind kept for reuse; those of 73,728 Gaussians are 6 MB an image
 
 const GradKernels& kernels_of([[maybe_unused]] SimdLevel level) {
 #if defined(__x86_64__)
@@ -41,13 +41,14 @@ class Shelf {
     shelf.items_.pop_back();
     return item;
   }
-  static void give(T item) {
+  static void give(T item) noexcept {
     Shelf& shelf = instance();
     std::lock_guard<std::mutex> hold(shelf.lock_);
-    if (shelf.items_.size() < kKeepImages) shelf.items_.push_back(std::move(item));
+    if (shelf.items_.size() < kKeep) shelf.items_.push_back(std::move(item));
   }
 
  private:
+  Shelf() { items_.reserve(kKeep); }  // so that giving back, often in a destructor, cannot fail
   static Shelf& instance() {
     static Shelf* const shelf = new Shelf;
     return *shelf;

@@ -61,20 +61,21 @@ def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
     """Charbonnier distance, in pixels, of projected motion to optical flow.
 
     Gaussians of frame 0 move by the flow to frame 1; those of frame 1 arrive from frame 0, so theirs is
-    minus the flow back.
+    minus the flow back. Flow beyond half of what `dynamic_scalar` allows is left out: on real clips it is
+    mostly the estimator's error, and its size would drown the rest.
 
     Args:
-        motion: [B, 2, G, 3]; flow: [B, 2, 2, H, W] px (frame; x, y), first to last and last to first; valid:
-        [B, 2, H, W].
+        motion: [B, 2, G, 3].
+        flow: [B, 2, 2, H, W] px (frame; x, y), first to last and last to first.
+        valid: [B, 2, H, W].
     """
     sign = flow.new_tensor([1.0, -1.0])[:, None, None]
     target = _on_grid(flow.flatten(0, 1), config).unflatten(0, flow.shape[:2]) * sign
-    weight = (
-        (_on_grid(valid.flatten(0, 1)[:, None].float(), config)[..., 0] > 0.99)
-        .float()
-        .unflatten(0, flow.shape[:2])
-    )
-    pixels = motion[..., 0::2] * motion.new_tensor([config.width / 2, -config.height / 2])
+    known = _on_grid(valid.flatten(0, 1)[:, None].float(), config)[..., 0].unflatten(0, flow.shape[:2]) > 0.99
+    to_pixels = motion.new_tensor([config.width / 2, -config.height / 2])
+    reach = 0.5 * motion.new_tensor(config.dynamic_scalar)[0::2] * to_pixels.abs()
+    weight = (known & (target.abs() < reach).all(-1)).float()
+    pixels = motion[..., 0::2] * to_pixels
     error = ((pixels - target).square().sum(-1) + 0.01).sqrt() - 0.1
     return (error * weight).sum() / weight.sum().clamp(min=1.0)
 

@@ -40,6 +40,8 @@ def test_motion_loss_ignores_what_is_not_valid() -> None:
     flow = torch.full((1, 2, 2, 16, 32), 50.0)
     motion = torch.zeros(1, 2, rows * cols, 3)
     assert motion_loss(motion, flow, torch.zeros(1, 2, 16, 32), CONFIG).item() == 0.0
+    # Nor what the motion head could hardly reach.
+    assert motion_loss(motion, flow, torch.ones(1, 2, 16, 32), CONFIG).item() == 0.0
 
 
 def test_depth_loss_counts_only_known_samples() -> None:
