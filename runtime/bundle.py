@@ -43,6 +43,8 @@ __all__ = [
     "StageVariant",
     "TensorSpec",
     "VariantSource",
+    "check_replaceable",
+    "store_quality",
     "write_bundle",
 ]
 
@@ -305,11 +307,7 @@ def write_bundle(
                 "provenance": dict(provenance),
                 "quality": dict(quality),
             }
-            with (scratch / MANIFEST_NAME).open("w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=2, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
+            _write_manifest(scratch / MANIFEST_NAME, manifest)
             Bundle.load(scratch)
             _swap_in(scratch, target)
         finally:
@@ -320,6 +318,37 @@ def write_bundle(
             "Check the path, its permissions and the disk.",
         ) from error
     return Bundle.load(target, verify_hashes=False)
+
+
+def store_quality(path: str | os.PathLike[str], quality: Mapping[str, Any]) -> Bundle:
+    """Write measured quality into the manifest of an existing bundle; its files stay as they are.
+
+    Raises:
+        BundleError: `path` is not a valid bundle, or `quality` is not plain JSON.
+        OutputError: the disk refuses; the old manifest is kept.
+    """
+    bundle = Bundle.load(path)
+    finite_json(dict(quality), "quality")
+    target = bundle.path / MANIFEST_NAME
+    scratch = target.with_name(f".{MANIFEST_NAME}.{os.getpid()}.tmp")
+    try:
+        _write_manifest(scratch, bundle.manifest | {"quality": dict(quality)})
+        scratch.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written: {error.strerror or error}.", "Check its permissions and the disk."
+        ) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return Bundle.load(path, verify_hashes=False)
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_replaceable(target: Path, force: bool) -> None:

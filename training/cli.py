@@ -44,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
     evaluate.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"))
     evaluate.add_argument("--json", action="store_true", help="print JSON only")
     evaluate.add_argument("-o", "--output", metavar="FILE", type=Path, help="also write the JSON here")
+    evaluate.add_argument("--store", action="store_true", help="keep the result in the bundle's manifest")
     evaluate.set_defaults(handler=_eval)
 
 
@@ -76,11 +77,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
     _need("torch", "cv2")
+    from ..runtime.bundle import store_quality
     from .data.cache import Cache
     from .evaluate import evaluate, format_table
 
     result = evaluate(arguments.bundle, Cache(arguments.data), gap=arguments.gap, engine=arguments.engine)
     text = json.dumps(result, indent=1)
+    if arguments.store:
+        store_quality(arguments.bundle, result)
     if arguments.output:
         temporary = arguments.output.with_name(f".{arguments.output.name}.tmp")
         try:

@@ -55,7 +55,7 @@ def initialise(model: StreamSplat) -> None:
         _linear(dynamic, "gs_layer.xyz_dynamic.layers.7").weight.mul_(0.1)
         fade = _linear(dynamic, "gs_layer.opacity_dynamic.layers.7")
         fade.weight.mul_(0.1)
-        # Both frames together cover 93 % half-way between them, so that nothing shines through from the start.
+        # Half-way both frames together still cover 93 %, so nothing shines through at the start.
         fade.bias.copy_(torch.tensor([1.5, 0.0]))
 
 

@@ -12,7 +12,14 @@ import pytest
 from fake_bundle import build_fake_bundle, fake_model
 
 from streamsplat_edge.runtime import bundle as bundle_module
-from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, TensorSpec, VariantSource, write_bundle
+from streamsplat_edge.runtime.bundle import (
+    Bundle,
+    PlanEntry,
+    TensorSpec,
+    VariantSource,
+    store_quality,
+    write_bundle,
+)
 from streamsplat_edge.runtime.errors import BundleError, OutputError
 
 
@@ -421,3 +428,16 @@ def test_target_folder_that_cannot_be_made(folder: Path, tmp_path: Path) -> None
     with pytest.raises(OutputError):
         rewrite(folder, tmp_path / "file" / "x.bundle")
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_store_quality_changes_the_manifest_only(tmp_path: Path) -> None:
+    bundle = build_fake_bundle(tmp_path / "a.bundle").path
+    before = {p.name: p.read_bytes() for p in bundle.iterdir() if p.suffix == ".onnx"}
+    stored = store_quality(bundle, {"average": {"key": 30.5}})
+    assert stored.quality == {"average": {"key": 30.5}}
+    assert Bundle.load(bundle).quality == {"average": {"key": 30.5}}
+    assert {p.name: p.read_bytes() for p in bundle.iterdir() if p.suffix == ".onnx"} == before
+    with pytest.raises(BundleError, match="quality"):
+        store_quality(bundle, {"key": float("nan")})
+    assert Bundle.load(bundle).quality == {"average": {"key": 30.5}}
+    assert not list(bundle.glob(".*"))
