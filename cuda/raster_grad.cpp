@@ -439,31 +439,31 @@ void raster_grad_backward(const GradState& state, const GradInputs& in, const Gr
     return;
   }
   // The same additions in the same order, but each block first writes its sums to slots of its own.
-  std::vector<GradSums> slots(state.batch), sums(state.batch);
+  std::vector<Loan<GradSums>> slots(state.batch), sums(state.batch);
   std::vector<std::vector<float>> background(state.batch);
   for (int b = 0; b < state.batch; ++b) {
-    slots[b].reserve(static_cast<std::size_t>(state.images[b].block_begin[blocks]) * kGradSums);
-    sums[b].reserve(sums_size);
+    slots[b].item.reserve(static_cast<std::size_t>(state.images[b].block_begin[blocks]) * kGradSums);
+    sums[b].item.reserve(sums_size);
     background[b].assign(3 * static_cast<std::size_t>(blocks), 0.0f);
   }
   parallel_for(state.batch * blocks, threads, [&](int task) {
     const int b = task / blocks, block = task % blocks;
-    float* const to = slots[b].data() + static_cast<std::size_t>(state.images[b].block_begin[block]) * kGradSums;
+    float* const to = slots[b].item.data() + static_cast<std::size_t>(state.images[b].block_begin[block]) * kGradSums;
     std::fill_n(to, static_cast<std::size_t>(state.images[b].blended[block]) * kGradSums, 0.0f);
     unblend(state, b, block, in.background + 3 * b, upstream, true, to, &background[b][3 * block]);
   });
   parallel_for(state.batch, threads, [&](int b) {
     const GradImage& image = state.images[b];
-    std::fill_n(sums[b].data(), sums_size, 0.0f);
+    std::fill_n(sums[b].item.data(), sums_size, 0.0f);
     for (int block = 0; block < blocks; ++block) {
       const std::size_t first = image.block_begin[block];
       for (int i = 0; i < image.blended[block]; ++i) {
-        float* const to = sums[b].data() + static_cast<std::size_t>(image.list.data()[first + i]) * kGradSums;
-        const float* const from = slots[b].data() + (first + i) * kGradSums;
+        float* const to = sums[b].item.data() + static_cast<std::size_t>(image.list.data()[first + i]) * kGradSums;
+        const float* const from = slots[b].item.data() + (first + i) * kGradSums;
         for (int k = 0; k < kGradSums; ++k) to[k] += from[k];
       }
     }
-    finish_rows(state, in, b, 0, state.count, sums[b].data(), out);
+    finish_rows(state, in, b, 0, state.count, sums[b].item.data(), out);
     add_background(b, background[b]);
   });
 }
