@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..commands import report
-from ..machine import describe_machine
+from ..machine import describe_machine, scheduling
 from ..runtime.bundle import Bundle
 from ..runtime.compose import psnr
 from ..runtime.errors import InputError, StreamSplatError
@@ -199,6 +199,7 @@ def state() -> dict[str, Any]:
         "cpu_khz": _system("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
         "temperature_c": round(int(zone) / 1e3, 1) if zone.lstrip("-").isdigit() else NOT_MEASURED,
         "load_average": load,
+        "scheduling": scheduling(),
     }
 
 
@@ -278,7 +279,8 @@ def describe(result: dict[str, Any]) -> list[str]:
         f"machine     {machine['cpu'] or machine['architecture']}, {machine['cores_usable']} cores, "
         f"{machine['distribution'] or machine['system']}",
         f"software    {versions}",
-        f"state       load {before['load_average']} before, {after['load_average']} after; governor "
+        f"state       load {before['load_average']} before, {after['load_average']} after; scheduling "
+        f"{before['scheduling']}, governor "
         f"{before['cpu_governor']}, temperature {before['temperature_c']}, power {result['power_w']}",
         f"bundle      {bundle['name']} (preset {bundle['preset']}), {bundle['width']}x{bundle['height']}, "
         f"{bundle['gaussians_per_key_frame']:,} Gaussians per key frame",

@@ -11,16 +11,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import platform
-import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..machine import describe_machine, scheduling, source_commit
 from ..runtime.rasterizer import Rasterizer, RenderBuffers, Splats, View
+from ..runtime.video import write_bytes
 
 GRIDS = {18432: (72, 128), 73728: (144, 256)}  # two key frames of rows x columns Gaussians
 SIZES = ((144, 256), (288, 512))
@@ -101,33 +101,16 @@ def measure(
 
 def machine(rasterizer: Rasterizer) -> dict[str, str | int]:
     """What the numbers were measured on and with."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith(("model name", "Model"))
-        ]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).resolve().parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "not in a git checkout"
+    about = describe_machine()
     return {
-        "cpu": model,
-        "cores": os.cpu_count() or 0,
+        "cpu": about["cpu"] or about["architecture"],
+        "cores": about["cores_usable"],
         "threads": rasterizer.threads,
         "simd": rasterizer.simd,
-        "load_average_1min": str(round(os.getloadavg()[0], 2)),
-        # "real-time" (chrt -f) keeps other programs off the cores: nearly an idle machine, whatever the load.
-        "scheduling": "ordinary" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real-time",
+        "load_average_1min": str(about["load_average"][0]) if about["load_average"] else "unknown",
+        "scheduling": scheduling(),
         "python": platform.python_version(),
-        "commit": commit,
+        "commit": source_commit() or "not in a git checkout",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -167,9 +150,7 @@ def main(argv: list[str] | None = None) -> int:
                     )
     if args.json:
         report = {"benchmark": "rasterizer", "machine": about, "results": [asdict(r) for r in results]}
-        partial = args.json.with_name(args.json.name + ".partial")
-        partial.write_text(json.dumps(report, indent=1) + "\n")
-        partial.replace(args.json)
+        write_bytes(args.json, (json.dumps(report, indent=1) + "\n").encode())
     return 0
 
 

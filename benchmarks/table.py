@@ -31,6 +31,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def fps_table(result: dict[str, Any]) -> list[str]:
     """Stages with percentiles, and the run in words."""
     machine, bundle, frames = result["machine"], result["bundle"], result["frames"]
+    state = result["state"]["before"]
     throughput, quality, source = result["throughput"], result["psnr_db"], result["protocol"]["input"]
     rows = [
         [stage, *(f"{values[name]:.2f}" for name in ("p50", "p90", "p99", "max")), str(values["count"])]
@@ -45,7 +46,8 @@ def fps_table(result: dict[str, Any]) -> list[str]:
         f"bundle `{bundle['name']}` at {bundle['width']}x{bundle['height']}, "
         f"{bundle['gaussians_per_key_frame']:,} Gaussians per key frame, {result['stages']['encode']}",
         f"{machine['cpu']}, {machine['cores_usable']} cores, load average "
-        f"{result['state']['before']['load_average'][0]}; commit {result['software']['commit']}",
+        f"{state['load_average'][0]}, {state['scheduling']} scheduling; "
+        f"commit {result['software']['commit']}",
         "PSNR of the same run: "
         + ", ".join(
             f"{words} {quality[kind]['mean']:.2f} dB"
@@ -76,8 +78,8 @@ def rasterizer_table(result: dict[str, Any]) -> list[str]:
     ]
     words = (
         f"{machine['cpu']}, {machine['threads']} threads, {machine['simd']}, load average "
-        f"{machine['load_average_1min']}; commit {machine['commit']}. RGB, depth and alpha, from Gaussians "
-        "in world space."
+        f"{machine['load_average_1min']}, {machine['scheduling']} scheduling; "
+        f"commit {machine['commit']}. RGB, depth and alpha, from Gaussians in world space."
     )
     return [words, "", *_markdown(header, rows)]
 

@@ -58,6 +58,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def scheduling() -> str:
+    """`real-time` under `chrt -f` or `-r`: other programs keep off the cores, nearly an idle machine."""
+    if not hasattr(os, "sched_getscheduler"):
+        return "unknown"
+    return "real-time" if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR) else "ordinary"
+
+
 def describe_machine() -> dict[str, Any]:
     """Name and features of CPU, memory and operating system; None where it cannot be read."""
     cpu = _cpuinfo()

@@ -23,7 +23,14 @@ EVAL = {
 }
 RASTERIZER = {
     "benchmark": "rasterizer",
-    "machine": {"cpu": "C", "threads": 2, "simd": "avx2", "load_average_1min": "0.1", "commit": "abc"},
+    "machine": {
+        "cpu": "C",
+        "threads": 2,
+        "simd": "avx2",
+        "load_average_1min": "0.1",
+        "scheduling": "s",
+        "commit": "abc",
+    },
     "results": [
         dict(path="canonical", gaussians=73728, height=288, width=512, sigma_px=2.0, pairs=123456)
         | dict(min_ms=1.0, p50_ms=2.0, p90_ms=3.25)
