@@ -88,14 +88,21 @@ def test_file_without_markers_is_left_alone(tmp_path: Path) -> None:
     assert page.read_text() == "nothing here\n"
 
 
-def test_readme_shows_the_committed_results() -> None:
-    """Every table in the README is what the script prints for the files named there."""
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
+def test_pages_show_the_committed_results(name: str) -> None:
+    """Every table in the documents is what the script prints for the files named there."""
+    text = (ROOT / name).read_text()
     if table.BEGIN not in text:
-        assert "frames per second by wall clock" not in text
+        assert "frames per second** by wall clock" not in text
         return
     block = text.split(table.BEGIN)[1].split(table.END)[0]
     names = [line.split("`")[1] for line in block.splitlines() if line.startswith("`")]
     assert names
-    tables = table.document([ROOT / "benchmarks" / "results" / name for name in names])
+    tables = table.document([ROOT / "benchmarks" / "results" / result for result in names])
     assert table.updated(text, tables) == text
+
+
+def test_every_result_is_shown() -> None:
+    shown = (ROOT / "docs" / "benchmarks.md").read_text()
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        assert f"`{path.name}`" in shown, f"{path.name}: run benchmarks.table --update docs/benchmarks.md"
