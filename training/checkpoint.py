@@ -24,15 +24,26 @@ TRAINING_ONLY = frozenset(
 )
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _LISTED = 20
+_STATIC = "gs_predictor."
 
 
-def save_weights(model: StreamSplat, path: Path, metadata: dict[str, str]) -> None:
+def save_weights(
+    model: StreamSplat, path: Path, metadata: dict[str, str], *, static_only: bool = False
+) -> None:
     """Write the model's parameters and buffers, with its configuration, under a temporary name and rename.
+
+    Args:
+        static_only: leave out the dynamic half, which stage 1 does not train.
 
     Raises:
         OutputError: the file cannot be written; an earlier file of that name is untouched.
     """
-    state = {f"model.{k}": v.detach().contiguous().clone() for k, v in model.state_dict().items()}
+    part = _STATIC if static_only else ""
+    state = {
+        f"model.{k}": v.detach().contiguous().clone()
+        for k, v in model.state_dict().items()
+        if k.startswith(part)
+    }
     temporary = path.with_name(path.name + ".tmp")
     try:
         save_file(state, str(temporary), {"model": json.dumps(model.config.to_dict()), **metadata})
@@ -87,20 +98,33 @@ def load_weights(model: StreamSplat, path: Path) -> None:
 
 
 def load_static_weights(model: StreamSplat, path: Path) -> None:
-    """Load the static predictor of `model` from a published stage-1 file; the dynamic half keeps its weights.
+    """Load the static predictor of `model` from a stage-1 file, ours or published; the rest stays as it is.
 
-    Stage 1 names the static half from its own root (`encoder.`, `gaussian_upsampler.`, `predictor.`) and
-    calls the position head `mix_layer.xyz_static_mean`; stage 2 turns that into `gs_layer.xyz_static`.
+    Our files use the names of the whole model. The published stage 1 names the static half from its own root
+    (`encoder.`, `gaussian_upsampler.`, `predictor.`) and calls the position head `mix_layer.xyz_static_mean`;
+    stage 2 turns that into `gs_layer.xyz_static`.
 
     Raises:
         InputError: the file cannot be read or does not fit.
     """
     with _open(path) as file:
-        names = {
-            f"gs_predictor.{name}".replace("mix_layer.xyz_static_mean.", "gs_layer.xyz_static."): stored
-            for name, stored in _names(path, file).items()
-        }
-        _load(model, path, file, names, part="gs_predictor.")
+        names = _names(path, file)
+        if not any(name.startswith(_STATIC) for name in names):
+            names = {
+                f"{_STATIC}{name}".replace("mix_layer.xyz_static_mean.", "gs_layer.xyz_static."): stored
+                for name, stored in names.items()
+            }
+        _load(model, path, file, names, part=_STATIC)
+
+
+def holds_dynamic_half(path: Path) -> bool:
+    """Whether a checkpoint has the weights of stage 2 (or only those of stage 1).
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with _open(path) as file:
+        return any(name.startswith("decoder.") for name in _names(path, file))
 
 
 def _open(path: Path) -> safe_open:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from .checkpoint import load_weights, save_weights
+from .checkpoint import holds_dynamic_half, load_static_weights, load_weights, save_weights
 from .data.loader import Mixer, StepDataset
 from .initialise import initialise, warm_start
 from .model import StreamSplat
@@ -63,7 +63,8 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
     mixer = Mixer(recipe.data, synthetic_fraction=recipe.synthetic, seed=recipe.seed)
     state_path = out / "state.pt"
     if recipe.init:
-        load_weights(model, Path(recipe.init))
+        init = Path(recipe.init)
+        (load_weights if holds_dynamic_half(init) else load_static_weights)(model, init)
     elif recipe.warm_start and not state_path.exists():
         error = warm_start(model, mixer, recipe.warm_start, 8, progress)
         tqdm.write(f"warm start: mean squared error {error:.5f} after {recipe.warm_start} steps")
@@ -167,5 +168,10 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
                 break
     snapshot(step)
     weights = out / "model.safetensors"
-    save_weights(model, weights, {"recipe": json.dumps(recipe.to_dict()), "step": str(step)})
+    save_weights(
+        model,
+        weights,
+        {"recipe": json.dumps(recipe.to_dict()), "step": str(step)},
+        static_only=recipe.stage == "static",
+    )
     return weights

@@ -12,7 +12,12 @@ from media_samples import HEIGHT, WIDTH
 
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.training import trainer
-from streamsplat_edge.training.checkpoint import load_weights, read_config
+from streamsplat_edge.training.checkpoint import (
+    holds_dynamic_half,
+    load_static_weights,
+    load_weights,
+    read_config,
+)
 from streamsplat_edge.training.data.cache import Cache
 from streamsplat_edge.training.model import StreamSplat
 from streamsplat_edge.training.recipe import Recipe, load_recipe
@@ -87,8 +92,9 @@ def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, tmp_path: Path) 
         mask_weight=1.0,
     )  # fmt: skip
     weights = train(second, tmp_path / "2", progress=False)
+    assert not holds_dynamic_half(first)
     before, after = StreamSplat(read_config(first)), StreamSplat(read_config(weights))
-    load_weights(before, first)
+    load_static_weights(before, first)
     load_weights(after, weights)
     changed = {n for n, p in after.named_parameters() if not torch.equal(p, before.state_dict()[n])}
     assert not any(name.startswith("gs_predictor.") for name in changed)
@@ -114,7 +120,7 @@ def test_steps_with_nan_are_skipped_and_a_run_of_them_stops(
     monkeypatch.setattr(trainer, "static_objective", poisoned)
     weights = train(replace(recipe, steps=3), tmp_path / "few", progress=False)
     model = StreamSplat(read_config(weights))
-    load_weights(model, weights)
+    load_static_weights(model, weights)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     monkeypatch.setattr(trainer, "_MAX_BAD_STEPS", 2)
     with pytest.raises(InputError, match="not finite"):
