@@ -25,8 +25,8 @@ def create(
 
     Raises:
         EngineError: unknown engine, missing package, device or precision not available, file not loadable or
-        not
-            what the manifest says.
+            not what the manifest says.
+        BundleError: the file is no ONNX file, or keeps tensors in other files.
     """
     if engine not in ENGINES:
         raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..bundle import StageVariant, TensorSpec
 from ..errors import EngineError, InputError
+from ..onnx_references import check_self_contained
 
 __all__ = ["Engine", "TensorSpec", "check_specs", "thread_count"]
 
@@ -35,6 +36,7 @@ class Engine(ABC):
     precision: str
 
     def __init__(self, variant: StageVariant) -> None:
+        check_self_contained(variant.path)
         self.stage = variant.stage
         self.inputs = variant.inputs
         self.outputs = variant.outputs

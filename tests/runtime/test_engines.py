@@ -147,10 +147,14 @@ def test_the_file_must_be_what_the_manifest_says(
         create(changed(variant, outputs=outputs))
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(variant.path.read_bytes()[:100])
+    with pytest.raises(BundleError, match="cannot be read as ONNX"):
+        create(changed(variant, path=broken))
+    with pytest.raises(BundleError, match="No such file"):
+        create(changed(variant, path=tmp_path / "absent.onnx"))
+    # ONNX in form, but no engine knows this operator.
+    broken.write_bytes(variant.path.read_bytes().replace(b"AveragePool", b"AverageFool"))
     with pytest.raises(EngineError, match="cannot load"):
         create(changed(variant, path=broken))
-    with pytest.raises(EngineError, match="cannot load"):
-        create(changed(variant, path=tmp_path / "absent.onnx"))
 
 
 def test_unknown_engine(bundle: Bundle) -> None:
