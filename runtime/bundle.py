@@ -195,6 +195,10 @@ def _read_manifest(root: Path) -> str:
                 f"{root} is not a bundle: it holds no {MANIFEST_NAME}.",
                 f"Give the folder that holds {MANIFEST_NAME}.",
             )
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise BundleError(
+                f"{file} is a link to outside the bundle folder.", "Replace the link by the file itself."
+            )
         if file.stat().st_size > _MANIFEST_LIMIT:
             raise BundleError(f"{file} is too large to be a bundle manifest.", "This is not a bundle.")
         return file.read_text(encoding="utf-8")
@@ -289,6 +293,8 @@ def write_bundle(
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # A killed process of the same number left it: in a container every run has the same number.
+        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
             entries = {

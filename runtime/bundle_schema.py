@@ -28,6 +28,11 @@ DEPTH_MAPPINGS = ("published", "paper")
 DTYPES = ("float32",)
 GAUSSIAN_COLUMNS = 9  # x, y, z, r, g, b, scale_x, scale_z, opacity
 
+KEY_FRAME_GAP_MAX = 120
+"""Frames per pair at most: all of them wait in memory for the key frame that ends the pair."""
+
+_ELEMENTS_MAX = 1 << 31  # of one tensor, 8 GB: beyond that a manifest asks for memory that it cannot mean
+
 _REEXPORT = "Re-export the bundle with `streamsplat-edge export`."
 
 
@@ -180,8 +185,9 @@ def _list(value: object, field: str) -> list[Any]:
 
 
 def _text(value: object, field: str, pattern: str = r".+") -> str:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        detail = "a non-empty string" if pattern == r".+" else f"a string of the form {pattern}"
+    # Not printable: control sequences for the terminal that shows the name, or halves of characters.
+    if not isinstance(value, str) or not re.fullmatch(pattern, value) or not value.isprintable():
+        detail = "a non-empty printable string" if pattern == r".+" else f"a string of the form {pattern}"
         raise fail(field, f"must be {detail}, not {_show(value)}")
     return value
 
@@ -192,9 +198,11 @@ def _choice(value: object, field: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _integer(value: object, field: str, minimum: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < 2**62:
-        raise fail(field, f"must be an integer of at least {minimum}, not {_show(value)}")
+def _integer(value: object, field: str, maximum: int = 2**62) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise fail(field, f"must be an integer of at least 1, not {_show(value)}")
+    if value > maximum:
+        raise fail(field, f"must be at most {maximum}, not {_show(value)}")
     return value
 
 
@@ -231,11 +239,12 @@ def _sha256(value: object, field: str) -> str:
 
 def _tensor(value: object, field: str) -> TensorSpec:
     entry = _object(value, field, ("name", "dtype", "shape"))
-    shape = _list(entry["shape"], f"{field}.shape")
+    sizes = _list(entry["shape"], f"{field}.shape")
+    shape = tuple(_integer(size, f"{field}.shape[{i}]") for i, size in enumerate(sizes))
+    if math.prod(shape) > _ELEMENTS_MAX:
+        raise fail(f"{field}.shape", f"has more than {_ELEMENTS_MAX} elements")
     return TensorSpec(
-        _text(entry["name"], f"{field}.name"),
-        tuple(_integer(size, f"{field}.shape[{i}]") for i, size in enumerate(shape)),
-        _choice(entry["dtype"], f"{field}.dtype", DTYPES),
+        _text(entry["name"], f"{field}.name"), shape, _choice(entry["dtype"], f"{field}.dtype", DTYPES)
     )
 
 
@@ -271,7 +280,7 @@ def parse_model(value: object, field: str = "model") -> ModelConfig:
         background=_sequence(
             entry["background"], f"{field}.background", 3, lambda item, name: _number(item, name, 0.0, 1.0)
         ),
-        key_frame_gap=_integer(entry["key_frame_gap"], f"{field}.key_frame_gap"),
+        key_frame_gap=_integer(entry["key_frame_gap"], f"{field}.key_frame_gap", KEY_FRAME_GAP_MAX),
     )
 
 
@@ -427,7 +436,7 @@ def parse_manifest(value: object) -> Manifest:
 
 
 def decode_json(text: str, source: str) -> object:
-    """Strict JSON: repeated keys and NaN are refused, a syntax error says where.
+    """Strict JSON: repeated keys and numbers that are none are refused, a syntax error says where.
 
     Raises:
         BundleError: the text is not (complete) JSON.
@@ -443,8 +452,19 @@ def decode_json(text: str, source: str) -> object:
     def constant(name: str) -> float:
         raise BundleError(f"{source}: {name} is not a JSON number.", _REEXPORT)
 
+    def number(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else constant(digits)
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20:  # Python refuses thousands of digits with an error of its own
+            raise BundleError(f"{source}: the integer {digits[:20]}... is out of range.", _REEXPORT)
+        return int(digits)
+
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        return json.loads(
+            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number, parse_int=integer
+        )
     except json.JSONDecodeError as error:
         at_end = error.pos >= len(text.rstrip()) or "Unterminated" in error.msg
         problem = "is cut short" if at_end else "is not valid JSON"

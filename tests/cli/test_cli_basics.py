@@ -138,6 +138,17 @@ def test_info_refuses_a_damaged_bundle(tmp_path: Path, call) -> None:
     assert answer["error"]["kind"] == "BundleError" and answer["error"]["hint"]
 
 
+def test_info_sends_no_control_sequences_to_the_terminal(tmp_path: Path, call) -> None:
+    path = tmp_path / "fake.bundle"
+    build_fake_bundle(path)
+    manifest = json.loads((path / "bundle.json").read_text())
+    manifest["provenance"] = {"data\x1b[2J": "\x1b]0;title\x07", "half": "\ud800"}
+    (path / "bundle.json").write_text(json.dumps(manifest))
+    result = call("info", path)
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout and "u001b]0;title" in result.stdout
+
+
 def test_info_of_nothing(tmp_path: Path, call) -> None:
     result = call("info", tmp_path / "no.bundle")
     assert result.returncode == 2 and "error:" in result.stderr and "Traceback" not in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,9 @@ def test_malformed_json(folder: Path) -> None:
     assert "`version` appears twice" in refusal(folder).message
     (folder / "bundle.json").write_text('{"version": NaN}')
     assert "NaN is not a JSON number" in refusal(folder).message
+    for number, message in (("9" * 5000, "out of range"), ("-" + "9" * 5000, "range"), ("1e999", "1e999 is")):
+        (folder / "bundle.json").write_text(f'{{"version": {number}}}')
+        assert message in refusal(folder).message
     (folder / "bundle.json").write_text("[" * 200_000)
     assert "nested" in refusal(folder).message or "cut short" in refusal(folder).message
     (folder / "bundle.json").write_text("[]")
@@ -143,7 +147,9 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("stages", [], "`stages` must be an object"),
     ("stages.encode.variants", [], "must list at least one file"),
     ("stages.encode.variants", {}, "must be a list"),
-    ("name", "", "`name` must be a non-empty string"),
+    ("name", "", "`name` must be a non-empty printable string"),
+    ("name", "x\x1b[2Jy", "`name` must be a non-empty printable string"),
+    ("name", "\ud800", "`name` must be a non-empty printable string"),
     ("model.height", 17, "`model.height` is 17, not a multiple of the patch size 8"),
     ("model.height", 16.0, "`model.height` must be an integer of at least 1"),
     ("model.width", True, "`model.width` must be an integer"),
@@ -157,6 +163,8 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("model.background", [0, 0, 2], "`model.background[2]` must be a number from 0 to 1"),
     ("model.background", [0, 0, "0"], "`model.background[2]` must be a number"),
     ("model.key_frame_gap", 0, "`model.key_frame_gap` must be"),
+    ("model.key_frame_gap", 121, "`model.key_frame_gap` must be at most 120"),
+    ("stages.encode.variants.0.inputs.0.shape", [1, 4, 2**20, 2**20], "has more than 2147483648 elements"),
     ("stages.encode.variants.0.engines", [], "must name at least one engine"),
     ("stages.encode.variants.0.engines", ["caffe"], "engines[0]` must be one of onnxruntime"),
     ("stages.encode.variants.0.precision", "FP32 !", "precision` must be"),
@@ -230,6 +238,12 @@ def test_links_may_not_leave_the_folder(folder: Path) -> None:
     shutil.move(outside, folder / "real.onnx")
     (folder / "encode.onnx").symlink_to("real.onnx")
     assert Bundle.load(folder).name == "fake"
+
+
+def test_the_manifest_may_not_be_a_link_to_outside(folder: Path) -> None:
+    outside = shutil.move(folder / "bundle.json", folder.parent / "other.json")
+    (folder / "bundle.json").symlink_to(outside)
+    assert "bundle.json is a link to outside the bundle folder" in refusal(folder).message
 
 
 def test_linked_folder_may_not_leave_either(folder: Path) -> None:
@@ -361,6 +375,14 @@ def test_existing_target(folder: Path, tmp_path: Path) -> None:
     assert rewrite(folder, target, quality={"psnr": 2.0}, force=True).quality == {"psnr": 2.0}
     (tmp_path / "empty").mkdir()
     assert rewrite(folder, tmp_path / "empty", force=True).name == "copy"
+    assert not leftovers(tmp_path)
+
+
+def test_what_a_killed_process_left_is_replaced(folder: Path, tmp_path: Path) -> None:
+    left = tmp_path / f".t.bundle.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "encode.onnx").write_bytes(b"half")
+    assert rewrite(folder, tmp_path / "t.bundle").name == "copy"
     assert not leftovers(tmp_path)
 
 

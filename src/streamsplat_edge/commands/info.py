@@ -49,11 +49,12 @@ def describe(bundle: Bundle) -> list[str]:
 def _section(title: str, values: dict[str, Any]) -> list[str]:
     if not values:
         return [f"  {title:<11} none stated"]
-    return [f"  {title}"] + [f"    {key}: {_short(value)}" for key, value in values.items()]
+    return [f"  {title}"] + [f"    {_short(key)}: {_short(value)}" for key, value in values.items()]
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value)
+    # Escaped where a bundle would send control sequences to the terminal.
+    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
     return text if len(text) <= 160 else text[:157] + "..."
