@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .bundle_schema import KEY_FRAME_GAP_MAX
 from .errors import InputError
 from .prefetch import Prefetcher
 from .preprocess import check_image
@@ -73,7 +74,8 @@ class RunReport:
         frames: rendered. key_frames: pushed. cuts: scene cuts found. skipped: source frames whose time
             stamp was not later than the one before. dropped: source frames left out to keep up with a live
             source.
-        seconds, fps: wall clock from first decode to last write, and frames per second of it.
+        seconds, fps: wall clock from first decode to last write (see `Pipeline.finished`), and frames per
+            second of it.
         spawned, retired: Gaussians over the run. culled: by reason, summed over frames; rendered, pairs:
             likewise.
         peak_alive: most Gaussians alive at once.
@@ -144,8 +146,11 @@ class Pipeline:
         recorder: LatencyRecorder | None = None,
     ) -> None:
         self.gap = stream.model.key_frame_gap if gap is None else gap
-        if self.gap < 1:
-            raise InputError(f"The key-frame gap is {self.gap}.", "Use 1 or more frames.")
+        if not 1 <= self.gap <= KEY_FRAME_GAP_MAX:
+            raise InputError(
+                f"The key-frame gap is {self.gap}.",
+                f"Use 1 to {KEY_FRAME_GAP_MAX} frames: a pair's frames wait in memory for its end.",
+            )
         if prefetch < 1:
             raise InputError(f"prefetch is {prefetch}.", "Use 1 or more frames.")
         if max_frames is not None and max_frames < 1:
@@ -262,6 +267,10 @@ class Pipeline:
             if name.startswith("culled_"):
                 reason = name.removeprefix("culled_")
                 totals.culled[reason] = totals.culled.get(reason, 0) + value
+
+    def finished(self) -> None:
+        """Count the time until now as part of the run; for callers that complete files after the frames."""
+        self._end = time.perf_counter()
 
     def report(self) -> RunReport:
         """Totals so far, with percentiles of every stage."""

@@ -24,7 +24,7 @@ from . import engines
 from .bundle import Bundle
 from .engines import Engine
 from .errors import InputError
-from .lifecycle import Lifecycle, LifecycleStats
+from .lifecycle import KeyFrameSlot, Lifecycle, LifecycleStats
 from .preprocess import Resizer, check_image, normalise_depth
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, View
 
@@ -108,14 +108,19 @@ class Stream:
         self._rasterizer = Rasterizer(model.height, model.width, threads=threads)
         self._rgbd: np.ndarray = np.zeros((1, 4, model.height, model.width), np.float32)
         self._resizer = Resizer(model.height, model.width)
+        # Views made once: an engine binds arrays by identity, so a new view per push would be bound anew.
+        rgb: np.ndarray = self._rgbd[:, :3]
+        self._depth: np.ndarray = self._rgbd[:, 3:]
         # `depth` and `condition` may look at the image in a size of their own.
-        self._own_size: dict[str, tuple[Resizer, np.ndarray]] = {}
+        self._stage_rgb: dict[str, np.ndarray] = {}
+        self._own_sizes: list[tuple[Resizer, np.ndarray]] = []
         for stage in ("depth", "condition"):
             if stage in self._engines:
                 shape = self._engines[stage].inputs[0].shape
-                if shape != (1, 3, model.height, model.width):
-                    planes: np.ndarray = np.zeros(shape, np.float32)
-                    self._own_size[stage] = (Resizer(*shape[2:]), planes)
+                self._stage_rgb[stage] = rgb
+                if shape != rgb.shape:
+                    self._stage_rgb[stage] = planes = np.zeros(shape, np.float32)
+                    self._own_sizes.append((Resizer(*shape[2:]), planes))
         self._float = np.zeros((model.height, model.width, 3), np.float32)
         self._rgb = np.zeros((model.height, model.width, 3), np.uint8)
         self.buffers = RenderBuffers.allocate(model.height, model.width)
@@ -151,37 +156,36 @@ class Stream:
         lifecycle, clock = self.lifecycle, _Clock()
         lifecycle.check_time(timestamp)
         self._resizer.into(image, self._rgbd[0, :3])
-        for resizer, planes in self._own_size.values():
+        for resizer, planes in self._own_sizes:
             resizer.into(image, planes[0])
         clock.lap("preprocess")
-        slot = lifecycle.spare
+        self._encode(lifecycle.spare, clock)
+        if lifecycle.newest is not None and not cut:
+            self._deform(lifecycle.newest, lifecycle.spare)
+            clock.lap("deform")
+        stats = lifecycle.spawn(timestamp, cut=cut)
+        clock.lap("lifecycle")
+        return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
+
+    def _encode(self, slot: KeyFrameSlot, clock: _Clock) -> None:
+        """Everything that is computed once per frame, from the prepared image into `slot`."""
         if "depth" in self._engines:
-            plane: np.ndarray = self._rgbd[:, 3:]
-            self._engines["depth"].run({"rgb": self._rgb_for("depth")}, {"depth": plane})
-            normalise_depth(plane)
+            self._engines["depth"].run({"rgb": self._stage_rgb["depth"]}, {"depth": self._depth})
+            normalise_depth(self._depth)
             clock.lap("depth")
         if slot.condition is not None:
-            self._engines["condition"].run({"rgb": self._rgb_for("condition")}, {"condition": slot.condition})
+            self._engines["condition"].run(
+                {"rgb": self._stage_rgb["condition"]}, {"condition": slot.condition}
+            )
             clock.lap("condition")
         self._engines["encode"].run(
             {"rgbd": self._rgbd},
             {"tokens": slot.tokens, "features": slot.features, "gaussians": slot.gaussians},
         )
         clock.lap("encode")
-        if lifecycle.newest is not None and not cut:
-            self._deform()
-            clock.lap("deform")
-        stats = lifecycle.spawn(timestamp, cut=cut)
-        clock.lap("lifecycle")
-        return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
 
-    def _rgb_for(self, stage: str) -> np.ndarray:
-        return self._own_size[stage][1] if stage in self._own_size else self._rgbd[:, :3]
-
-    def _deform(self) -> None:
-        """Motion and fade of the pair (newest key frame, spare slot)."""
-        earlier, later = self.lifecycle.newest, self.lifecycle.spare
-        assert earlier is not None
+    def _deform(self, earlier: KeyFrameSlot, later: KeyFrameSlot) -> None:
+        """Motion and fade of a pair into the spare pair buffers."""
         inputs: dict[str, np.ndarray] = {}
         for i, slot in enumerate((earlier, later)):
             inputs[f"tokens_{i}"] = slot.tokens
@@ -244,12 +248,10 @@ class Stream:
         self.lifecycle.reset()
 
     def warm_up(self) -> None:
-        """Run every stage once on zeros, so that the first push is as fast as the others."""
-        for engine in self._engines.values():
-            engine.run(
-                {spec.name: np.zeros(spec.shape, spec.dtype) for spec in engine.inputs},
-                {spec.name: np.zeros(spec.shape, spec.dtype) for spec in engine.outputs},
-            )
+        """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
+        slot = self.lifecycle.spare
+        self._encode(slot, _Clock())
+        self._deform(slot, slot)
 
     def close(self) -> None:
         """Release the engines. Calling twice is harmless."""

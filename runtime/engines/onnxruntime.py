@@ -23,9 +23,13 @@ class OnnxRuntimeEngine(Engine):
         self, variant: StageVariant, *, device: str = "cpu", threads: int = 0, precision: str | None = None
     ) -> None:
         super().__init__(variant)
-        # Imported here, so that `doctor` works where it is broken.
-        ort: Any = importlib.import_module("onnxruntime")
-
+        try:  # here and not at the top, so that `doctor` works where it is broken
+            ort: Any = importlib.import_module("onnxruntime")
+        except ImportError as error:
+            raise EngineError(
+                f"ONNX Runtime cannot be imported ({error}).",
+                "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
+            ) from error
         if precision not in (None, variant.precision):
             raise EngineError(
                 f"ONNX Runtime runs {variant.path.name} as it is ({variant.precision}), not at {precision}.",

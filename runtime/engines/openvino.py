@@ -36,8 +36,13 @@ class OpenVinoEngine(Engine):
             ) from error
         if device != "cpu":
             raise EngineError(f"The OpenVINO engine runs on the CPU, not on {device!r}.", "Use --device cpu.")
-        core = openvino.Core()
-        capabilities = list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        try:
+            core = openvino.Core()
+            capabilities = list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        except RuntimeError as error:
+            raise EngineError(
+                f"OpenVINO cannot use this CPU: {error}", "Use --engine onnxruntime, or reinstall openvino."
+            ) from error
         execution = choose_precision(precision, variant.precision, capabilities)
         element = getattr(openvino.Type, _PRECISIONS[execution][0])
         count = thread_count(threads)

@@ -278,6 +278,23 @@ def test_missing_openvino_says_how_to_get_it(bundle: Bundle, monkeypatch: pytest
     assert "streamsplat-edge[openvino]" in caught.value.hint
 
 
+def test_broken_onnxruntime_says_what_to_do(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match="ONNX Runtime cannot be imported") as caught:
+        engines.create("onnxruntime", bundle.variant("encode", "onnxruntime"))
+    assert "doctor" in caught.value.hint
+
+
+@needs_openvino
+def test_openvino_without_its_cpu_plugin(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        raise RuntimeError("no plugin for CPU")
+
+    monkeypatch.setattr(importlib.import_module("openvino"), "Core", failing)
+    with pytest.raises(EngineError, match="cannot use this CPU: no plugin for CPU"):
+        engines.create("openvino", bundle.variant("encode", "openvino"))
+
+
 @needs_openvino
 def test_openvino_runs_on_the_cpu_only(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="runs on the CPU, not on 'cuda'"):

@@ -309,6 +309,12 @@ def test_depth_and_condition_stages(tmp_path: Path) -> None:
         np.testing.assert_allclose(slot.tokens[0, 0], [50 / 255, 0, 0, 0], atol=1e-5)
         np.testing.assert_allclose(slot.tokens[0, 3], [200 / 255, 0, 0, 1], atol=1e-5)
         assert "deform" in stream.push(image, 1.0).latencies
+        for k in range(2, 12):
+            stream.push(image, float(k))
+        # Buffers go round, so that each stage binds its few sets once: three slots, and for `deform` the two
+        # pair buffers with each of their three pairs (and the warm-up, which pairs a slot with itself).
+        bound = {stage: len(engine._bound) for stage, engine in stream._engines.items()}
+        assert bound == {"depth": 1, "condition": 3, "encode": 3, "deform": 7}
 
 
 def test_encode_runs_once_per_key_frame(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
