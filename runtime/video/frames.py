@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 # AVCOL_SPC_* numbers. Players take untagged video for BT.709 in high definition, for BT.601 below it.
 _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
 _HD_HEIGHT = 720
+RATE_MAX = 1000  # frames per second; what claims more is a mistake in a header
 _KNOWN_SPACES = {1, 4, 5, 7, 9}
 
 
@@ -95,10 +96,6 @@ def upright(image: npt.NDArray[np.uint8], matrix: tuple[int, int, int, int] | No
     return np.ascontiguousarray(image)
 
 
-def as_rate(value: Fraction | float | None, default: Fraction = Fraction(25)) -> Fraction:
-    """A usable frame rate from whatever the container says; None, 0 and absurd values become `default`."""
-    try:
-        rate = Fraction(value or 0)
-    except (TypeError, ValueError, OverflowError):
-        return default
-    return rate if 0 < rate <= 1000 else default
+def as_rate(value: Fraction | None, default: Fraction = Fraction(25)) -> Fraction:
+    """A usable frame rate from what a container says; None, 0 and absurd values become `default`."""
+    return value if value is not None and 0 < value <= RATE_MAX else default

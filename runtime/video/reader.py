@@ -16,8 +16,8 @@ import av
 import av.error
 from av.video.reformatter import VideoReformatter
 
-from ..errors import VideoError
-from .frames import VideoFrame, as_rate, to_rgb
+from ..errors import InputError, VideoError
+from .frames import RATE_MAX, VideoFrame, as_rate, to_rgb
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 DEFAULT_FOLDER_RATE = Fraction(24)
@@ -83,6 +83,7 @@ def open_video(
 
     Raises:
         VideoError: with a hint, where there is nothing that can be decoded.
+        InputError: an impossible `folder_rate`.
     """
     text = str(uri)
     camera = re.fullmatch(r"camera:(\d+)", text)
@@ -97,7 +98,12 @@ def open_video(
         if path.is_dir():
             from .folder import FolderReader
 
-            return FolderReader(path, as_rate(folder_rate, DEFAULT_FOLDER_RATE))
+            if not 0 < folder_rate <= RATE_MAX:
+                raise InputError(
+                    f"The rate of the folder is {folder_rate} frames per second.",
+                    f"Use more than 0, at most {RATE_MAX}.",
+                )
+            return FolderReader(path, Fraction(folder_rate))
         if not path.exists():
             raise VideoError(
                 f"{path}: no such file or folder.", "Check the path; a camera is written camera:0."

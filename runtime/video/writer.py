@@ -223,9 +223,14 @@ class FolderWriter:
         self.path = Path(path)
         self.frames = 0
         self._times: list[float] = []
+        if self.path.name in ("", "..") or self.path.is_symlink():
+            kind = "a link" if self.path.is_symlink() else "not the name of a folder that can be made"
+            raise OutputError(f"{path}: is {kind}.", "Give the name of a new folder.")
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         if self.path.exists():
             self._refuse_unless_ours(force)
+        # A killed process of the same number left it: in a container every run has the same number.
+        shutil.rmtree(self._temporary, ignore_errors=True)
         try:
             self._temporary.mkdir()
         except OSError as error:

@@ -84,7 +84,7 @@ def _add_run(commands: Any) -> None:
     )
     parser.add_argument(
         "--folder-rate",
-        type=float,
+        type=_rate,
         default=24.0,
         metavar="FPS",
         help="frame rate of an image folder (default: 24)",
@@ -140,24 +140,35 @@ def _doctor(args: argparse.Namespace) -> int:
     return main(args)
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
+def _whole(text: str, minimum: int, why: str = "") -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"must be {minimum} or more{why}")
     return value
+
+
+def _count(text: str) -> int:
+    return _whole(text, 0)
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    return _whole(text, 1)
 
 
 def _two_or_more(text: str) -> int:
-    value = int(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError("must be 2 or more: a single frame cannot move")
+    return _whole(text, 2, ": a single frame cannot move")
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:  # refuses NaN as well
+        raise argparse.ArgumentTypeError("must be a number of frames per second, more than 0, at most 1000")
     return value
 
 
@@ -170,6 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.handler(args) or 0)
     except StreamSplatError as error:
         _report(error.message, error.hint, type(error).__name__, getattr(args, "json", False))
+        return EXIT_REFUSED
+    except MemoryError as error:
+        message = f"not enough memory{f': {error}' if str(error) else ''}."
+        _report(message, "Use a smaller model or input, or free memory.", "MemoryError", args.json)
         return EXIT_REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -80,7 +80,8 @@ def probe(name: str, code: str) -> dict[str, Any]:
         pass
     errors = result.stderr.strip().splitlines()
     problem = errors[-1] if errors else f"ended with exit code {result.returncode}"
-    missing = problem.startswith("ModuleNotFoundError: No module named") or (
+    # Exactly this module: where one that it needs is missing, the package is there and broken.
+    missing = problem == f"ModuleNotFoundError: No module named '{name}'" or (
         name == "native core" and "cannot import name '_core'" in problem and "circular" not in problem
     )
     return {"status": "missing" if missing else "broken", "problem": problem}

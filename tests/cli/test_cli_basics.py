@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_bundle import build_fake_bundle
 
-from streamsplat_edge import __version__
+from streamsplat_edge import __version__, cli
 
 
 def test_version(call) -> None:
@@ -52,19 +52,38 @@ print("heavy:", sorted(heavy))
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        (),
-        ("fly",),
-        ("run",),
-        ("run", "x", "--gap", "0"),
-        ("run", "x", "--threads", "-1"),
-        ("run", "x", "--max-frames", "1"),
+        ((), "required"),
+        (("fly",), "invalid choice"),
+        (("run",), "INPUT"),
+        (("run", "x", "--gap", "0"), "must be 1 or more"),
+        (("run", "x", "--gap", "two"), "'two' is not a whole number"),
+        (("run", "x", "--threads", "-1"), "must be 0 or more"),
+        (("run", "x", "--max-frames", "1"), "a single frame cannot move"),
+        (("run", "x", "--folder-rate", "0"), "frames per second"),
+        (("run", "x", "--folder-rate", "nan"), "frames per second"),
+        (("run", "x", "--folder-rate", "2000"), "frames per second"),
+        (("run", "x", "--folder-rate", "fast"), "frames per second"),
     ],
 )
-def test_wrong_usage(arguments: tuple[str, ...], call) -> None:
-    result = call(*arguments)
-    assert result.returncode == 2 and "usage:" in result.stderr and not result.stdout
+def test_wrong_usage(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    assert caught.value.code == 2 and not printed.out
+    assert "usage:" in printed.err and message in printed.err
+
+
+def test_out_of_memory_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(args: object) -> int:
+        raise MemoryError("Unable to allocate 8.00 GiB")
+
+    monkeypatch.setattr(cli, "_info", exhausted)
+    assert cli.main(["info", "x.bundle"]) == 2
+    assert "error: not enough memory: Unable to allocate 8.00 GiB" in capsys.readouterr().err
 
 
 def test_doctor(call) -> None:
@@ -97,6 +116,7 @@ def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
     (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
     (tmp_path / "pycuda.py").write_text("import sys; sys.exit(0)")
     (tmp_path / "tensorrt_rtx.py").write_text("print('hello'); __version__ = '1.2.3'")
+    (tmp_path / "openvino.py").write_text("import a_module_that_it_needs")
     result = call("doctor", "--json", env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 0, result.stderr
     packages = json.loads(result.stdout)["packages"]
@@ -104,6 +124,7 @@ def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
     assert packages["tensorrt"]["status"] == "broken"
     assert packages["pycuda"]["status"] == "broken"
     assert packages["tensorrt_rtx"] == {"status": "ok", "version": "1.2.3"}
+    assert packages["openvino"]["status"] == "broken" and "it_needs" in packages["openvino"]["problem"]
     assert "BROKEN" in call("doctor", env={"PYTHONPATH": str(tmp_path)}).stdout
 
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from video_samples import moving_square, sample_clip, write_video
 
+from streamsplat_edge import cli
+from streamsplat_edge.commands.view import Viewer
 from streamsplat_edge.runtime.compose import psnr
+from streamsplat_edge.runtime.pipeline import Rendered
 from streamsplat_edge.runtime.preprocess import Resizer
 from streamsplat_edge.runtime.video import encode_png, open_video
 
@@ -48,6 +51,9 @@ def test_everything_at_once(tmp_path: Path, fake_bundle: Path, call) -> None:
         assert summary["count"] > 0 and 0 <= summary["p50"] <= summary["p99"] <= summary["max"], stage
     assert stats["latency_ms"]["encode"]["count"] == 5 and stats["latency_ms"]["render"]["count"] == 14
     assert stats["fps"]["chain"] > stats["fps"]["wall_clock"] > 0
+    assert stats["latency_ms"]["finish"]["count"] == 1
+    written = 14 * stats["latency_ms"]["write"]["mean"] + stats["latency_ms"]["finish"]["mean"]
+    assert stats["fps"]["seconds"] > written / 1e3, "what the encoder does at the end counts too"
     assert stats["psnr_db"]["key_frames"]["count"] == 5 and stats["psnr_db"]["in_between"]["count"] == 9
     assert stats["per_frame"]["tile_pairs"] > 0 and stats["gaussians"]["spawned"] == 5 * 128
     assert stats["input_problems"] == {"truncated": None, "notes": []} and stats["interrupted"] is False
@@ -124,6 +130,25 @@ def test_quiet(tmp_path: Path, fake_bundle: Path, call) -> None:
     clip = sample_clip(tmp_path / "clip.mp4", 6)
     result = call("run", clip, "--bundle", fake_bundle, "-o", tmp_path / "o.mp4", "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("options", "wanted"), [(("--quiet",), 0), ((), 6), (("--quiet", "--stats"), 6)])
+def test_psnr_is_measured_only_where_it_is_shown(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch, options: tuple, wanted: int
+) -> None:
+    measured = []
+    original = Viewer.measure
+
+    def counted(self: Viewer, rendered: Rendered) -> float:
+        measured.append(rendered.source.index)
+        return original(self, rendered)
+
+    monkeypatch.setattr(Viewer, "measure", counted)
+    options = (*options, str(tmp_path / "s.json")) if "--stats" in options else options
+    clip = sample_clip(tmp_path / "clip.mp4", 6)
+    arguments = ("run", str(clip), "--bundle", str(fake_bundle), "-o", str(tmp_path / "o.mp4"), *options)
+    assert cli.main(arguments) == 0
+    assert len(measured) == wanted
 
 
 def test_gap_and_max_frames(tmp_path: Path, fake_bundle: Path, call) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from video_samples import audio_only, moving_square, sample_clip, truncated_clip
 
+from streamsplat_edge import cli
 from streamsplat_edge.commands import run as run_command
 from streamsplat_edge.runtime.errors import BundleError
 from streamsplat_edge.runtime.video import encode_png, open_video
@@ -118,6 +119,15 @@ def test_truncated_video_is_processed_as_far_as_it_goes(
         assert sum(1 for _ in reader) == stats["frames"]["total"] > 10
 
 
+@pytest.mark.parametrize(("limit", "code"), [(5, 0), (1000, 3)])
+def test_truncation_is_hidden_only_by_a_limit_that_was_reached(
+    tmp_path: Path, fake_bundle: Path, call, limit: int, code: int
+) -> None:
+    clip = truncated_clip(tmp_path / "t.mp4")
+    result = call("run", clip, "--bundle", fake_bundle, "--quiet", "--max-frames", limit)
+    assert result.returncode == code and ("warning:" in result.stderr) == (code == 3)
+
+
 def test_damaged_image_in_a_folder(tmp_path: Path, fake_bundle: Path, call) -> None:
     (tmp_path / "in").mkdir()
     for i in range(6):
@@ -205,6 +215,15 @@ def test_unwritable_output(
     assert_refused(result, out, str(target))
     if place == "missing folder":
         assert "mkdir -p" in result.stderr
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "link"])
+def test_folders_that_cannot_be_made(tmp_path: Path, out: Path, fake_bundle: Path, call, name: str) -> None:
+    clip = sample_clip(tmp_path / "clip.mp4", 4)
+    (tmp_path / "link").symlink_to(out)
+    target = tmp_path / "link" if name == "link" else name
+    result = call("run", clip, "--bundle", fake_bundle, "-o", target, cwd=out)
+    assert_refused(result, out, "Give the name of a new folder")
 
 
 @pytest.mark.parametrize("name", ["o.gif", "o.avi", "o.jpg"])
@@ -328,6 +347,27 @@ def test_two_interruptions_leave_no_torn_file(tmp_path: Path, out: Path, fake_bu
     if (out / "o.mp4").exists():
         with open_video(out / "o.mp4") as reader:
             assert sum(1 for _ in reader) > 0 and reader.truncated is None
+
+
+def test_an_interruption_before_the_first_frame_writes_nothing(
+    tmp_path: Path,
+    out: Path,
+    fake_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Stopped(run_command.Stop):
+        def __enter__(self) -> run_command.Stop:
+            self.signal = signal.SIGINT
+            self.event.set()
+            return self
+
+    monkeypatch.setattr(run_command, "Stop", Stopped)
+    clip = sample_clip(tmp_path / "clip.mp4", 4)
+    files = ("-o", out / "o.mp4", "--stats", out / "o.json", "--contact-sheet", out / "o.png")
+    code = cli.main([*map(str, ("run", clip, "--bundle", fake_bundle, *files))])
+    assert code == 130 and "nothing was written" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
 
 
 def test_before_frames_flow_an_interruption_is_immediate() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from video_samples import audio_only, moving_square, sample_clip, truncated_clip, turn, write_video
 
-from streamsplat_edge.runtime.errors import VideoError
+from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.video import encode_png, open_video
 from streamsplat_edge.runtime.video import reader as reader_module
 from streamsplat_edge.runtime.video.reader import FileReader
@@ -139,6 +139,13 @@ def test_image_folder_is_sorted_by_name(tmp_path: Path) -> None:
     for i, frame in enumerate(frames):
         np.testing.assert_array_equal(frame.image, moving_square(i))
     np.testing.assert_allclose([f.timestamp for f in frames], [0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1001])
+def test_impossible_folder_rates_are_refused(tmp_path: Path, rate: float) -> None:
+    (tmp_path / "f.png").write_bytes(encode_png(moving_square(0)))
+    with pytest.raises(InputError, match="frames per second"):
+        open_video(tmp_path, folder_rate=rate)
 
 
 def test_damaged_image_is_left_out_and_said(tmp_path: Path) -> None:

@@ -293,6 +293,16 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         FolderWriter(tmp_path / "missing" / "o")
 
 
+def test_what_a_killed_process_left_does_not_block_a_folder(tmp_path: Path) -> None:
+    left = tmp_path / f".o.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "frame_000007.png").write_bytes(b"half")
+    with FolderWriter(tmp_path / "o") as writer:
+        writer.write(moving_square(0), 0.0)
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["frame_000000.png", "timestamps.csv"]
+    assert not left.exists()
+
+
 def test_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), FolderWriter(tmp_path / "o") as writer:
         writer.write(moving_square(0), 0)

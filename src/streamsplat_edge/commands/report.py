@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -19,7 +19,7 @@ _PSNR_CAP = 100.0  # dB; an identical image has no finite value and JSON no infi
 # Order of the table; anything else a pipeline measures follows after these.
 _ORDER = (
     *("decode", "scene_cut", "preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render"),
-    *("measure", "novel view", "compose", "write", "capture_to_present"),
+    *("measure", "novel view", "compose", "write", "finish", "capture_to_present"),
 )
 CHAIN = ("preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render")
 _MEANING = {
@@ -36,25 +36,30 @@ _MEANING = {
     "novel view": "per frame: second render for the picture",
     "compose": "per frame: layout of the output",
     "write": "per frame: encoding the output",
+    "finish": "once: what the encoder still held",
     "capture_to_present": "per frame: decoded to written, with the wait for the next key frame",
 }
 
 
 @dataclass
 class Tally:
-    """Values per frame that are summarised at the end."""
+    """Count, mean and extremes of values, in constant memory: a camera may run for days."""
 
-    values: list[float] = field(default_factory=list)
+    count: int = 0
+    total: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
 
     def add(self, value: float) -> None:
-        self.values.append(value)
+        self.count += 1
+        self.total += value
+        self.low, self.high = min(self.low, value), max(self.high, value)
 
     def summary(self) -> dict[str, float | int | None]:
         """count, mean, min, max; the latter three None without values."""
-        if not self.values:
+        if not self.count:
             return {"count": 0, "mean": None, "min": None, "max": None}
-        a = np.asarray(self.values, np.float64)
-        return {"count": len(a), "mean": float(a.mean()), "min": float(a.min()), "max": float(a.max())}
+        return {"count": self.count, "mean": self.total / self.count, "min": self.low, "max": self.high}
 
 
 class Quality:

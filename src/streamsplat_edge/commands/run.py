@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import threading
@@ -78,10 +79,6 @@ def _check_arguments(args: argparse.Namespace) -> dict[str, Path]:
                 f"{path}: cannot write files of type {path.suffix}.", f"Use one of {', '.join(CONTAINERS)}."
             )
         check_output(path, force=args.force)
-    if args.folder_rate <= 0:
-        raise InputError(
-            f"--folder-rate is {args.folder_rate}.", "Use a positive number of frames per second."
-        )
     return outputs
 
 
@@ -151,8 +148,12 @@ class Run:
         self.writer: VideoWriter | FolderWriter | None = None
         self.panels: SideBySide | None = None
         self.decoded = 0
-        if args.layout == "side-by-side":
+        if args.output and args.layout == "side-by-side":
             self.panels = SideBySide((reader.height, reader.width))
+        # PSNR costs a resize of every frame: not where nobody would see it.
+        self.measures = bool(
+            not args.quiet or args.json or args.stats or args.contact_sheet or self.panels is not None
+        )
 
     def open_output(self, stack: ExitStack) -> None:
         """Before the model is loaded, so that an unwritable place is known at once."""
@@ -225,8 +226,11 @@ class Run:
     def _show(self, rendered: Rendered) -> None:
         """Measures, composes and writes one frame, each timed by name."""
         viewer, recorder = self.viewer, self.pipeline.recorder
-        decibels = viewer.measure(rendered)
-        self.quality.add(decibels, rendered.is_key)
+        viewer.begin(rendered)
+        decibels = math.nan
+        if self.measures:
+            decibels = viewer.measure(rendered)
+            self.quality.add(decibels, rendered.is_key)
         if rendered.pushes:
             self.push_ms = sum(rendered.pushes[-1].latencies.values())
         if self.writer is not None:
@@ -252,11 +256,13 @@ class Run:
         )
 
     def finish(self, outputs: dict[str, Path]) -> dict[str, Any]:
-        """Completes the outputs and returns the statistics."""
+        """Completes the outputs and returns the statistics. A run without a frame writes nothing."""
         if self.writer is not None:
-            self.writer.close()
+            with self.pipeline.recorder.measure("finish"):  # encoders hold frames back until the end
+                self.writer.close()
+            self.pipeline.finished()
         stats = report.finite(self._statistics())
-        if "--stats" in outputs:
+        if "--stats" in outputs and stats["frames"]["total"]:
             write_bytes(outputs["--stats"], (json.dumps(stats, indent=2) + "\n").encode())
         moments = self.viewer.keeper.choose()
         if "--contact-sheet" in outputs and moments:
@@ -356,7 +362,7 @@ def _conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: S
         kept = "what was done until then is kept" if done else "nothing was written"
         print(f"interrupted after {done} frames; {kept}", file=sys.stderr)
         return EXIT_INTERRUPTED if stop.signal == signal.SIGINT else 128 + stop.signal
-    if reader.truncated and not args.max_frames:
+    if reader.truncated and not (args.max_frames and stats["frames"]["total"] >= args.max_frames):
         print(f"warning: {args.input}: {reader.truncated}; this part was processed", file=sys.stderr)
         return EXIT_PARTIAL
     return EXIT_OK

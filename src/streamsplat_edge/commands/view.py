@@ -20,7 +20,8 @@ _PIVOT_INERTIA = 0.9
 
 
 class Viewer:
-    """Makes `Moment`s of a pipeline's frames. For every frame: `measure`, `picture` or `keep`, then `passed`.
+    """Makes `Moment`s of a pipeline's frames. For every frame `begin`, then `measure`, `picture` and `keep`
+    as wanted, then `passed`.
 
     Args:
         stream: the pipeline's stream, used for a second render from the side.
@@ -38,12 +39,15 @@ class Viewer:
         self._last_key = 0
         self.keeper = MomentKeeper()
 
+    def begin(self, rendered: Rendered) -> None:
+        """Call first for every frame: what follows the scene slowly starts anew at a cut."""
+        if rendered.is_cut:
+            self._colours.reset()
+            self._pivot = None
+
     def measure(self, rendered: Rendered) -> float:
         """PSNR of the frame against its source at model resolution, in dB."""
         with self._recorder.measure("measure"):
-            if rendered.is_cut:
-                self._colours.reset()
-                self._pivot = None
             self._resizer.into(rendered.source.image, self._planes)
             truth = np.rint(self._planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8)
             return psnr(rendered.frame.rgb, truth)
