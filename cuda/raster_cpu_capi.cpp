@@ -108,6 +108,6 @@ const char* ss_status_text(ss_status status) {
     case SS_OUT_OF_MEMORY:
       return "out of memory";
     default:
-      return "internal error";
+      return "the system refused to start threads";
   }
 }

@@ -1,5 +1,8 @@
 #include "raster_cpu_pool.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +28,15 @@ inline void relax() {
 #endif
 }
 
+// Cores this process may run on: of 64 cores, a container or `taskset` may leave it two.
+int usable_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif  // more than 1024 cores do not fit cpu_set_t
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
 // Spins for at most kSpin; true as soon as `ready()` holds.
 template <class Ready>
 bool spin_until(Ready&& ready) {
@@ -41,10 +53,17 @@ bool spin_until(Ready&& ready) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : state_(pack(0, kClosed)) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_main(); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_main(); });
+  } catch (...) {  // std::system_error: a limit on threads or memory; a thread left running would end the process
+    join();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   {
     std::lock_guard<std::mutex> lock(sleep_mutex_);
     stop_.store(true);
@@ -109,7 +128,7 @@ void ThreadPool::worker_main() {
 }
 
 ThreadPool& ThreadPool::shared(int threads) {
-  if (threads <= 0) threads = static_cast<int>(std::thread::hardware_concurrency());
+  if (threads <= 0) threads = usable_cores();
   threads = std::clamp(threads, 1, kMaxThreads);
   // Never destroyed: joining threads from static destructors deadlocks when a library is unloaded at exit, and in a
   // forked child there is nothing to join.

@@ -17,7 +17,7 @@ namespace streamsplat {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // total, the caller included
+  explicit ThreadPool(int threads);  // total, the caller included; std::system_error if they cannot be started
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -31,8 +31,8 @@ class ThreadPool {
     run(tasks, [](void* context, int task) { (*static_cast<std::remove_reference_t<Body>*>(context))(task); }, &body);
   }
 
-  // The pool of this process with that many threads (0 = all cores). A forked child gets pools of its own, because the
-  // parent's threads do not exist there.
+  // The pool of this process with that many threads (0 = all cores it may run on). A forked child gets pools of its
+  // own, because the parent's threads do not exist there.
   static ThreadPool& shared(int threads);
 
  private:
@@ -40,6 +40,7 @@ class ThreadPool {
   void run(int tasks, Function function, void* context);
   void work(std::uint32_t generation);
   void worker_main();
+  void join();
 
   // Generation in the high half, next task in the low half: a task is claimed by compare-and-swap on both, so a worker
   // that wakes late can never claim a task of another loop.

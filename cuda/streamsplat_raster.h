@@ -1,9 +1,11 @@
 /* StreamSplat CPU rasterizer, plain C interface (C99, no Python needed).
  *
- * Build the static library `streamsplat_raster` with `cmake -S cuda -B build && cmake --build build`, link it with the
- * C++ standard library and pthreads. All arrays are C-contiguous float32. World axes: x right, y depth, z up; the image
- * spans x and z in [-1, 1]. A rasterizer may be used from several threads; calls are served one after the other. No
- * function throws. After the first call of a given size no memory is allocated.
+ * Build the static library `streamsplat_raster` with `cmake -S cuda -B build && cmake --build build` and link it with
+ * the C++ standard library and pthreads, or from CMake: add_subdirectory(.../cuda) and
+ * target_link_libraries(program streamsplat_raster). All arrays are C-contiguous float32. World axes: x right, y depth,
+ * z up; the image spans x and z in [-1, 1]. A rasterizer may be used from several threads; calls are served one after
+ * the other. No function throws. Working memory grows to the largest call seen (Gaussians, and tiles that they touch)
+ * and is kept.
  */
 #ifndef STREAMSPLAT_RASTER_H_
 #define STREAMSPLAT_RASTER_H_
@@ -21,7 +23,7 @@ typedef enum ss_status {
   SS_INVALID_ARGUMENT = 1, /* null pointer, size or enum out of range, view or background not finite */
   SS_UNSUPPORTED = 2,      /* this CPU lacks the SIMD level that was asked for */
   SS_OUT_OF_MEMORY = 3,
-  SS_INTERNAL = 4 /* threads could not be started */
+  SS_INTERNAL = 4 /* the system refused to start threads */
 } ss_status;
 
 typedef enum ss_simd { SS_SIMD_AUTO = 0, SS_SIMD_SCALAR = 1, SS_SIMD_AVX2 = 2, SS_SIMD_AVX512 = 3 } ss_simd;
@@ -64,7 +66,8 @@ typedef struct ss_stats {
   int64_t binned_pairs; /* those that can reach alpha 1/255 */
 } ss_stats;
 
-/* height and width: 1 to 16384. threads: 0 = all cores. */
+/* height and width: 1 to 16384. threads: 0 = all cores this process may run on; at most 256 are used. Rasterizers with
+ * the same number of threads share them. */
 ss_status ss_rasterizer_create(int height, int width, int threads, ss_simd simd, ss_rasterizer** out);
 void ss_rasterizer_destroy(ss_rasterizer* rasterizer); /* NULL is allowed */
 
@@ -73,8 +76,8 @@ ss_status ss_rasterizer_render(ss_rasterizer* rasterizer, const ss_splats* splat
                                const float background[3], ss_extent extent, const ss_image* image, ss_stats* stats);
 
 /* Gaussians of a key frame at dt = t - anchor, t in [0, 1] over the pair.
- * gaussians [count][9]: x, y, z, r, g, b, scale_x, scale_z, opacity; motion [count][3]; fade [count][2].
- * Writes means [count][3], scales [count][3], opacity [count], rgb [count][3]. */
+ * gaussians [count][9]: x, y, z, r, g, b, scale_x, scale_z, opacity; motion [count][3]; fade [count][2] = gamma0,
+ * gamma1. Writes means [count][3], scales [count][3], opacity [count], rgb [count][3]. */
 ss_status ss_evaluate_at(const float* gaussians, const float* motion, const float* fade, int64_t count, float dt,
                          ss_depth_mapping mapping, int threads, float* means, float* scales, float* opacity,
                          float* rgb);

@@ -173,11 +173,12 @@ class Rasterizer:
 
     Args:
         height, width: image size in pixels, 1 to 16384.
-        threads: 0 = all cores.
+        threads: 0 = all cores this process may run on.
         simd: "auto" takes the best instruction set of this CPU; the others differ from it by rounding only.
 
     Raises:
-        InputError: size or threads out of range, or an instruction set this CPU lacks.
+        InputError: size or threads out of range or more than the system starts, or an instruction set this
+            CPU lacks.
     """
 
     def __init__(self, height: int, width: int, *, threads: int = 0, simd: SimdLevel = "auto") -> None:
@@ -193,7 +194,12 @@ class Rasterizer:
             raise InputError(f"This CPU does not support {simd}.", 'Use simd="auto".')
         self.height = height
         self.width = width
-        self.threads = _core.pool_threads(threads)
+        try:
+            self.threads = _core.pool_threads(threads)
+        except RuntimeError as error:
+            raise InputError(
+                f"{threads} threads cannot be started ({error}).", "Use fewer threads."
+            ) from error
         self.simd: str = _core.simd_best() if simd == "auto" else simd
         self._native = _core.Rasterizer(height, width, self.threads, self.simd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,23 @@ def test_same_bits_as_python(example: Path) -> None:
         assert [float.fromhex(value) for value in values] == [float(value) for value in wanted]
         assert int(pairs) == buffers.stats.pairs
         assert 0.5 < buffers.alpha[24, 32] < 1
+
+
+def test_another_project_can_take_the_folder_in(tmp_path: Path) -> None:
+    """`add_subdirectory` from a project that has neither Python nor nanobind (configured, not built)."""
+    cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(robot LANGUAGES C CXX)\n"
+        f"add_subdirectory({NATIVE} raster)\nadd_executable(robot {HERE / 'c_api_example.c'})\n"
+        "target_link_libraries(robot streamsplat_raster)\n"
+    )
+    generator = ["-G", "Unix Makefiles"] if shutil.which("make") else []
+    result = subprocess.run(
+        [cmake, "-S", tmp_path, "-B", tmp_path / "build", *generator], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="binutils are not installed")

@@ -424,6 +424,39 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
     assert result.returncode == 0
 
 
+def run_program(program: str) -> str:
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_threads_that_the_system_refuses_are_an_error_not_a_crash() -> None:
+    program = """
+import resource
+from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.runtime.rasterizer import Rasterizer, Splats
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)  # stacks of 8 MB each
+try:
+    Rasterizer(16, 16, threads=200)
+except InputError as error:
+    print(error)
+Rasterizer(16, 16, threads=2).render(Splats.allocate(1))
+"""
+    assert "200 threads cannot be started" in run_program(program)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_all_cores_are_those_the_process_may_use() -> None:
+    program = """
+import os
+from streamsplat_edge.runtime.rasterizer import Rasterizer
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(Rasterizer(16, 16).threads)
+"""
+    assert run_program(program).strip() == "1"
+
+
 def test_memory_does_not_grow() -> None:
     def resident_pages() -> int:
         with open("/proc/self/statm") as statm:  # noqa: PTH123
