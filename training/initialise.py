@@ -11,21 +11,19 @@ from tqdm import tqdm
 from .data.loader import Mixer
 from .dynamic import DecoderBlock
 from .model import StreamSplat
-from .modules import MLP, Attention
+from .modules import MLP, Attention, sinusoidal_table
 
-# Puts about half of a query's attention on an identical key among some hundred unrelated ones.
-_MATCH_GAIN = 1.4
+# Puts most of a query's attention on an identical key among some hundred unrelated ones.
+_MATCH_GAIN = 1.8
 
 
 def initialise(model: StreamSplat) -> None:
-    """Residual branches start at zero, heads at opaque splats about as large as their cell, no motion, a
-    soft cross-fade.
+    """Residual branches start at zero, heads at opaque splats about as large as their cell, hardly any motion
+    and a soft cross-fade.
 
-    Cross-attention starts as similarity (equal query and key projections): a token looks at what resembles
-    it in the other
-    frame, by content and position, which is where motion is read off. Learning that from nothing takes
-    longer than a small
-    budget allows.
+    Cross-attention starts as a search for the matching token: query and key share one projection, the other
+    frame's tokens reach it unchanged, and both frames carry the same position code. What it finds enters the
+    residual stream from the first step, since motion is not a linear function of either frame alone.
     """
     config = model.config
     heads, dynamic = model.gs_predictor.predictor, model.gs_dynamic_predictor
@@ -38,10 +36,13 @@ def initialise(model: StreamSplat) -> None:
                 module.out_proj.weight.zero_()
             if isinstance(module, MLP):
                 module.c_proj.weight.zero_()
+        for module in model.modules():
             if isinstance(module, DecoderBlock):
-                weight, dim = module.cross_attn.packed_proj.weight, module.cross_attn.dim
-                weight[:dim] *= _MATCH_GAIN
-                weight[dim : 2 * dim] = weight[:dim]
+                _match(module.cross_attn)
+        decoder = model.decoder.transformer_decoder
+        if decoder.condition_proj.in_features == config.dim:
+            decoder.condition_proj.weight.copy_(torch.eye(config.dim))
+            decoder.positional_embedding.copy_(sinusoidal_table(config.tokens, config.dim).repeat(2, 1)[None])
         # 0.1 softplus(b) = 0.6 of the half cell: neighbours touch, and the low-pass does the rest.
         half_cell = torch.tensor([1.0 / cols, 1.0 / rows])
         for name in ("scale", "opacity", "xyz_static"):
@@ -57,6 +58,13 @@ def initialise(model: StreamSplat) -> None:
         fade.weight.mul_(0.1)
         # Half-way both frames together still cover 93 %, so nothing shines through at the start.
         fade.bias.copy_(torch.tensor([1.5, 0.0]))
+
+
+def _match(attention: Attention) -> None:
+    weight, dim = attention.packed_proj.weight, attention.dim
+    weight[:dim] *= _MATCH_GAIN
+    weight[dim : 2 * dim] = weight[:dim]
+    nn.init.normal_(attention.out_proj.weight, std=dim**-0.5)
 
 
 def _linear(module: nn.Module, name: str) -> nn.Linear:
