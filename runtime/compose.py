@@ -135,7 +135,6 @@ class Moment:
 
     Attributes:
         phase: position in the current interval, 0 to 1; key frames lie at 0 and 1.
-        step: frames since the last key frame.
         yaw: degrees of the novel view.
         psnr: of the reconstruction against the input at model resolution, dB.
     """
@@ -148,7 +147,6 @@ class Moment:
     timestamp: float
     key: bool
     phase: float
-    step: int
     yaw: float
     psnr: float
 
@@ -366,8 +364,7 @@ def _row_label(sheet: Image, y: int, moment: Moment) -> None:
     _fill(sheet, 24, y, 4, 96, colour)
     draw_text(sheet, 38, y + 2, "KEY FRAME" if moment.key else "IN BETWEEN", colour, 2)
     if not moment.key:
-        place = f"{moment.step} of {round(moment.step / moment.phase)}" if moment.phase > 0 else ""
-        draw_text(sheet, 38, y + 26, place, DIM, 2)
+        draw_text(sheet, 38, y + 26, f"{moment.phase:.0%} of pair", DIM, 2)
     draw_text(sheet, 38, y + 50, f"t {moment.timestamp:.2f} s", INK, 2)
     draw_text(sheet, 38, y + 74, "exact" if moment.psnr == float("inf") else f"{moment.psnr:.1f} dB", INK, 2)
 

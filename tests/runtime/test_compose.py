@@ -26,12 +26,14 @@ from streamsplat_edge.runtime.video import VideoWriter, open_video
 from streamsplat_edge.runtime.video.frames import to_rgb
 
 
-def moment(index: int = 0, *, key: bool = True, step: int = 0, size: tuple[int, int] = (90, 160)) -> Moment:
+def moment(
+    index: int = 0, *, key: bool = True, phase: float = 0.0, size: tuple[int, int] = (90, 160)
+) -> Moment:
     def flat(colour: tuple[int, int, int], shape: tuple[int, int] = (18, 32)) -> np.ndarray:
         return np.full((*shape, 3), colour, np.uint8)
 
     images = flat((200, 0, 0), size), flat((0, 200, 0)), flat((0, 0, 200)), flat((200, 200, 0))
-    return Moment(*images, index, index / 25, key, step / 4, step, 3.0, 31.5)
+    return Moment(*images, index, index / 25, key, phase, 3.0, 31.5)
 
 
 def test_psnr_against_the_formula() -> None:
@@ -91,7 +93,7 @@ def test_side_by_side_shows_all_four(source: tuple[int, int]) -> None:
 def test_key_frames_are_marked() -> None:
     compose = SideBySide((90, 160))
     key = to_rgb(compose(moment(key=True), "")).astype(int)
-    between = to_rgb(compose(moment(key=False, step=2), "")).astype(int)
+    between = to_rgb(compose(moment(key=False, phase=0.5), "")).astype(int)
     x, y = compose._place(1)
     chip = (slice(y - 20, y - 4), slice(x + compose.panel_width - 12, x + compose.panel_width - 2))
     for frame, colour in ((key, AMBER), (between, TEAL)):
@@ -108,7 +110,7 @@ def test_composed_frames_are_kept_apart() -> None:
     compose = SideBySide((90, 160), panel_height=64)
     first = compose(moment(), "first")
     before = first.to_ndarray().copy()
-    compose(moment(size=(90, 160), key=False, step=1), "second, with another text")
+    compose(moment(size=(90, 160), key=False, phase=0.25), "second, with another text")
     np.testing.assert_array_equal(first.to_ndarray(), before)
 
 
@@ -127,7 +129,7 @@ def test_colours_survive_composing_and_encoding(tmp_path: Path) -> None:
 
 def test_contact_sheet_holds_every_row() -> None:
     one = contact_sheet([moment()], "title", ["fact"])
-    four = contact_sheet([moment(i, key=i % 2 == 0, step=i) for i in range(4)], "title", ["fact"])
+    four = contact_sheet([moment(i, key=i % 2 == 0, phase=i / 4) for i in range(4)], "title", ["fact"])
     assert four.shape[1] == one.shape[1] and four.shape[0] > one.shape[0] + 500
     for colour in [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]:
         found = (np.abs(four.astype(int) - colour).max(-1) <= 2).sum()
@@ -141,11 +143,11 @@ def test_keeper_is_bounded_and_spreads_its_choice() -> None:
     for i in range(5001):
         key = i % gap == 0
         if keeper.wants(key, (i % gap) / gap):
-            keeper.add(moment(i, key=key, step=i % gap))
+            keeper.add(moment(i, key=key, phase=i % gap / gap))
     assert sum(len(kept) for kept in keeper._kept.values()) <= 26
     chosen = keeper.choose(4)
     assert [m.key for m in chosen] == [True, False, True, False]
-    assert all(m.step == 2 for m in chosen if not m.key)
+    assert all(m.phase == 0.5 for m in chosen if not m.key)
     for row, m in enumerate(chosen):
         assert abs(m.index - 5000 * (row + 0.5) / 4) < 700
 

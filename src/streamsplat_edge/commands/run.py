@@ -243,7 +243,6 @@ class Run:
                 self.writer.write(image, rendered.source.timestamp)
         if self.args.contact_sheet:
             viewer.keep(rendered, decibels)
-        viewer.passed(rendered)
 
     push_ms = 0.0
 

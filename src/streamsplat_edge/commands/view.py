@@ -20,8 +20,8 @@ _PIVOT_INERTIA = 0.9
 
 
 class Viewer:
-    """Makes `Moment`s of a pipeline's frames. For every frame `begin`, then `measure`, `picture` and `keep`
-    as wanted, then `passed`.
+    """Makes `Moment`s of a pipeline's frames: for every frame `begin`, then `measure`, `picture`, `keep` as
+    wanted. Depth colours and pivot follow the scene slowly: one step per frame, however often shown.
 
     Args:
         stream: the pipeline's stream, used for a second render from the side.
@@ -35,12 +35,14 @@ class Viewer:
         self._resizer = Resizer(model.height, model.width)
         self._planes = np.zeros((3, model.height, model.width), np.float32)
         self._colours = DepthColours()
+        self._depth: Image | None = None  # of the current frame, once it was needed
         self._pivot: float | None = None
-        self._last_key = 0
+        self._pivot_is_current = False
         self.keeper = MomentKeeper()
 
     def begin(self, rendered: Rendered) -> None:
         """Call first for every frame: what follows the scene slowly starts anew at a cut."""
+        self._depth, self._pivot_is_current = None, False
         if rendered.is_cut:
             self._colours.reset()
             self._pivot = None
@@ -70,11 +72,6 @@ class Viewer:
             moment = Moment(**{**vars(moment), "source": small})
         self.keeper.add(moment)
 
-    def passed(self, rendered: Rendered) -> None:
-        """Call last for every frame: remembers where the current pair began."""
-        if rendered.is_key:
-            self._last_key = rendered.source.index
-
     def _phase(self, rendered: Rendered) -> float:
         interval = self._stream.interval
         if interval is None or interval[1] <= interval[0]:
@@ -83,28 +80,34 @@ class Viewer:
 
     def _moment(self, rendered: Rendered, decibels: float, yaw: float) -> Moment:
         frame = rendered.frame
+        if self._depth is None:
+            self._depth = self._colours(frame.expected_depth, frame.alpha)
         return Moment(
             source=rendered.source.image,
             reconstruction=frame.rgb,
-            depth=self._colours(frame.expected_depth, frame.alpha),
+            depth=self._depth,
             novel=self._novel(rendered, yaw),
             index=rendered.source.index,
             timestamp=rendered.source.timestamp,
             key=rendered.is_key,
             phase=self._phase(rendered),
-            step=rendered.source.index - self._last_key,
             yaw=yaw,
             psnr=decibels,
         )
 
     def _novel(self, rendered: Rendered, yaw: float) -> Image:
         """The same Gaussians from a camera turned about the middle of the scene."""
-        frame = rendered.frame
-        depth = frame.expected_depth[::4, ::4][frame.alpha[::4, ::4] > 0.5]
-        middle = float(np.median(depth)) if depth.size else 1.0
-        if self._pivot is not None:
-            middle = _PIVOT_INERTIA * self._pivot + (1 - _PIVOT_INERTIA) * middle
-        self._pivot = middle
+        view = View.swing(math.radians(yaw), 0.0, self._middle(rendered))
         with self._recorder.measure("novel view"):
-            view = View.swing(math.radians(yaw), 0.0, middle)
             return np.asarray(self._stream.render(rendered.source.timestamp, view=view).rgb, np.uint8)
+
+    def _middle(self, rendered: Rendered) -> float:
+        """Depth of the middle of the scene, for the camera to turn about."""
+        if self._pivot is None or not self._pivot_is_current:
+            frame = rendered.frame
+            depth = frame.expected_depth[::4, ::4][frame.alpha[::4, ::4] > 0.5]
+            middle = float(np.median(depth)) if depth.size else 1.0
+            if self._pivot is not None:
+                middle = _PIVOT_INERTIA * self._pivot + (1 - _PIVOT_INERTIA) * middle
+            self._pivot, self._pivot_is_current = middle, True
+        return self._pivot
