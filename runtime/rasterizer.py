@@ -226,7 +226,10 @@ class Rasterizer:
         """
         if extent not in ("published", "full"):
             raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
-        colour = np.ascontiguousarray(background, np.float32)
+        try:
+            colour = np.ascontiguousarray(background, np.float32)
+        except (TypeError, ValueError):
+            colour = np.empty(0, np.float32)
         if colour.shape != (3,) or not np.isfinite(colour).all():
             raise InputError(f"Background {background!r} is not a colour.", "Pass three finite numbers.")
         _check_splats(splats)

@@ -36,6 +36,8 @@ def check_output(path: Path, *, force: bool) -> None:
     try:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder.", "Give a file name.")
+        if path.exists() and not path.is_file():  # replacing one, say /dev/null, would break the system
+            raise OutputError(f"{path}: is a device or a pipe.", "Give the name of an ordinary file.")
         if path.exists() and not force:
             raise OutputError(
                 f"{path}: exists already.", "Pass --force to replace it, or choose another name."

@@ -510,8 +510,9 @@ def test_bad_arrays_are_refused() -> None:
             rasterizer.render(splats)
     with pytest.raises(InputError, match="rgb"):
         rasterizer.render(good, out=RenderBuffers.allocate(64, 97))
-    with pytest.raises(InputError, match="Background"):
-        rasterizer.render(good, background=(0.5, np.nan, 0.5))
+    for background in ((0.5, np.nan, 0.5), (0.5, 0.5), "red", None):
+        with pytest.raises(InputError, match="Background"):
+            rasterizer.render(good, background=background)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="extent"):
         rasterizer.render(good, extent="half")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="rotation"):

@@ -212,6 +212,10 @@ def test_check_output(tmp_path: Path) -> None:
     assert "mkdir -p" in caught.value.hint
     with pytest.raises(OutputError, match="is a file"):
         check_output(tmp_path / "old.mp4" / "o.mp4", force=True)
+    os.mkfifo(tmp_path / "pipe")
+    for special in (tmp_path / "pipe", Path("/dev/null")):  # as root, --force would replace /dev/null
+        with pytest.raises(OutputError, match="a device or a pipe"):
+            check_output(special, force=True)
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (1, 1, 3), (6, 3)])
