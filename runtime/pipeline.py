@@ -12,7 +12,7 @@ Decoding runs ahead in a thread (`prefetch`); everything else happens in the cal
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -49,8 +49,6 @@ class Rendered:
         is_key: the source frame is a key frame. is_cut: it begins a new scene.
         pushes: of the key frames since the previous output frame (their latencies belong to this one),
             mostly none.
-        extras: what the `extras` callback returned.
-        latencies: milliseconds by stage for this frame: decode, render, extras.
     """
 
     source: SourceFrame
@@ -58,12 +56,9 @@ class Rendered:
     is_key: bool
     is_cut: bool
     pushes: tuple[PushStats, ...]
-    extras: Mapping[str, Any]
-    latencies: dict[str, float]
 
 
 Sink = Callable[[Rendered], None]
-Extras = Callable[[Stream, SourceFrame], Mapping[str, Any]]
 
 
 @dataclass
@@ -117,13 +112,13 @@ class _Waiting:
 class Pipeline:
     """Iterates over `Rendered` frames of one video; `report` gives the totals at any moment.
 
+    While the caller holds a frame, the stream is at that frame's interval and may render other views of it.
+
     Args:
         reader: yields frames in time order (`open_video`, or any iterable of `SourceFrame`).
         stream: pushed to and rendered from. It is reset first, so that it can serve one video after another.
         gap: source frames per pair of key frames; None takes the model's.
         detect_cuts: look for scene cuts.
-        extras: called after each frame is rendered, with the stream still at that frame's interval; for
-            depth pictures, novel views and the like. Timed as `extras`.
         background, extent: see `Stream.render`.
         prefetch: frames decoded ahead. live: drop waiting frames rather than fall behind (cameras).
         max_frames: stop after so many source frames.
@@ -137,7 +132,6 @@ class Pipeline:
         *,
         gap: int | None = None,
         detect_cuts: bool = True,
-        extras: Extras | None = None,
         background: Sequence[float] | None = None,
         extent: Extent = "published",
         prefetch: int = 4,
@@ -159,7 +153,6 @@ class Pipeline:
         self.recorder = LatencyRecorder(capacity=100_000) if recorder is None else recorder
         self._reader = reader
         self._detector = SceneCutDetector() if detect_cuts else None
-        self._extras = extras
         self._background = background
         self._extent = extent
         self._prefetch = prefetch
@@ -243,17 +236,10 @@ class Pipeline:
             frame = self.stream.render(
                 entry.source.timestamp, background=self._background, extent=self._extent
             )
-            latencies = {"decode": entry.decode_ms, "render": frame.stats.latency}
             self.recorder.add("render", frame.stats.latency)
-            extras: Mapping[str, Any] = {}
-            if self._extras is not None:
-                start = time.perf_counter()
-                extras = self._extras(self.stream, entry.source)
-                latencies["extras"] = (time.perf_counter() - start) * 1e3
-                self.recorder.add("extras", latencies["extras"])
             pushes, self._pushes = tuple(self._pushes), []
             self._count(frame)
-            yield Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes, extras, latencies)
+            yield Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes)
             # Back from the caller, who has written the frame by now.
             self._end = time.perf_counter()
             self.recorder.add("capture_to_present", (self._end - entry.decoded) * 1e3 + entry.decode_ms)
