@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
@@ -25,6 +26,7 @@ DEFAULT_FOLDER_RATE = Fraction(24)
 # libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.
 _NOT_VIDEO_FORMATS = {"tty", "rawvideo"}
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+_CAMERA_WAIT = 0.002  # seconds; asking again at once would keep a core busy
 _JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stream, a smaller one jitter
 
 
@@ -237,6 +239,7 @@ class FileReader(VideoReader):
             try:
                 packet = next(packets, None)
             except BlockingIOError:  # a camera that has nothing yet
+                time.sleep(_CAMERA_WAIT)
                 packets = self._container.demux(self._stream)
                 continue
             except (av.error.FFmpegError, OSError) as error:
