@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
+
+from .fields import check_names, check_types
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size and switches of one StreamSplat model.
+    """Size and switches of one StreamSplat model; ValueError where they do not fit together.
 
     Attributes:
+        name: the preset's.
         height, width: model resolution in pixels; multiples of `patch`.
         patch: side of a patch in pixels; one token per patch.
         dim: token width D.
@@ -19,14 +21,12 @@ class ModelConfig:
         encoder_depth, decoder_depth: transformer blocks of the static encoder and of the dynamic decoder.
         upsample_windows: attention window in tokens of each x2 upsampling stage. The Gaussian grid is
             (height, width) / patch * 2**len(upsample_windows): two stages at patch 8 give one Gaussian per
-            2x2 pixels
-            (published), three give one per pixel.
+            2x2 pixels (published), three give one per pixel.
         upsample_blocks: transformer blocks of each upsampling stage (published: 2, 2); odd ones roll their
-        windows by half.
+            windows by half.
         condition: "dino" (published: DINOv2 ViT-B/14 tokens of the other frame) or "tokens" (the published
-        switch
-            `use_dino = False`: the other frame's encoder tokens).
-        condition_dim, condition_len: width and number of condition tokens (for "tokens": dim and N).
+            switch `use_dino = False`: the other frame's encoder tokens).
+        condition_dim, condition_len: width and number of condition tokens (for "tokens": 0, or dim and N).
         dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
         depth_mapping: "published" (1 / (0.2 + 9.8 y)) or "paper" (2 / (1 + y)).
         depth_input: "zeros" (the depth channel is always zero; the model learns its own depth) or "stage".
@@ -52,22 +52,50 @@ class ModelConfig:
     key_frame_gap: int = 4
 
     def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("height", "width", "patch", "dim", "head_dim", "key_frame_gap"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"field {name!r} must be 1 or more, not {getattr(self, name)}")
+        for name in ("encoder_depth", "decoder_depth", "condition_dim", "condition_len"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"field {name!r} must be 0 or more, not {getattr(self, name)}")
         if self.height % self.patch or self.width % self.patch:
             raise ValueError(f"{self.height}x{self.width} is not a multiple of the patch size {self.patch}")
-        width = self.dim
-        for _ in range(len(self.upsample_windows) + 1):
+        self._check_widths()
+        self._check_windows()
+        self._check_condition()
+
+    def _check_widths(self) -> None:
+        stages = len(self.upsample_windows)
+        unit = 2 ** (stages + 1)
+        if self.dim % unit:
+            raise ValueError(f"field 'dim' is {self.dim}; {stages} upsamplings need a multiple of {unit}")
+        if self.dim % self.head_dim:
+            raise ValueError(f"width {self.dim} does not split into heads of {self.head_dim}")
+        for stage in range(1, stages + 1):
+            width = self.dim // 2**stage
             if width % min(self.head_dim, width):
                 raise ValueError(f"width {width} does not split into heads of {self.head_dim}")
-            width //= 2
+
+    def _check_windows(self) -> None:
         if len(self.upsample_blocks) != len(self.upsample_windows):
             raise ValueError("upsample_blocks and upsample_windows need one entry per upsampling stage")
+        if any(blocks < 0 for blocks in self.upsample_blocks):
+            raise ValueError(f"field 'upsample_blocks' holds a negative number: {self.upsample_blocks}")
         tokens = self.tokens
         for window in self.upsample_windows:
             tokens *= 4
-            if tokens % window or window % 2:
+            if window < 2 or tokens % window or window % 2:
                 raise ValueError(
                     f"{tokens} upsampled tokens do not split into windows of {window} (even) tokens"
                 )
+
+    def _check_condition(self) -> None:
+        size, own = (self.condition_dim, self.condition_len), (self.dim, self.tokens)
+        if self.condition == "dino" and 0 in size:
+            raise ValueError("condition 'dino' needs condition_dim and condition_len")
+        if self.condition == "tokens" and size not in ((0, 0), own):
+            raise ValueError(f"condition_dim, condition_len of 'tokens' are 0, 0 or {own}, not {size}")
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -101,14 +129,13 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelConfig:
-        """Build from a dict; an unknown field is an error that names the closest valid one."""
-        known = {f.name for f in fields(ModelConfig)}
-        for key in values:
-            if key not in known:
-                close = get_close_matches(key, known, n=1)
-                raise ValueError(
-                    f"unknown model field {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-                )
+        """Build from a dict, with lists where the fields are tuples.
+
+        Raises:
+            ValueError: an unknown field (the closest valid one is named), or one that cannot be used.
+            TypeError: a field is missing.
+        """
+        check_names(values, [f.name for f in fields(ModelConfig)], "model field")
         as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return ModelConfig(**as_tuples)
 
@@ -145,8 +172,11 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
-def preset(name: str, **overrides: Any) -> ModelConfig:
-    """The preset called `name`, with fields replaced."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return replace(PRESETS[name], **overrides)
+def preset(name: str, /, **overrides: Any) -> ModelConfig:
+    """The preset called `name`, with fields replaced.
+
+    Raises:
+        ValueError: no such preset or field, or a value that cannot be used.
+    """
+    check_names([name], PRESETS, "preset")
+    return ModelConfig.from_dict({**PRESETS[name].to_dict(), **overrides})

@@ -1,25 +1,34 @@
-"""A training run as data: a TOML file whose unknown fields are refused."""
+"""A training run as data: a TOML file. Unknown fields, wrong types and wrong ranges are refused by name."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import InputError
 from .config import ModelConfig, preset
+from .fields import check_names, check_types
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+# Least values; what is not listed may be any of its type.
+_LEAST = {
+    "steps": 1, "batch": 1, "seed": 0, "weight_decay": 0, "warmup": 0, "final_lr": 0, "synthetic": 0,
+    "warm_start": 0, "frames": 3, "renders": 2, "depth_weight": 0, "motion_weight": 0, "mask_weight": 0,
+    "save_every": 1, "threads": 0,
+}  # fmt: skip
+_MOST = {"seed": 2**32 - 1, "final_lr": 1, "synthetic": 1}
+_POSITIVE = ("lr", "matrix_lr", "clip")
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters of one stage.
+    """Hyper-parameters of one stage; InputError for a value that cannot be used.
 
     Attributes:
         stage: "static" (encoder, one frame) or "dynamic" (decoder, pairs; encoder frozen).
@@ -28,15 +37,20 @@ class Recipe:
         init: checkpoint whose weights start the run (stage 2: the one stage 1 wrote).
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
-        far fewer steps).
+            far fewer steps).
         lr: AdamW's learning rate; matrix_lr: Muon's.
+        betas, weight_decay, clip: AdamW's momenta, decay, and the largest norm of the gradient.
         warmup: steps of linear warm-up; final_lr: fraction of the learning rate at the end of the cosine.
-        synthetic: fraction of samples from the synthetic generator.
+        synthetic: fraction of sequences from the synthetic generator (stage "dynamic"; the mix of single
+            frames is fixed, see `data.loader.Mixer.batch_stills`).
         probabilistic: sample positions in stage 1 (paper: probabilistic position sampling).
-        warm_start: steps of the linear warm start before stage 1 (see `initialise.warm_start`).
+        warm_start: steps of the linear warm start of weights that start from nothing, so not with `init`
+            (see `initialise.warm_start`).
         frames: frames per pair, ends included (stage "dynamic").
-        renders: supervised times per pair (stage "dynamic").
+        renders: supervised times per pair, one of them an end (stage "dynamic").
         depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
+        save_every: steps from one saved state to the next.
+        threads: of torch and the rasterizer; 0 = as many as torch takes.
     """
 
     stage: Literal["static", "dynamic"]
@@ -66,38 +80,67 @@ class Recipe:
     save_every: int = 250
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        try:
+            check_types(self)
+            self._check_ranges()
+            preset(self.preset, **self.model)
+        except ValueError as error:
+            raise InputError(f"{error}.", "Correct the recipe.") from None
+
+    def _check_ranges(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"field {name!r} must be {least} or more, not {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"field {name!r} must be {most} or less, not {getattr(self, name)}")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"field {name!r} must be more than 0, not {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"field 'betas' must lie in [0, 1), not {self.betas}")
+        if self.stage == "dynamic" and not self.init:
+            raise ValueError("field 'init' is missing: stage 'dynamic' starts from weights of stage 'static'")
+
     @property
     def config(self) -> ModelConfig:
-        return preset(
-            self.preset, **{k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
-        )
+        """The model this recipe trains."""
+        return preset(self.preset, **self.model)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `load_recipe` takes them."""
         return asdict(self)
 
 
 def load_recipe(path: Path, **overrides: Any) -> Recipe:
-    """Read a TOML recipe; `overrides` that are not None win."""
+    """Read a TOML recipe; `overrides` that are not None win.
+
+    Raises:
+        InputError: the file cannot be read, or a field is unknown, missing or of no use; the field is named.
+    """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"No recipe at {path}.", "Recipes that ship with the project are in training/configs/."
         ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not valid TOML: {error}.") from None
-    known = {f.name for f in fields(Recipe)}
-    for key in values:
-        if key not in known:
-            close = get_close_matches(key, known, n=1)
-            raise InputError(
-                f"{path}: unknown field {key!r}.",
-                f"Did you mean {close[0]!r}?" if close else f"Known: {sorted(known)}.",
-            )
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", "Give a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}.", "Correct that line.") from None
+    try:
+        check_names(values, [f.name for f in fields(Recipe)], "field")
+    except ValueError as error:
+        raise InputError(f"{path}: {error}.", "Correct the recipe.") from None
     values.update({k: v for k, v in overrides.items() if v is not None})
-    if "betas" in values:
+    needed = [f.name for f in fields(Recipe) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise InputError(f"{path}: missing: {', '.join(missing)}.", "Add what is missing to the recipe.")
+    if isinstance(values.get("betas"), list):
         values["betas"] = tuple(values["betas"])
     try:
         return Recipe(**values)
-    except TypeError as error:
-        raise InputError(f"{path}: {error}.", "Add the missing field to the recipe.") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.hint) from None

@@ -285,5 +285,31 @@ def test_config_errors_name_the_field() -> None:
         replace(PUBLISHED_SMALL, height=33)
     with pytest.raises(ValueError, match="windows of 48"):
         replace(PUBLISHED_SMALL, upsample_windows=(48, 64))
-    with pytest.raises(ValueError, match="known: base"):
+    with pytest.raises(ValueError, match=r"unknown preset 'bass' \(did you mean 'base'\?\)"):
         preset("bass")
+    with pytest.raises(ValueError, match=r"unknown preset 'x' \(known: base, tiny\)"):
+        preset("x")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dim", 64.0, "'dim' must be a whole number"),
+        ("dim", 0, "'dim' must be 1 or more"),
+        ("dim", 36, "'dim' is 36; 2 upsamplings need a multiple of 8"),
+        ("head_dim", 48, "width 64 does not split into heads of 48"),
+        ("head_dim", 128, "width 64 does not split into heads of 128"),
+        ("encoder_depth", -1, "'encoder_depth' must be 0 or more"),
+        ("upsample_windows", (64,), "one entry per upsampling stage"),
+        ("upsample_windows", (0, 64), "windows of 0"),
+        ("upsample_blocks", (2, -1), "negative"),
+        ("condition", "clip", "'dino' or 'tokens', not 'clip'"),
+        ("condition_len", 0, "condition_dim and condition_len"),
+        ("depth_mapping", "log", "'published' or 'paper', not 'log'"),
+        ("dynamic_scalar", (0.5, 0.5), "a list of 3"),
+        ("dynamic_scalar", (0.5, 0.5, float("nan")), "a finite number"),
+    ],
+)  # fmt: skip
+def test_configs_of_no_use_are_refused(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PUBLISHED_SMALL, **{field: value})

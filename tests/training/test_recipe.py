@@ -1,0 +1,106 @@
+"""Recipes: the shipped ones are valid, and every mistake is refused with the name of the field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.training import recipe as recipe_module
+from streamsplat_edge.training.recipe import Recipe, load_recipe
+
+GOOD = 'stage = "static"\npreset = "tiny"\ndata = "cache"\nsteps = 1\nbatch = 1\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_recipes_that_ship_are_valid() -> None:
+    folder = Path(recipe_module.__file__).parent / "configs"
+    recipes = {path.stem: load_recipe(path) for path in folder.glob("*.toml")}
+    assert {"tiny_static", "tiny_dynamic"} <= recipes.keys()
+    for name, recipe in recipes.items():
+        assert name == f"{recipe.preset}_{recipe.stage}" and recipe.config.gaussians > 0
+
+
+def test_fields_overrides_and_model_table(tmp_path: Path) -> None:
+    path = written(tmp_path, f"{GOOD}betas = [0.8, 0.9]\nlr = 1\n[model]\nkey_frame_gap = 5\n")
+    recipe = load_recipe(path, data="elsewhere", init=None)
+    assert (recipe.data, recipe.init, recipe.betas, recipe.lr) == ("elsewhere", "", (0.8, 0.9), 1)
+    assert recipe.config.key_frame_gap == 5 and recipe.config.dim == 128
+    assert Recipe(**recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rate = 1", "unknown field 'learning_rate'"),
+        ("warm_up = 1", r"unknown field 'warm_up' \(did you mean 'warmup'\?\)"),
+        ('lr = "fast"', "field 'lr' must be a finite number, not 'fast'"),
+        ("lr = inf", "field 'lr' must be a finite number"),
+        ("lr = 0", "field 'lr' must be more than 0"),
+        ("seed = 1.5", "field 'seed' must be a whole number, not 1.5"),
+        ("seed = -1", "field 'seed' must be 0 or more"),
+        ("seed = 4294967296", "field 'seed' must be 4294967295 or less"),
+        ("threads = true", "field 'threads' must be a whole number, not True"),
+        ("probabilistic = 1", "field 'probabilistic' must be true or false, not 1"),
+        ("init = 3", "field 'init' must be a text"),
+        ("synthetic = 1.01", "field 'synthetic' must be 1 or less"),
+        ("frames = 2", "field 'frames' must be 3 or more"),
+        ("renders = 1", "field 'renders' must be 2 or more"),
+        ("save_every = 0", "field 'save_every' must be 1 or more"),
+        ("betas = [0.9]", "field 'betas' must be a list of 2, each a finite number"),
+        ("betas = 0.9", "field 'betas' must be a list of 2"),
+        ("betas = [0.9, 1.0]", r"field 'betas' must lie in \[0, 1\)"),
+        ('optimizer = "sgd"', "field 'optimizer' must be 'adamw' or 'muon', not 'sgd'"),
+        ("model = 3", "field 'model' must be a table"),
+        ("[model]\ndims = 64", r"unknown model field 'dims' \(did you mean 'dim'\?\)"),
+        ("[model]\ndim = 64.0", "field 'dim' must be a whole number"),
+        ("[model]\nupsample_windows = 64", "'upsample_windows' must be a list, each entry a whole number"),
+        ("[model]\nwidth = 250", "144x250 is not a multiple of the patch size 8"),
+        ("[model]\nhead_dim = 48", "width 128 does not split into heads of 48"),
+        ('[model]\ndepth_mapping = "log"', "field 'depth_mapping' must be 'published' or 'paper', not 'log'"),
+        ('[model]\ncondition = "dino"', "needs condition_dim and condition_len"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = written(tmp_path, f"{GOOD}{line}\n")
+    with pytest.raises(InputError, match=f"recipe.toml: .*{message}"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('stage = "static"\n', "missing: preset, data, steps, batch"),
+        (GOOD.replace('"tiny"', '"tinny"'), r"unknown preset 'tinny' \(did you mean 'tiny'\?\)"),
+        (GOOD.replace('"static"', '"first"'), "field 'stage' must be 'static' or 'dynamic'"),
+        (GOOD.replace('"static"', '"dynamic"'), "field 'init' is missing"),
+        ("stage = ", "not valid TOML"),
+    ],
+)
+def test_recipes_of_no_use_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(written(tmp_path, text))
+
+
+def test_recipes_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No recipe at"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_recipe(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not valid TOML"):
+        load_recipe(tmp_path / "binary.toml")
+
+
+def test_a_recipe_made_in_code_is_checked_too() -> None:
+    good: dict[str, Any] = {"stage": "static", "preset": "tiny", "data": "x", "steps": 1, "batch": 1}
+    with pytest.raises(InputError, match="field 'steps' must be 1 or more, not 0"):
+        replace(Recipe(**good), steps=0)
