@@ -25,6 +25,10 @@ TRAINING_ONLY = frozenset(
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _LISTED = 20
 _STATIC = "gs_predictor."
+# Fields of the configuration that the tensors' shapes do not give away, or not fully: a model that differs in
+# one would load and compute something else.
+_STATIC_FIELDS = ("head_dim", "upsample_windows", "upsample_blocks", "depth_mapping", "depth_input")
+_ALL_FIELDS = (*_STATIC_FIELDS, "condition")
 
 
 def save_weights(
@@ -65,7 +69,8 @@ def read_config(path: Path) -> ModelConfig:
         metadata = file.metadata() or {}
     if "model" not in metadata:
         raise InputError(
-            f"{path} does not say which model it belongs to.", "Pass --preset (published weights: base)."
+            f"{path} does not say which model it belongs to.",
+            "Give weights that `streamsplat-edge train` wrote; published files do not say.",
         )
     try:
         return ModelConfig.from_dict(json.loads(metadata["model"]))
@@ -88,6 +93,7 @@ def canonical_key(key: str) -> str:
 def load_weights(model: StreamSplat, path: Path) -> None:
     """Load `path` into `model`; every missing, unexpected or misshapen key is an error that lists them.
 
+    So is a stored configuration (ours; published files have none) of a model that computes something else.
     Only the heads in `TRAINING_ONLY` may be missing or left over. Nothing is loaded unless everything fits.
 
     Raises:
@@ -127,6 +133,18 @@ def holds_dynamic_half(path: Path) -> bool:
         return any(name.startswith("decoder.") for name in _names(path, file))
 
 
+def _other_fields(model: StreamSplat, path: Path, file: safe_open, part: str) -> list[str]:
+    """The fields in which the configuration stored with the weights, if any, differs from the model's."""
+    if "model" not in (file.metadata() or {}):
+        return []
+    theirs, ours = read_config(path), model.config
+    return [
+        f"{name}: {getattr(theirs, name)}, here {getattr(ours, name)}"
+        for name in (_STATIC_FIELDS if part else _ALL_FIELDS)
+        if getattr(theirs, name) != getattr(ours, name)
+    ]
+
+
 def _open(path: Path) -> safe_open:
     try:
         return safe_open(str(path), "pt")
@@ -163,6 +181,7 @@ def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, s
             for k, v in own.items()
             if k in shapes and shapes[k] != tuple(v.shape)
         ],
+        "differing": _other_fields(model, path, file, part),
     }
     lines = [f"{kind} {k}" for kind, keys in problems.items() for k in keys[:_LISTED]]
     lines += [

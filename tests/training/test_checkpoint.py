@@ -251,6 +251,28 @@ def test_another_preset_is_refused(tmp_path: Path) -> None:
     assert str(error.value).count("\n") < 45 and "another preset" in error.value.hint
 
 
+@pytest.mark.parametrize("field", ["head_dim", "upsample_windows", "depth_mapping"])
+def test_weights_of_a_model_with_the_same_shapes_that_computes_something_else_are_refused(
+    tmp_path: Path, field: str
+) -> None:
+    change: Any = {"head_dim": 4, "upsample_windows": (32, 16), "depth_mapping": "paper"}[field]
+    other = StreamSplat(replace(SMALL, **{field: change}))
+    assert all(v.shape == other.state_dict()[k].shape for k, v in blank_model().state_dict().items())
+    path = tmp_path / "w.safetensors"
+    save_weights(other, path, {})
+    for load in (load_weights, load_static_weights):
+        with pytest.raises(InputError, match=f"differing {field}: "):
+            load(blank_model(), path)
+
+
+def test_the_static_half_fits_models_that_differ_in_the_rest(tmp_path: Path) -> None:
+    save_weights(keyed_model(), tmp_path / "w.safetensors", {}, static_only=True)
+    model = StreamSplat(replace(SMALL, decoder_depth=2, condition="dino", condition_dim=8, condition_len=4))
+    load_static_weights(model, tmp_path / "w.safetensors")
+    static = keyed_model().gs_predictor.state_dict()
+    assert all(torch.equal(v, static[k]) for k, v in model.gs_predictor.state_dict().items())
+
+
 def test_the_same_tensor_twice_is_refused(tmp_path: Path) -> None:
     state = dict(keyed_model().state_dict())
     state["_orig_mod.encoder_proj.weight"] = torch.zeros(8, 8)
