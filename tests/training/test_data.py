@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from media_samples import CUT, FRAMES, HEIGHT, PAUSE, REPEAT, WIDTH, moving
 
-from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.runtime.errors import InputError, OutputError
 from streamsplat_edge.training import baselines
 from streamsplat_edge.training.data.cache import Cache, is_repeat, prepare
-from streamsplat_edge.training.data.loader import Mixer, Prefetcher, StepDataset, eval_clips
+from streamsplat_edge.training.data.loader import Mixer, StepDataset, eval_clips
 from streamsplat_edge.training.data.video import VideoSampler, clip_weights, consistency_mask
 
 
@@ -50,6 +53,108 @@ def test_cache_rejects_other_folders(tmp_path: Path) -> None:
         Cache(tmp_path)
     with pytest.raises(InputError, match="manifest"):
         prepare(tmp_path, tmp_path / "out", progress=False)
+
+
+def copied(cache: Cache, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the cache whose index was changed."""
+    shutil.copytree(cache.root, folder)
+    index = json.loads((folder / "index.json").read_text())
+    change(index)
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_damaged_caches_are_refused(cache: Cache, tmp_path: Path) -> None:
+    def refuses(message: str, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        with pytest.raises(InputError, match=message):
+            Cache(copied(cache, tmp_path / name, change))
+
+    refuses("another format or version", "1", lambda index: index.update(version=99))
+    refuses("damaged", "2", lambda index: index.pop("height"))
+    refuses("damaged", "3", lambda index: index["clips"][0].pop("shots"))
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "index.json").write_text("[]")
+    with pytest.raises(InputError, match="another format"):
+        Cache(tmp_path / "list")
+    cut = Cache(copied(cache, tmp_path / "4", lambda index: None))
+    cut.clips[0].path.write_bytes(cut.clips[0].path.read_bytes()[:-1])
+    cut.clips[1].path.unlink()
+    for clip in cut.clips[:2]:
+        with pytest.raises(InputError, match="cannot be read"):
+            _ = clip.frames
+    short = Cache(copied(cache, tmp_path / "5", lambda index: index["clips"][0]["numbers"].pop()))
+    with pytest.raises(InputError, match=r"has 19 frames, index\.json says 18"):
+        _ = short.clips[0].frames
+
+
+def test_fingerprint_tells_caches_apart(cache: Cache, tmp_path: Path) -> None:
+    assert Cache(cache.root).fingerprint == cache.fingerprint
+    moved = copied(cache, tmp_path / "other", lambda index: index["clips"][0]["times"].reverse())
+    assert Cache(moved).fingerprint != cache.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ("{}", "is not a list"),
+        ("[", "cannot be read"),
+        ('[{"name": "a"}]', "entry 0 lacks file, split, fps, crop, shots, frames"),
+        ("[3]", "entry 0 lacks name"),
+    ],
+)
+def test_manifests_of_no_use_are_refused(tmp_path: Path, entries: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(entries)
+    with pytest.raises(InputError, match=message):
+        prepare(tmp_path, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["face_x", "../face_y"])
+def test_names_that_would_overwrite_are_refused(media: Path, tmp_path: Path, name: str) -> None:
+    entries = json.loads((media / "manifest.json").read_text())
+    entries[0]["name"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match="taken or not a plain name"):
+        prepare(tmp_path, tmp_path / "out", progress=False)
+
+
+def test_full_disk_is_not_taken_for_an_unreadable_clip(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = np.save
+    writes = 0
+
+    def full(sink: Any, array: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 2:
+            sink.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(sink, array)
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        prepare(media, tmp_path / "out", HEIGHT, WIDTH, progress=False)
+    assert {p.name for p in (tmp_path / "out").iterdir() if p.is_file()} == {
+        "two_shots.npy",
+        "two_shots.json",
+    }
+    monkeypatch.undo()
+    assert len(prepare(media, tmp_path / "out", HEIGHT, WIDTH, progress=False).clips) == 3
+
+
+def test_more_frames_than_any_shot_has_are_refused(cache: Cache) -> None:
+    sampler = VideoSampler(cache)
+    longest = max(s.stop - s.start for clip in sampler.clips for s in clip.shots)
+    assert len(sampler.sample(np.random.default_rng(0), longest).frames) == longest
+    with pytest.raises(InputError, match=f"shot of {longest + 1} frames; the longest shot has {longest}"):
+        sampler.sample(np.random.default_rng(0), longest + 1)
+
+
+def test_cache_without_photographs_cannot_train(cache: Cache, tmp_path: Path) -> None:
+    folder = copied(cache, tmp_path / "cache", lambda index: index.update(photos=[]))
+    with pytest.raises(InputError, match="no train photographs"):
+        Mixer(folder)
 
 
 def test_small_moving_thing_is_no_repeat() -> None:
@@ -167,21 +272,6 @@ def test_batch_shapes_and_labels(cache: Cache) -> None:
     assert stills.images.shape == (24, 3, HEIGHT, WIDTH) and 0 < int(stills.depth_valid.sum()) < 16
     assert (stills.inv_depth[stills.depth_valid].amax(dim=(1, 2)) > 0).all()
     assert (stills.inv_depth[~stills.depth_valid] == 0).all()
-
-
-def test_prefetcher_keeps_order_and_reports_errors() -> None:
-    with Prefetcher(lambda step: step * step, 3, 40, depth=2) as batches:
-        assert list(batches) == [step * step for step in range(3, 40)]
-
-    def fails(step: int) -> int:
-        if step == 2:
-            raise InputError("broken sample")
-        return step
-
-    with Prefetcher(fails, 0, 10) as batches, pytest.raises(InputError, match="broken sample"):
-        list(batches)
-    with Prefetcher(lambda step: step, 0, 10**6, depth=1) as batches:
-        assert next(iter(batches)) == 0  # leaving early must not hang
 
 
 def test_background_process_gives_the_same_batches(cache: Cache) -> None:

@@ -8,17 +8,18 @@ Layout of a cache directory (`prepare` writes it, `Cache` reads it):
     sprites/<name>.npy          uint8 [h, w, 4] RGBA, straight alpha, longer side at most 160
 
 Repeated frames (telecine, frame-rate conversion) are dropped, so a step of one row may be more than one
-source
-frame: `times` holds the real time of every row and is what motion has to be measured against.
+source frame: `times` holds the real time of every row and is what motion has to be measured against.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamsplat_edge.runtime.errors import InputError, OutputError
+from streamsplat_edge.runtime.errors import InputError, StreamSplatError
+from streamsplat_edge.runtime.video.output import output_error, write_bytes
 
 U8 = NDArray[np.uint8]
 
@@ -41,6 +43,8 @@ REPEAT_MEAN = 0.35
 REPEAT_BLOCK = 1.6
 MAX_SPRITE = 160
 MIN_SHOT = 2  # a shot of fewer kept frames carries no motion
+_ENTRY = ("name", "file", "split", "fps", "crop", "shots", "frames")  # what a clip's manifest entry must have
+_PREPARE_AGAIN = "Prepare the cache again."
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,23 @@ class Clip:
 
     @cached_property
     def frames(self) -> U8:
-        """uint8 [F, H, W, 3] RGB, memory-mapped read-only."""
-        array: U8 = np.load(self.path, mmap_mode="r")
+        """uint8 [F, H, W, 3] RGB, memory-mapped read-only. InputError where the file is gone or damaged."""
+        array = _load(self.path, mapped=True)
+        if len(array) != len(self):
+            raise InputError(
+                f"{self.path} has {len(array)} frames, index.json says {len(self)}.", _PREPARE_AGAIN
+            )
         return array
 
 
 class Cache:
     """Reader of a cache directory.
+
+    Attributes:
+        height, width: size of all frames, pixels.
+        clips: all clips; `split` picks.
+        skipped: what could not be read when the cache was made: {"name", "reason"}.
+        fingerprint: of the index: equal where names, shots, times and sizes are.
 
     Raises:
         InputError: there is no cache, or it has another format version.
@@ -84,22 +98,26 @@ class Cache:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         try:
-            index = json.loads((self.root / "index.json").read_text())
+            content = (self.root / "index.json").read_bytes()
+            index = json.loads(content)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.root} is not a media cache ({error}).",
                 "Make one with: python -m streamsplat_edge.training.data.cache MEDIA_DIR CACHE_DIR",
             ) from error
-        if index.get("format") != FORMAT or index.get("version") != VERSION:
-            raise InputError(
-                f"{self.root}/index.json has another format or version.", "Prepare the cache again."
-            )
-        self.height: int = index["height"]
-        self.width: int = index["width"]
-        self.skipped: list[dict[str, str]] = index["skipped"]
-        self.clips = [self._clip(entry) for entry in index["clips"]]
-        self._photos: list[dict[str, str]] = index["photos"]
-        self._sprites: list[dict[str, str]] = index["sprites"]
+        known = isinstance(index, dict) and (index.get("format"), index.get("version")) == (FORMAT, VERSION)
+        if not known:
+            raise InputError(f"{self.root}/index.json has another format or version.", _PREPARE_AGAIN)
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        try:
+            self.height: int = index["height"]
+            self.width: int = index["width"]
+            self.skipped: list[dict[str, str]] = index["skipped"]
+            self.clips = [self._clip(entry) for entry in index["clips"]]
+            self._photos: list[dict[str, str]] = index["photos"]
+            self._sprites: list[dict[str, str]] = index["sprites"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.root}/index.json is damaged ({error!r}).", _PREPARE_AGAIN) from None
 
     def _clip(self, entry: dict[str, Any]) -> Clip:
         return Clip(
@@ -119,11 +137,19 @@ class Cache:
 
     def photos(self, split: str) -> list[U8]:
         """All photographs of a split, uint8 [h, w, 3] RGB, in memory."""
-        return [np.load(self.root / p["file"]) for p in self._photos if p["split"] == split]
+        return [_load(self.root / p["file"]) for p in self._photos if p["split"] == split]
 
     def sprites(self) -> list[U8]:
         """All sprites (training only), uint8 [h, w, 4] RGBA with straight alpha, in memory."""
-        return [np.load(self.root / s["file"]) for s in self._sprites]
+        return [_load(self.root / s["file"]) for s in self._sprites]
+
+
+def _load(path: Path, mapped: bool = False) -> U8:
+    try:
+        array: U8 = np.load(path, mmap_mode="r" if mapped else None)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", _PREPARE_AGAIN) from None
+    return array
 
 
 def prepare(
@@ -131,10 +157,9 @@ def prepare(
 ) -> Cache:
     """Decode a media folder (manifest.json, images.json, sprites/) into a cache directory.
 
-    Clips are cropped, resized directly (aspect ignored, as the model does) with area averaging when
-    shrinking.
-    What cannot be read is left out and listed in `Cache.skipped`. Clips already in `out_dir` in this size
-    are kept.
+    Clips are cropped and resized directly (aspect ignored, as the model does), by area averaging to shrink.
+    What cannot be read is left out and listed in `Cache.skipped`; of a damaged clip the frames before the
+    damage are kept, and its `info["broken"]` says so. Clips already in `out_dir` in this size are kept.
 
     Args:
         media_dir: folder of `manifest.json`; image list and sprites are optional.
@@ -143,22 +168,17 @@ def prepare(
         progress: print a line per clip to stderr.
 
     Raises:
-        InputError: no manifest. OutputError: the cache cannot be written.
+        InputError: no manifest, or entries that do not say what they must.
+        OutputError: the cache cannot be written; clips finished before are kept for the next call.
     """
     media, out = Path(media_dir), Path(out_dir)
-    try:
-        manifest = json.loads((media / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{media}/manifest.json cannot be read ({error}).", "Give the media folder."
-        ) from error
+    manifest = _read_list(media / "manifest.json", _ENTRY)
+    photos = _read_list(media / "images.json", ("file", "split")) if (media / "images.json").exists() else []
     try:
         for folder in (out, out / "photos", out / "sprites"):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{out} cannot be made ({error}).", "Choose a folder that can be written."
-        ) from error
+        raise output_error(out, error) from error
     index: dict[str, Any] = {
         "format": FORMAT, "version": VERSION, "height": height, "width": width,
         "clips": [], "photos": [], "sprites": [], "skipped": [],
@@ -171,16 +191,39 @@ def prepare(
             _say(progress, f"{entry['name']}: skipped, {error}")
             continue
         index["clips"].append(clip)
+        info, frames = clip["info"], len(clip["numbers"])
+        damage = f"; damaged ({info['broken']})" if info["broken"] else ""
         _say(
             progress,
-            f"{clip['name']}: {len(clip['numbers'])} frames kept, {clip['info']['repeated']} repeated",
+            f"{clip['name']}: {frames} frames kept, {info['repeated']} repeated{damage}",
         )
-    _prepare_photos(media, out, index, short_side=2 * height)
+    _prepare_photos(media, out, photos, index, short_side=2 * height)
     _prepare_sprites(media, out, index)
-    temporary = out / "index.json.tmp"
-    temporary.write_text(json.dumps(index))
-    temporary.replace(out / "index.json")
+    write_bytes(out / "index.json", json.dumps(index).encode())
     return Cache(out)
+
+
+def _read_list(path: Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A JSON list of objects that have the `needed` fields, and no name twice."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "Give the media folder.") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{path} is not a list.", "docs/training.md describes the media folder.")
+    names = set()
+    for number, entry in enumerate(entries):
+        missing = [field for field in needed if not isinstance(entry, dict) or field not in entry]
+        if missing:
+            raise InputError(f"{path}: entry {number} lacks {', '.join(missing)}.", "Add what is missing.")
+        name = entry.get("name") or Path(entry["file"]).stem
+        if name in names or Path(name).name != name:
+            raise InputError(
+                f"{path}: entry {number} is named {name!r}, which is taken or not a plain name.",
+                "Every clip and photograph needs a file name of its own.",
+            )
+        names.add(name)
+    return entries
 
 
 def _say(progress: bool, text: str) -> None:
@@ -230,35 +273,31 @@ def _prepare_clip(media: Path, out: Path, entry: dict[str, Any], height: int, wi
             return kept
     crop = tuple(entry["crop"])
     shot_of = _shot_lookup(entry["shots"], entry["frames"])
-    # One pass with a growing file: the number of kept frames is only known at the end.
     rows: list[tuple[int, int, float | None]] = []  # shot, frame number, time
     repeated, broken = 0, None
+    # One pass with a growing file: the number of kept frames is only known at the end.
     raw = out / f"{name}.raw.tmp"
-    previous, previous_shot = None, -1
-    with raw.open("wb") as sink:
-        try:
-            for number, (image, time) in enumerate(_decode(media / entry["file"], crop, height, width)):
-                shot = shot_of[number] if number < len(shot_of) else -1
-                if shot < 0:
-                    continue
-                if shot == previous_shot and previous is not None and is_repeat(image, previous):
-                    repeated += 1
-                    continue
-                sink.write(np.ascontiguousarray(image).tobytes())
-                rows.append((shot, number, time))
-                previous, previous_shot = image, shot
-        except (ValueError, av.error.FFmpegError) as error:
-            broken = str(error)
     try:
+        with _writing(raw), raw.open("wb") as sink:
+            previous, previous_shot = None, -1
+            try:
+                for number, (image, time) in enumerate(_decode(media / entry["file"], crop, height, width)):
+                    shot = shot_of[number] if number < len(shot_of) else -1
+                    if shot < 0:
+                        continue
+                    if shot == previous_shot and previous is not None and is_repeat(image, previous):
+                        repeated += 1
+                        continue
+                    sink.write(np.ascontiguousarray(image).tobytes())
+                    rows.append((shot, number, time))
+                    previous, previous_shot = image, shot
+            except (ValueError, av.error.FFmpegError) as error:
+                broken = str(error)
         if not rows:
             raise ValueError(broken or "no frame decoded")
-        frames = np.memmap(raw, np.uint8, "r", shape=(len(rows), height, width, 3))
-        temporary = out / f"{name}.npy.tmp"
-        with temporary.open("wb") as sink:
-            np.save(sink, frames)
-        temporary.replace(target)
+        _save(target, np.memmap(raw, np.uint8, "r", shape=(len(rows), height, width, 3)))
     finally:
-        raw.unlink()
+        raw.unlink(missing_ok=True)
     numbers = np.array([row[1] for row in rows])
     times = np.array([np.nan if row[2] is None else row[2] for row in rows], np.float64)
     from_file = bool(np.isfinite(times).all() and (np.diff(times) > 0).all())
@@ -273,9 +312,7 @@ def _prepare_clip(media: Path, out: Path, entry: dict[str, Any], height: int, wi
             "times": "file" if from_file else "frame number / fps", "broken": broken,
         },
     }  # fmt: skip
-    temporary = out / f"{name}.json.tmp"
-    temporary.write_text(json.dumps(result))
-    temporary.replace(record)
+    write_bytes(record, json.dumps(result).encode())
     return result
 
 
@@ -297,16 +334,30 @@ def _shot_rows(shot_of_row: list[int]) -> list[list[int]]:
     return [[a, b] for a, b in itertools.pairwise(edges) if b - a >= MIN_SHOT]
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of the system become OutputError: a full disk must not look like a clip that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def _save(path: Path, array: U8) -> None:
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as sink:
-        np.save(sink, array)
-    temporary.replace(path)
+    try:
+        with _writing(path):
+            with temporary.open("wb") as sink:
+                np.save(sink, array)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _prepare_photos(media: Path, out: Path, index: dict[str, Any], short_side: int) -> None:
-    listing = media / "images.json"
-    for entry in json.loads(listing.read_text()) if listing.exists() else []:
+def _prepare_photos(
+    media: Path, out: Path, entries: list[dict[str, Any]], index: dict[str, Any], short_side: int
+) -> None:
+    for entry in entries:
         name = Path(entry["file"]).stem
         image = cv2.imread(str(media / entry["file"]), cv2.IMREAD_COLOR)
         if image is None:
@@ -353,7 +404,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=144)
     parser.add_argument("--width", type=int, default=256)
     arguments = parser.parse_args(argv)
-    cache = prepare(arguments.media_dir, arguments.out_dir, arguments.height, arguments.width)
+    try:
+        cache = prepare(arguments.media_dir, arguments.out_dir, arguments.height, arguments.width)
+    except StreamSplatError as error:
+        parser.error(str(error))
     for split in ("train", "eval"):
         clips = cache.split(split)
         photos = len(cache.photos(split))

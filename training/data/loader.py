@@ -1,13 +1,11 @@
-"""Batches for training: real and synthetic sequences mixed, deterministic per (seed, step), prefetched.
+"""Batches for training: real and synthetic sequences mixed, deterministic per (seed, step).
 
 Every sample of step n draws from its own generator seeded with (seed, n, position), so a run resumed at step
-n sees exactly what the uninterrupted one would have seen, whatever was prefetched.
+n sees exactly what the uninterrupted one would have seen, whatever was made ahead.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +63,7 @@ class Mixer:
 
     Args:
         cache_dir: the cache, or its folder.
-        synthetic_fraction: probability that a sequence is synthetic.
+        synthetic_fraction: probability that a sequence is synthetic (single frames have a fixed mix).
         seed: of the whole run.
         all_depths: also return the inverse depth of the frames in between.
 
@@ -88,7 +86,10 @@ class Mixer:
         self.all_depths = all_depths
         self.video = VideoSampler(cache)
         self.synthetic = SyntheticSampler.from_cache(cache)
-        self._photos = cache.photos("train")
+
+    def check_frames(self, frames: int) -> None:
+        """Raise InputError where no train clip has a shot of that many frames."""
+        self.video.check_frames(frames)
 
     def sequence(self, step: int, position: int, frames: int | None = None) -> Sample:
         """Sample `position` of the batch of `step`."""
@@ -128,7 +129,7 @@ class Mixer:
             elif kind < 2 / 3 + 1 / 4:
                 image, depth = self.synthetic.still(rng)
             else:
-                image = photo_crop(rng, self._photos, self.height, self.width)
+                image = photo_crop(rng, self.synthetic.photos, self.height, self.width)
             images.append(image)
             depths.append(depth.astype(np.float16))
             valid.append(2 / 3 <= kind < 2 / 3 + 1 / 4)
@@ -154,58 +155,11 @@ def photo_crop(rng: np.random.Generator, photos: list[U8], height: int, width: i
     return np.ascontiguousarray(piece[:, ::-1] if rng.random() < 0.5 else piece)
 
 
-class Prefetcher(Generic[T]):
-    """Runs `make(step)` for consecutive steps in a background thread, `depth` ahead; iterate to get results.
-
-    An exception in the thread is raised by the iteration. Use as a context manager, or call `close`.
-    """
-
-    def __init__(self, make: Callable[[int], T], start: int, stop: int, depth: int = 4) -> None:
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-        self._closing = threading.Event()
-        self._make, self._start, self._stop = make, start, stop
-        self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        for step in range(self._start, self._stop):
-            try:
-                item: tuple[T | None, BaseException | None] = (self._make(step), None)
-            except BaseException as error:
-                item = (None, error)
-            while not self._closing.is_set():
-                try:
-                    self._queue.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if self._closing.is_set() or item[1] is not None:
-                return
-
-    def __iter__(self) -> Iterator[T]:
-        for _ in range(self._start, self._stop):
-            item, error = self._queue.get()
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
-
-    def close(self) -> None:
-        """Stop the thread; at most the batch being made is lost."""
-        self._closing.set()
-        self._thread.join()
-
-    def __enter__(self) -> Prefetcher[T]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class StepDataset(IterableDataset[T], Generic[T]):
-    """The same as a torch dataset, for background processes:
+    """`make(step)` for consecutive steps as a torch dataset, for background processes.
 
-    `DataLoader(StepDataset(lambda_or_method, start, stop), batch_size=None, num_workers=1)` yields
-    `make(step)` in step order; several workers share the steps round robin, which DataLoader undoes.
+    `DataLoader(StepDataset(make, start, stop), batch_size=None, num_workers=1)` yields them in step order;
+    several workers share the steps round robin, which DataLoader undoes.
     """
 
     def __init__(self, make: Callable[[int], T], start: int, stop: int) -> None:

@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamsplat_edge.runtime.errors import InputError
+
 from .cache import Cache
 from .sample import F32, U8, Sample, colour_table, pick_times
 
@@ -192,11 +194,17 @@ class SyntheticSampler:
         photos: uint8 [h, w, 3] photographs, background and cut-out textures. At least one.
         sprites: uint8 [h, w, 4] RGBA cut-outs, may be empty.
         height, width: size of the frames.
+
+    Raises:
+        InputError: no photographs.
     """
 
     def __init__(self, photos: Sequence[U8], sprites: Sequence[U8], height: int, width: int) -> None:
         if not photos:
-            raise ValueError("no photographs to make scenes from")
+            raise InputError(
+                "There are no train photographs to make synthetic scenes from.",
+                "Add some to images.json of the media folder and prepare the cache again.",
+            )
         self.photos, self.sprites = list(photos), list(sprites)
         self.height, self.width = height, width
         self.unit = width / 256  # sizes and motions below are in pixels of a 256-wide image

@@ -24,8 +24,7 @@ CANDIDATES = 3
 MAX_GAP = 6
 # More change than this (mean grey levels between the key frames) is a missed cut or a flash, not motion.
 MAX_CHANGE = 55.0
-# A window that lasts longer than this times its nominal length spans a freeze: its motion is not even in
-# time.
+# A window longer than this times its nominal length spans a freeze: its motion is not even in time.
 MAX_STRETCH = 4.0
 MAX_ZOOM = 1.4
 
@@ -72,7 +71,7 @@ class VideoSampler:
 
     Raises:
         InputError: a named clip is unknown or belongs to another split than train, or nothing is left to
-        draw from.
+            draw from.
     """
 
     def __init__(self, cache: Cache, clips: Sequence[str] | None = None) -> None:
@@ -90,7 +89,16 @@ class VideoSampler:
         if not self.clips:
             raise InputError(f"{cache.root} has no train clip with motion.", "Prepare the cache again.")
         self.height, self.width = cache.height, cache.width
+        self._longest = max(shot.stop - shot.start for clip in self.clips for shot in clip.shots)
         self.weights = clip_weights(self.clips)
+
+    def check_frames(self, frames: int) -> None:
+        """Raise InputError where no clip has a shot of that many frames, so that none could ever be drawn."""
+        if frames > self._longest:
+            raise InputError(
+                f"No train clip has a shot of {frames} frames; the longest shot has {self._longest}.",
+                "Ask for fewer frames, or add longer clips to the cache.",
+            )
 
     def sample(self, rng: np.random.Generator, frames: int | None = None) -> Sample:
         """One sequence.
@@ -98,7 +106,10 @@ class VideoSampler:
         Args:
             rng: all randomness comes from here.
             frames: T; default key-frame gap + 1. With fewer than the window has, frames in between are left
-            out.
+                out.
+
+        Raises:
+            InputError: no shot has that many frames.
         """
         clip, start, rows = self._window(rng, frames)
         if rng.random() < 0.5:
@@ -131,6 +142,7 @@ class VideoSampler:
     def _window(self, rng: np.random.Generator, frames: int | None) -> tuple[Clip, int, NDArray[np.int64]]:
         """Clip, first row and rows of a sequence."""
         least = 1 if frames is None else frames - 1
+        self.check_frames(least + 1)
         while True:
             clip = self.clips[int(rng.choice(len(self.clips), p=self.weights))]
             gap = int(rng.integers(least, max(MAX_GAP, least) + 1))
