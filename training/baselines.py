@@ -24,6 +24,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.errors import InputError, StreamSplatError
+from ..runtime.video import write_bytes
 from .data.cache import Cache
 from .data.loader import EvalShot, eval_clips
 from .data.sample import F32, U8
@@ -52,6 +54,11 @@ def blend(first: U8, last: U8, t: float) -> U8:
     return np.asarray(cv2.addWeighted(first, 1 - t, last, t, 0), np.uint8)
 
 
+def nearest(first: U8, last: U8, t: float) -> U8:
+    """The nearer key frame."""
+    return first if t < 0.5 else last
+
+
 def flow_interpolate(first: U8, last: U8, forward: F32, backward: F32, t: float) -> U8:
     """Frame at t from both key frames, uint8; flows as of `dis_flow`, first->last and last->first."""
     to_first = -(1 - t) * t * forward + t * t * backward
@@ -77,7 +84,11 @@ def in_between(shot: EvalShot, gap: int) -> Iterator[tuple[int, int, int, float]
 
 
 def measure(cache: Cache, gap: int = 4, split: str = "eval") -> dict[str, Any]:
-    """All baselines on a split: {"clips": {name: {method: dB}}, "average": {method: dB over clips}, ...}."""
+    """All baselines on a split: {"clips": {name: {method: dB}}, "average": {method: dB over clips}, ...}.
+
+    Raises:
+        InputError: the split has no clip.
+    """
     scores: dict[str, dict[str, list[float]]] = {}
     for shot in eval_clips(cache, split):
         clip = scores.setdefault(shot.clip, {name: [] for name in (*METHODS, "half")})
@@ -87,14 +98,17 @@ def measure(cache: Cache, gap: int = 4, split: str = "eval") -> dict[str, Any]:
             if flows is None or flows[0] != first:
                 flows = (first, dis_flow(a, b), dis_flow(b, a))
             clip["blend"].append(psnr(blend(a, b, t), truth))
-            clip["nearest"].append(psnr(a if t < 0.5 else b, truth))
+            clip["nearest"].append(psnr(nearest(a, b, t), truth))
             clip["dis"].append(psnr(flow_interpolate(a, b, flows[1], flows[2], t), truth))
         clip["half"] += [psnr(half_resolution(frame), frame) for frame in shot.frames]
+    if not scores:
+        raise InputError(f"{cache.root} has no clip in the split {split!r}.", "Prepare the cache with one.")
     clips = {name: {m: float(np.mean(v)) for m, v in values.items() if v} for name, values in scores.items()}
     for name, values in scores.items():
         clips[name]["in_between_frames"] = len(values["blend"])
     names = (*METHODS, "half")
-    average = {m: float(np.mean([c[m] for c in clips.values() if m in c])) for m in names}
+    found = [m for m in names if any(m in c for c in clips.values())]
+    average = {m: float(np.mean([c[m] for c in clips.values() if m in c])) for m in found}
     return {
         "gap": gap, "split": split, "height": cache.height, "width": cache.width,
         "metric": "PSNR dB, uint8 RGB, mean over frames, average over clips", "clips": clips,
@@ -109,11 +123,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gap", type=int, default=4)
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args(argv)
-    text = json.dumps(measure(Cache(arguments.cache_dir), arguments.gap), indent=1)
-    if arguments.output:
-        temporary = arguments.output.with_name(arguments.output.name + ".tmp")
-        temporary.write_text(text + "\n")
-        temporary.replace(arguments.output)
+    try:
+        text = json.dumps(measure(Cache(arguments.cache_dir), arguments.gap), indent=1)
+        if arguments.output:
+            write_bytes(arguments.output, (text + "\n").encode())
+    except StreamSplatError as error:
+        parser.error(str(error))
     print(text)
     return 0
 
