@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from media_samples import CUT, FRAMES, HEIGHT, PAUSE, REPEAT, WIDTH, moving, texture, write_clip
+from media_samples import CUT, FRAMES, HEIGHT, MODEL, PAUSE, REPEAT, WIDTH, moving, texture, write_clip
 
 from streamsplat_edge.training.data.cache import Cache, prepare
+from streamsplat_edge.training.recipe import Recipe
 
 # The models of these tests are so small that a second thread only adds waiting, and a lot of it on a
 # busy machine.
@@ -60,3 +61,12 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return prepare(media, tmp_path_factory.mktemp("cache"), HEIGHT, WIDTH, progress=False)
+
+
+@pytest.fixture(scope="session")
+def recipe(cache: Cache) -> Recipe:
+    """Six small steps of stage 1 that are saved after three."""
+    return Recipe(
+        stage="static", preset="tiny", data=str(cache.root), steps=6, batch=2, seed=3, model=MODEL,
+        optimizer="muon", lr=2e-3, warmup=2, save_every=3, warm_start=10, synthetic=0.5,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A tiny generated media folder: moving textures with cuts, repeats and pauses, photographs and sprites."""
+"""A tiny generated media folder: moving textures with cuts, repeats and pauses; and a model for its size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import cv2
 import numpy as np
 
 HEIGHT, WIDTH = 48, 80
+# A model for frames of that size, as the [model] table of a recipe for the preset `tiny`.
+MODEL = {
+    "height": HEIGHT, "width": WIDTH, "dim": 32, "head_dim": 16, "encoder_depth": 1, "decoder_depth": 1,
+    "upsample_windows": [60, 60], "upsample_blocks": [1, 0],
+}  # fmt: skip
 # Frame 5 repeats frame 4; the cut is at 10; a longer pause (time stamps, not frames) lies before frame 7.
 CUT, FRAMES, REPEAT, PAUSE = 10, 20, 5, 7
 

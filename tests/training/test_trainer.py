@@ -1,16 +1,22 @@
-"""The trainer: learning, resuming to the same curve, stage order, and refusals."""
+"""The trainer: learning, resuming to the same curve, interrupts, stage order, full disks, and refusals."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from media_samples import HEIGHT, WIDTH
+from media_samples import HEIGHT, MODEL
+from safetensors.torch import load_file
 
-from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.runtime.errors import InputError, OutputError
 from streamsplat_edge.training import trainer
 from streamsplat_edge.training.checkpoint import (
     holds_dynamic_half,
@@ -18,33 +24,31 @@ from streamsplat_edge.training.checkpoint import (
     load_weights,
     read_config,
 )
-from streamsplat_edge.training.data.cache import Cache
 from streamsplat_edge.training.model import StreamSplat
-from streamsplat_edge.training.recipe import Recipe, load_recipe
-from streamsplat_edge.training.trainer import train
-
-MODEL = {
-    "height": HEIGHT,
-    "width": WIDTH,
-    "dim": 32,
-    "head_dim": 16,
-    "encoder_depth": 1,
-    "decoder_depth": 1,
-    "upsample_windows": [60, 60],
-    "upsample_blocks": [1, 0],
-}
+from streamsplat_edge.training.recipe import Recipe
+from streamsplat_edge.training.trainer import Outcome, train
 
 
-@pytest.fixture()
-def recipe(cache: Cache) -> Recipe:
-    return Recipe(
-        stage="static", preset="tiny", data=str(cache.root), steps=6, batch=2, seed=3, model=MODEL,
-        optimizer="muon", lr=2e-3, warmup=2, save_every=3, warm_start=10, synthetic=0.5,
-    )  # fmt: skip
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows(folder)]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load_file(str(a / "model.safetensors")), load_file(str(b / "model.safetensors"))
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def unbroken(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `recipe` that nothing stopped."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    outcome = train(recipe, folder, progress=False)
+    assert outcome == Outcome(folder / "model.safetensors", recipe.steps, recipe.steps)
+    return folder
 
 
 def test_static_stage_learns(recipe: Recipe, tmp_path: Path) -> None:
@@ -53,45 +57,120 @@ def test_static_stage_learns(recipe: Recipe, tmp_path: Path) -> None:
     assert sum(curve[-8:]) < 0.7 * sum(curve[:8])
 
 
-def test_killed_run_resumes_to_the_same_curve(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(recipe, whole, progress=False)
+def in_call(number: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    """Calls `act` in the `number`-th call of the static objective."""
     objective = trainer.static_objective
     calls = 0
 
-    def dies_in_step_5(*arguments: object) -> object:
+    def acting(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 5:
-            raise KeyboardInterrupt
-        return objective(*arguments)  # type: ignore[arg-type]
+        if calls == number:
+            act()
+        return objective(*arguments)
 
-    monkeypatch.setattr(trainer, "static_objective", dies_in_step_5)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, broken, progress=False)
+    monkeypatch.setattr(trainer, "static_objective", acting)
+
+
+def test_killed_run_resumes_to_the_same_curve(
+    recipe: Recipe, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die() -> None:
+        raise RuntimeError("killed")
+
+    in_call(5, monkeypatch, die)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(recipe, tmp_path, progress=False)
     monkeypatch.undo()
-    # The last state is that of step 3: step 4 is run (and logged) again.
-    train(recipe, broken, progress=False)
-    assert losses(broken)[-3:] == losses(whole)[-3:]
-    assert losses(broken)[:3] == losses(whole)[:3]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')  # a kill may also tear a row
+    # The last state is that of step 3: step 4 is run again, and logged once.
+    train(recipe, tmp_path, progress=False)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, recipe.steps + 1))
+    assert losses(tmp_path) == losses(unbroken)
+    seconds = [row["s"] for row in rows(tmp_path)]
+    assert seconds == sorted(seconds), "time goes on where the log was cut"
+    assert same_weights(tmp_path, unbroken)
 
 
-def test_run_stopped_by_time_resumes(recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path / "a", progress=False)
-    for _ in range(recipe.steps):
-        train(recipe, tmp_path / "b", max_seconds=0.0, progress=False)
-    assert losses(tmp_path / "b") == losses(tmp_path / "a")
+def test_ctrl_c_finishes_the_step_and_saves_it(
+    recipe: Recipe, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    in_call(5, monkeypatch, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 5
+    assert len(rows(tmp_path)) == 5 and not (tmp_path / "model.safetensors").exists()
+    monkeypatch.undo()
+    train(recipe, tmp_path, progress=False)
+    assert losses(tmp_path) == losses(unbroken)
 
 
-def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, tmp_path: Path) -> None:
-    first = train(replace(recipe, steps=2), tmp_path / "1", progress=False)
+def test_second_ctrl_c_stops_at_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one must not return")
+
+    in_call(2, monkeypatch, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, progress=False)
+    assert len(rows(tmp_path)) == 1 and not (tmp_path / "state.pt").exists()
+
+
+def test_run_stopped_by_time_resumes(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    for step in range(1, recipe.steps + 1):
+        assert train(recipe, tmp_path, max_seconds=0.0, progress=False).step == step
+    assert losses(tmp_path) == losses(unbroken)
+
+
+def test_full_disk_keeps_the_last_state(
+    recipe: Recipe, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+    writes = 0
+
+    def full(state: Any, file: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 2:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="No space left") as error:
+        train(recipe, tmp_path, progress=False)
+    assert "run the same command again" in error.value.hint
+    monkeypatch.undo()
+    assert {p.name for p in tmp_path.iterdir()} == {"log.jsonl", "recipe.json", "state.pt"}
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 3
+    train(recipe, tmp_path, progress=False)
+    assert losses(tmp_path) == losses(unbroken)
+
+
+def test_warm_start_runs_once_and_is_said_on_stderr(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+    monkeypatch.setattr(trainer, "warm_start", lambda *arguments: calls.append(arguments) or 0.25)
+    train(recipe, tmp_path, max_seconds=0.0, progress=True)
+    train(recipe, tmp_path, max_seconds=0.0, progress=True)
+    assert len(calls) == 1 and calls[0][2] == recipe.warm_start
+    captured = capsys.readouterr()
+    assert "0.25000" in captured.err and captured.out == ""
+
+
+def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    first = unbroken / "model.safetensors"
     second = replace(
         recipe, stage="dynamic", steps=3, init=str(first), frames=4, renders=2, motion_weight=0.02,
         mask_weight=1.0,
     )  # fmt: skip
-    weights = train(second, tmp_path / "2", progress=False)
+    weights = train(second, tmp_path, progress=False).weights
     assert not holds_dynamic_half(first)
     before, after = StreamSplat(read_config(first)), StreamSplat(read_config(weights))
     load_static_weights(before, first)
@@ -102,54 +181,85 @@ def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, tmp_path: Path) 
     assert any(name.startswith("gs_dynamic_predictor.gs_layer.opacity_dynamic") for name in changed)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    train(replace(recipe, steps=1), tmp_path, progress=False)
-    with pytest.raises(InputError, match="another recipe"):
-        train(replace(recipe, lr=1e-3, steps=1), tmp_path, progress=False)
+def test_another_recipe_in_the_same_folder_is_refused(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    before = {p.name: p.read_bytes() for p in unbroken.iterdir()}
+    with pytest.raises(InputError, match=r"another recipe: lr = 0\.002, here 0\.001\."):
+        train(replace(recipe, lr=1e-3), unbroken, progress=False)
+    assert {p.name: p.read_bytes() for p in unbroken.iterdir()} == before
 
 
-def test_steps_with_nan_are_skipped_and_a_run_of_them_stops(
+def test_other_data_in_the_same_folder_is_refused(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    index = json.loads((Path(recipe.data) / "index.json").read_text())
+    shutil.copytree(recipe.data, tmp_path / "cache")
+    index["clips"] = index["clips"][::-1]
+    (tmp_path / "cache" / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="other data"):
+        train(replace(recipe, data=str(tmp_path / "cache")), unbroken, progress=False)
+
+
+def test_damaged_state_is_refused(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes((unbroken / "state.pt").read_bytes()[:-2000])
+    with pytest.raises(InputError, match=r"state\.pt cannot be read"):
+        train(recipe, tmp_path, progress=False)
+
+
+def test_folder_in_use_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    code = (
+        "import fcntl, sys; log = open(sys.argv[1], 'a+b'); fcntl.lockf(log, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "log.jsonl")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match="Another process is training"):
+            train(recipe, tmp_path, progress=False)
+
+
+def test_folder_that_cannot_be_made_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        train(recipe, tmp_path / "file" / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {**MODEL, "height": HEIGHT + 8}}, "holds frames of 80x48, the model takes 80x56"),
+        ({"model": {**MODEL, "depth_input": "stage"}}, "neither depth nor DINOv2"),
+        ({"preset": "base", "model": {}}, "neither depth nor DINOv2"),
+        ({"stage": "dynamic", "init": "x", "frames": 99}, "no train clip has a shot of 99 frames"),
+        ({"init": "nowhere.safetensors"}, "not a readable safetensors"),
+        ({"data": "nowhere"}, "not a media cache"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if "height" in changes.get("model", {}) and changes["model"]["height"] != HEIGHT:
+        changes["model"]["upsample_windows"] = [20, 20]
+    with pytest.raises(InputError, match=f"(?i){message}"):
+        train(replace(recipe, **changes), tmp_path, progress=False)
+
+
+def test_steps_with_nan_are_skipped_and_a_row_of_them_stops(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = trainer.static_objective
+    bad = {1, 2, 4}
+    calls = 0
 
-    def poisoned(*arguments: object) -> object:
-        loss, parts = objective(*arguments)  # type: ignore[arg-type]
-        return loss * float("nan"), parts
+    def poisoned(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        loss, parts = objective(*arguments)
+        return loss * float("nan" if calls in bad else 1.0), parts
 
     monkeypatch.setattr(trainer, "static_objective", poisoned)
-    weights = train(replace(recipe, steps=3), tmp_path / "few", progress=False)
-    model = StreamSplat(read_config(weights))
-    load_static_weights(model, weights)
-    assert all(torch.isfinite(p).all() for p in model.parameters())
     monkeypatch.setattr(trainer, "_MAX_BAD_STEPS", 2)
-    with pytest.raises(InputError, match="not finite"):
-        train(replace(recipe, steps=5), tmp_path / "many", progress=False)
-
-
-def test_recipes_that_ship_are_valid() -> None:
-    folder = Path(trainer.__file__).parent / "configs"
-    recipes = sorted(folder.glob("*.toml"))
-    assert recipes
-    for path in recipes:
-        assert load_recipe(path).config.gaussians > 0
-
-
-def test_recipe_errors_name_the_field(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    with pytest.raises(InputError, match="No recipe"):
-        load_recipe(path)
-    path.write_text(
-        'stage = "static"\npreset = "tiny"\ndata = "x"\nsteps = 1\nbatch = 1\nlearning_rate = 1\n'
-    )
-    with pytest.raises(InputError, match="learning_rate"):
-        load_recipe(path)
-    path.write_text('stage = "static"\npreset = "tiny"\ndata = "x"\nsteps = 1\nbatch = 1\nwarm_up = 1\n')
-    with pytest.raises(InputError, match="Did you mean 'warmup'"):
-        load_recipe(path)
-    path.write_text('stage = "static"\n')
-    with pytest.raises(InputError, match="missing"):
-        load_recipe(path)
-    path.write_text("stage = ")
-    with pytest.raises(InputError, match="not valid TOML"):
-        load_recipe(path)
+    weights = train(recipe, tmp_path / "few", progress=False).weights
+    assert [row["step"] for row in rows(tmp_path / "few") if row.get("skipped")] == sorted(bad)
+    assert [row["loss"] is None for row in rows(tmp_path / "few")] == [True, True, False, True, False, False]
+    assert all(torch.isfinite(t).all() for t in load_file(str(weights)).values())
+    calls, bad = 0, {2, 3, 4}
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 4"):
+        train(recipe, tmp_path / "many", progress=False)
