@@ -15,6 +15,8 @@ from .modules import MLP, Attention, sinusoidal_table
 
 # Puts most of a query's attention on an identical key among some hundred unrelated ones.
 _MATCH_GAIN = 1.8
+# Where the warm start's samples begin: far beyond the steps of stage 1, which sees others.
+_FIRST_STEP = 1_000_000
 
 
 def initialise(model: StreamSplat) -> None:
@@ -40,7 +42,7 @@ def initialise(model: StreamSplat) -> None:
             if isinstance(module, DecoderBlock):
                 _match(module.cross_attn)
         decoder = model.decoder.transformer_decoder
-        if decoder.condition_proj.in_features == config.dim:
+        if config.condition == "tokens":
             decoder.condition_proj.weight.copy_(torch.eye(config.dim))
             decoder.positional_embedding.copy_(sinusoidal_table(config.tokens, config.dim).repeat(2, 1)[None])
         # 0.1 softplus(b) = 0.6 of the half cell: neighbours touch, and the low-pass does the rest.
@@ -88,8 +90,14 @@ def warm_start(model: StreamSplat, mixer: Mixer, steps: int, batch: int, progres
     """Fit patch embedding, shuffles and the colour head as a linear autoencoder of each cell's colour.
 
     With zero residual branches (`initialise`) the network is this path, so stage 1 starts from sharp colours
-    instead of
-    discovering them; a step costs a few per cent of a stage-1 step because nothing is attended or rendered.
+    instead of discovering them; a step costs a few per cent of a stage-1 step because nothing is attended or
+    rendered.
+
+    Args:
+        model: freshly initialised.
+        mixer: source of the images.
+        steps, batch: length, images per step.
+        progress: show a progress bar on stderr.
 
     Returns:
         The last mean squared error.
@@ -104,8 +112,7 @@ def warm_start(model: StreamSplat, mixer: Mixer, steps: int, batch: int, progres
     )
     error = torch.tensor(0.0)
     for step in tqdm(range(steps), disable=not progress, desc="warm start", unit="step"):
-        # Steps below zero, so that the warm start sees other samples than stage 1.
-        images = mixer.batch_stills(1_000_000 + step, batch).images.float() / 255.0
+        images = mixer.batch_stills(_FIRST_STEP + step, batch).images.float() / 255.0
         rgbd = torch.cat([images, torch.zeros_like(images[:, :1])], dim=1)
         target = F.adaptive_avg_pool2d(images, model.config.grid).flatten(2).transpose(1, 2)
         for group in optimizer.param_groups:
