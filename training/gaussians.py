@@ -9,10 +9,15 @@ from .rasterizer import rasterize
 
 
 def inverse_depth_to_depth(y: Tensor, mapping: str) -> Tensor:
-    """Normalised inverse depth in [0, 1] to depth; values outside map behind the camera.
+    """Normalised inverse depth in [0, 1] to depth, same shape; values outside map behind the camera.
 
     "published": 1 / (0.2 + 9.8 y + 1e-6); "paper": g(z) = 2 / (1 + z).
+
+    Raises:
+        ValueError: another mapping.
     """
+    if mapping not in ("published", "paper"):
+        raise ValueError(f"unknown depth mapping {mapping!r}")
     inside = (y >= 0) & (y <= 1)
     safe = torch.where(inside, y, torch.zeros_like(y))
     depth = 1.0 / (0.2 + 9.8 * safe + 1e-6) if mapping == "published" else 2.0 / (1.0 + safe)

@@ -1,4 +1,9 @@
-"""The losses of the two stages: a batch of the data mixer and a model -> scalar loss and its parts."""
+"""The losses of the two stages: a batch of the data mixer and a model -> scalar loss and its parts.
+
+Terms and weights are those the shipped recipes use; they depart from the published ones (REFERENCE.md section
+6) where exact labels are at hand: depth and motion are supervised directly instead of by scale-and-shift
+invariant depth, and there is no LPIPS.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +36,13 @@ def _on_grid(x: Tensor, config: ModelConfig) -> Tensor:
 
 
 def depth_loss(y: Tensor, target: Tensor, valid: Tensor, config: ModelConfig) -> Tensor:
-    """Mean |y - target| over the samples whose inverse depth is known: y [B, G], target [B, H, W], valid
-    [B]."""
+    """Mean |y - target| over the samples whose inverse depth is known; 0 when none is.
+
+    Args:
+        y: [B, G] predicted inverse depth in [0, 1].
+        target: [B, H, W] known inverse depth, averaged over each Gaussian's cell.
+        valid: [B], whether the sample's depth is known.
+    """
     weight = valid.float()[:, None]
     error = (y - _on_grid(target[:, None].float(), config)[..., 0]).abs() * weight
     return error.sum() / (weight.sum() * y.shape[1]).clamp(min=1.0)
@@ -41,7 +51,10 @@ def depth_loss(y: Tensor, target: Tensor, valid: Tensor, config: ModelConfig) ->
 def static_objective(
     model: StreamSplat, batch: Stills, recipe: Recipe, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Stage 1: MSE of the rendered frame on a random background, plus the depth term where depth is known."""
+    """Stage 1: MSE of the rendered frame on a random background, plus the depth term where depth is known.
+
+    loss = MSE + depth_weight * `depth_loss`
+    """
     config = model.config
     rgbd = to_rgbd(batch.images)
     _, _, gaussians = model.encode(rgbd)
@@ -83,8 +96,12 @@ def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
 def dynamic_objective(
     model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Stage 2, encoder frozen: MSE of rendered times, plus the foreground term and the supervision of motion
-    by flow."""
+    """Stage 2, encoder frozen: MSE of rendered times, plus the foreground term and the supervision of motion.
+
+        loss = MSE + motion_weight * `motion_loss` + mask_weight * MSE(masked pixels; 0 for an empty mask)
+
+    Parts: "mse", "psnr", "psnr_between" (frames in between only) in dB, "motion_px" in pixels, "mask_mse".
+    """
     config = model.config
     count, length = batch.times.shape
     ends = torch.stack([batch.frames[:, 0], batch.frames[:, -1]], 1)
@@ -120,7 +137,9 @@ def dynamic_objective(
         parts["motion_px"] = motion_term.detach()
     if recipe.mask_weight:
         mask = batch.mask.gather(1, picks[:, :, None, None].expand(-1, -1, *batch.mask.shape[2:])).float()
-        loss = loss + recipe.mask_weight * (error * mask).sum() / mask.sum().clamp(min=1.0)
+        masked = (error * mask).sum() / mask.sum().clamp(min=1.0)
+        loss = loss + recipe.mask_weight * masked
+        parts["mask_mse"] = masked.detach()
     return loss, parts
 
 

@@ -14,11 +14,11 @@ _OUTSIDE_MUON = ("gs_layer", "mix_layer", "residual_fc", "encoder_proj", "condit
 
 
 def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW over everything trained (published), or Muon for the hidden matrices and AdamW for the rest.
+    """AdamW over all the stage trains (published), or Muon for the hidden matrices and AdamW for the rest.
 
-    Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual
-    branches: embeddings, the
-    patch convolution, the shuffles' projections, the heads, norms and biases stay with AdamW.
+    Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual branches:
+    embeddings, the patch convolution, the projections of the shuffles, of the condition and of the static
+    features, the heads, norms and biases stay with AdamW. What the stage does not train is frozen.
     """
     static = [p for name, p in model.named_parameters() if name.startswith("gs_predictor.")]
     trained = static if recipe.stage == "static" else model.dynamic_parameters()
@@ -44,7 +44,7 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine down to `final_lr`."""
+    """Factor of the learning rate in `step` (from 0): linear warm-up, then cosine down to `final_lr`."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     progress = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
