@@ -10,32 +10,75 @@ import onnx
 import torch
 
 from ..runtime.bundle import TensorSpec
-from ..runtime.errors import StreamSplatError
+from ..runtime.errors import InputError, StreamSplatError
+from ..runtime.video import write_bytes
 from .stages import StageGraph
+
+_REPORT = "Report this with the versions `streamsplat-edge doctor` prints."
 
 
 class ExportError(StreamSplatError):
     """A stage could not be exported, or the exported graph does not compute what the model does."""
 
 
+# What the exporter writes. Up to 22 RMSNorm and attention are in elementary operators, which every TensorRT
+# from 10.3 parses; from 23 they are `RMSNormalization` and `Attention`.
+OPSETS = range(18, 26)
+
+
+def check_opset(opset: int) -> None:
+    """Raise InputError for an operator set that the exporter does not write."""
+    if opset not in OPSETS:
+        raise InputError(
+            f"ONNX operator set {opset} cannot be exported.",
+            f"Use one from {OPSETS[0]} to {OPSETS[-1]}; 20 suits every engine.",
+        )
+
+
 def write_graph(stage: StageGraph, path: Path, opset: int = 20) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Export one stage with torch's dynamo exporter and return its input and output specifications.
-
-    Up to opset 22 RMSNorm and attention are written in elementary operators that every TensorRT from 10.3
-    parses.
 
     Args:
         stage: module, example inputs and names.
         path: file to write.
-        opset: ONNX operator set.
+        opset: ONNX operator set, one of `OPSETS`.
 
     Raises:
-        ExportError: the exporter refuses, or the graph is not valid ONNX.
+        InputError: the operator set.
+        ExportError: the exporter refuses, or the graph is not valid ONNX of that operator set.
+        OutputError: the file cannot be written.
     """
+    check_opset(opset)
+    proto = _exported(stage, opset)
+    written = next((o.version for o in proto.opset_import if o.domain == ""), 0)
+    if written != opset:
+        raise ExportError(
+            f"Stage {stage.name} was exported with operator set {written} instead of {opset}.",
+            f"Use --opset {written}.",
+        )
+    proto.graph.name = f"streamsplat_{stage.name}"
+    proto.graph.doc_string = (stage.module.__doc__ or "").strip()
+    # Node metadata holds stack traces with the exporting machine's paths.
+    for node in proto.graph.node:
+        kept = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        content = proto.SerializeToString()
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"Stage {stage.name} was exported as invalid ONNX: {error}.", _REPORT) from error
+    write_bytes(path, content)
+    return [_spec(v) for v in proto.graph.input], [_spec(v) for v in proto.graph.output]
+
+
+def _exported(stage: StageGraph, opset: int) -> onnx.ModelProto:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    # The exporter warns about its own internals; nothing a user could act on.
     with warnings.catch_warnings():
-        # The exporter warns about its own internals; nothing a user could act on.
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
                 stage.module,
@@ -49,21 +92,12 @@ def write_graph(stage: StageGraph, path: Path, opset: int = 20) -> tuple[list[Te
                 external_data=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(
-                f"Stage {stage.name} cannot be exported: {error}.", "Try another --opset (18 to 25)."
-            ) from error
+            raise ExportError(f"Stage {stage.name} cannot be exported: {error}.", _REPORT) from error
+        finally:
+            logger.setLevel(level)
     assert program is not None  # dynamo=True always returns a program
-    proto = program.model_proto
-    proto.graph.name = f"streamsplat_{stage.name}"
-    proto.graph.doc_string = (stage.module.__doc__ or "").strip()
-    # Node metadata holds stack traces with the exporting machine's paths.
-    for node in proto.graph.node:
-        kept = [p for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-    onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString())
-    return [_spec(v) for v in proto.graph.input], [_spec(v) for v in proto.graph.output]
+    proto: onnx.ModelProto = program.model_proto
+    return proto
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -52,9 +52,8 @@ class StageGraph:
 def stage_graphs(model: StreamSplat) -> list[StageGraph]:
     """The stages of `model` in the order the runtime runs them, with example inputs from a fixed seed.
 
-    The examples are a smooth random picture and what `encode` makes of it, so that tracing and verification
-    see values of the
-    right magnitude.
+    The examples are smooth random pictures and what `encode` makes of them, so that tracing and verification
+    see values of the right magnitude.
     """
     config: ModelConfig = model.config
     model.eval()

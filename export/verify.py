@@ -30,24 +30,35 @@ class Comparison:
 def verify_stages(
     bundle: Bundle, stages: list[StageGraph], *, engine: str = "onnxruntime", bound: float = FP32_BOUND
 ) -> list[Comparison]:
-    """Run every stage in PyTorch and in `engine` on the same inputs.
+    """Run every stage in PyTorch and in `engine` on the stages' example inputs.
+
+    Args:
+        bundle: holds the files of the stages.
+        stages: modules and example inputs.
+        engine: what runs the files.
+        bound: largest relative L2 distance of an output.
 
     Raises:
-        ExportError: an output is not finite, or its relative L2 distance exceeds `bound`; the message lists
-        all of them.
+        ExportError: an output is not finite on either side, or too far off; the message lists all of them.
     """
     results: list[Comparison] = []
     failures: list[str] = []
     for stage in stages:
         with torch.no_grad():
             expected = dict(zip(stage.outputs, stage.module(*stage.inputs.values()), strict=True))
-        with create(engine, bundle.variant(stage.name, engine)) as runner:
+        variant = bundle.variant(stage.name, engine)
+        with create(engine, variant, precision=variant.precision) as runner:
             outputs = {spec.name: np.empty(spec.shape, spec.dtype) for spec in runner.outputs}
             runner.run({k: v.numpy() for k, v in stage.inputs.items()}, outputs)
         for name, reference in expected.items():
             truth, got = reference.numpy().astype(np.float64), outputs[name].astype(np.float64)
-            if not np.isfinite(got).all():
-                failures.append(f"{stage.name}.{name} holds NaN or infinity")
+            where = [
+                place
+                for place, values in (("PyTorch", truth), (engine, got))
+                if not np.isfinite(values).all()
+            ]
+            if where:
+                failures.append(f"{stage.name}.{name} holds NaN or infinity in {' and '.join(where)}")
                 continue
             distance = float(np.linalg.norm(got - truth) / max(np.linalg.norm(truth), 1e-12))
             results.append(Comparison(stage.name, name, distance, float(np.abs(got - truth).max())))
@@ -58,6 +69,6 @@ def verify_stages(
     if failures:
         raise ExportError(
             "The exported graphs do not compute what the model does: " + "; ".join(failures) + ".",
-            "Report this with the versions `streamsplat-edge doctor` prints.",
+            "If the weights are sound, report this with the versions `streamsplat-edge doctor` prints.",
         )
     return results

@@ -1,24 +1,32 @@
-"""Export: the graphs compute what the modules do, and nothing is left when they do not."""
+"""Export: the graphs compute what the modules do, nothing is left when they do not, and every refusal."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from streamsplat_edge.cli import main
 from streamsplat_edge.export import export as export_module
+from streamsplat_edge.export import graphs
 from streamsplat_edge.export.export import export_bundle
-from streamsplat_edge.export.graphs import ExportError
-from streamsplat_edge.export.stages import stage_graphs
-from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.export.graphs import ExportError, write_graph
+from streamsplat_edge.export.stages import StageGraph, stage_graphs
+from streamsplat_edge.export.verify import verify_stages
+from streamsplat_edge.runtime.bundle import Bundle, TensorSpec
 from streamsplat_edge.runtime.errors import BundleError, InputError
 from streamsplat_edge.runtime.stream import open_stream
-from streamsplat_edge.training.checkpoint import save_weights
+from streamsplat_edge.training.checkpoint import load_weights, save_weights
 from streamsplat_edge.training.config import preset
 from streamsplat_edge.training.model import StreamSplat
 
@@ -26,6 +34,9 @@ CONFIG = preset(
     "tiny", height=32, width=64, dim=32, head_dim=16, encoder_depth=1, decoder_depth=1,
     upsample_windows=(32, 64), upsample_blocks=(2, 1),
 )  # fmt: skip
+
+
+Exported = tuple[Path, str, str]  # bundle, stdout, stderr
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +48,51 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("bundles") / "small.bundle"
-    exported, comparisons = export_bundle(checkpoint, out, provenance={"data": "random"})
-    assert {(c.stage, c.output) for c in comparisons} == {
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """By the command line. torch's exporter needs some ten seconds, so this is the only time it runs."""
+    folder = tmp_path_factory.mktemp("bundles")
+    (folder / "provenance.json").write_text('{"data": "random"}')
+    command = [sys.executable, "-m", "streamsplat_edge", "export", "--json"]
+    command += ["--checkpoint", checkpoint, "-o", "small.bundle", "--provenance", "provenance.json"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    return folder / "small.bundle", result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: Exported) -> Bundle:
+    return Bundle.load(exported[0])
+
+
+@pytest.fixture()
+def written_before(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`write_graph` copies the graphs of `bundle`: tests of what happens around it take no ten seconds."""
+
+    def write_graph(
+        stage: StageGraph, path: Path, _opset: int
+    ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        variant = bundle.variant(stage.name, "onnxruntime")
+        shutil.copyfile(variant.path, path)
+        return variant.inputs, variant.outputs
+
+    monkeypatch.setattr(export_module, "write_graph", write_graph)
+
+
+def test_command_line_reports_every_output(exported: Exported) -> None:
+    _, stdout, stderr = exported
+    report = json.loads(stdout)
+    assert report["bundle"] == "small.bundle"
+    assert {(c["stage"], c["output"]) for c in report["comparisons"]} == {
         ("encode", "tokens"), ("encode", "features"), ("encode", "gaussians"),
         ("deform", "motion"), ("deform", "fade"),
     }  # fmt: skip
-    assert all(c.relative_l2 < 1e-5 for c in comparisons)
-    return exported
+    assert all(c["relative_l2"] < 1e-5 for c in report["comparisons"])
+    assert "verify" in stderr, "progress"
 
 
 def test_bundle_says_where_it_comes_from(bundle: Bundle) -> None:
     assert bundle.name == "tiny"
-    assert bundle.provenance["data"] == "random"
+    assert bundle.provenance["data"] == "random" and bundle.provenance["opset"] == 20
     assert len(bundle.provenance["checkpoint_sha256"]) == 64
     assert bundle.model.gaussians == CONFIG.gaussians
 
@@ -92,62 +134,113 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
     assert np.quantile(difference, 0.999) <= 0.51
 
 
-def test_existing_bundle_is_not_overwritten(bundle: Bundle, checkpoint: Path) -> None:
-    before = (bundle.path / "bundle.json").read_bytes()
-    with pytest.raises(BundleError, match="exists"):
-        export_bundle(checkpoint, bundle.path)
-    assert (bundle.path / "bundle.json").read_bytes() == before
-
-
-def test_failed_verification_leaves_nothing(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_existing_bundle_is_only_replaced_by_force(
+    bundle: Bundle, checkpoint: Path, tmp_path: Path, written_before: None
 ) -> None:
-    def other_weights(model: StreamSplat) -> list[object]:
-        stages = stage_graphs(model)
-        write = export_module.write_graph
-
-        def write_then_change(stage, path, opset):  # type: ignore[no-untyped-def]
-            specs = write(stage, path, opset)
-            with torch.no_grad():
-                next(p for n, p in model.named_parameters() if n.endswith("rgb.bias")).add_(1.0)
-            return specs
-
-        monkeypatch.setattr(export_module, "write_graph", write_then_change)
-        return list(stages)
-
-    monkeypatch.setattr(export_module, "stage_graphs", other_weights)
-    with pytest.raises(ExportError, match=r"encode\.gaussians differs"):
-        export_bundle(checkpoint, tmp_path / "x.bundle")
-    assert not list(tmp_path.iterdir())
+    out = tmp_path / "x.bundle"
+    first, _ = export_bundle(checkpoint, out, name="first")
+    before = (out / "bundle.json").read_bytes()
+    with pytest.raises(BundleError, match="exists"):
+        export_bundle(checkpoint, out)
+    assert (out / "bundle.json").read_bytes() == before
+    second, comparisons = export_bundle(checkpoint, out, name="second", force=True)
+    assert (first.name, second.name, Bundle.load(out).name) == ("first", "second", "second")
+    assert len(comparisons) == 5
 
 
-def test_wrong_checkpoints_are_refused(tmp_path: Path) -> None:
+def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None) -> None:
+    torch.manual_seed(0)
+    other = StreamSplat(CONFIG)
+    with torch.no_grad():
+        next(p for n, p in other.named_parameters() if n.endswith("rgb.bias")).add_(1.0)
+    save_weights(other, tmp_path / "other.safetensors", {})
+    with pytest.raises(ExportError, match=r"encode\.gaussians differs") as error:
+        export_bundle(tmp_path / "other.safetensors", tmp_path / "x.bundle")
+    assert "motion" not in str(error.value), "what agrees is not listed"
+    assert [p.name for p in tmp_path.iterdir()] == ["other.safetensors"]
+
+
+def test_nan_on_either_side_fails(bundle: Bundle, checkpoint: Path) -> None:
+    model = StreamSplat(CONFIG)
+    load_weights(model, checkpoint)
+    encode, deform = stage_graphs(model)
+    assert {c.stage for c in verify_stages(bundle, [encode, deform])} == {"encode", "deform"}
+    poisoned = {k: torch.full_like(v, float("nan")) for k, v in encode.inputs.items()}
+    with pytest.raises(ExportError, match=r"tokens holds NaN or infinity in PyTorch and onnxruntime"):
+        verify_stages(bundle, [replace(encode, inputs=poisoned)])
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if n.endswith("xyz_static.bias")).fill_(float("nan"))
+    with pytest.raises(ExportError, match="gaussians holds NaN or infinity in PyTorch") as error:
+        verify_stages(bundle, [encode])
+    assert "onnxruntime" not in str(error.value)
+
+
+def test_checkpoints_of_no_use_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    def refuses(path: Path, message: str, **options: Any) -> None:
+        with pytest.raises(InputError, match=message):
+            export_bundle(path, tmp_path / "x.bundle", **options)
+
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"not weights")
-    with pytest.raises(InputError, match="not a readable safetensors"):
-        export_bundle(damaged, tmp_path / "x.bundle")
+    refuses(damaged, "not a readable safetensors")
+    nameless = tmp_path / "nameless.safetensors"
+    save_file(StreamSplat(CONFIG).state_dict(), str(nameless))
+    refuses(nameless, "does not say which model")
+    first = tmp_path / "stage1.safetensors"
+    save_weights(StreamSplat(CONFIG), first, {}, static_only=True)
+    refuses(first, "holds stage 1 only")
+    for change in ({"depth_input": "stage"}, {"condition": "dino", "condition_dim": 8, "condition_len": 4}):
+        other = tmp_path / "other.safetensors"
+        save_weights(StreamSplat(replace(CONFIG, **change)), other, {})
+        refuses(other, "not exported yet")
+    for opset in (17, 26):
+        refuses(checkpoint, f"operator set {opset} cannot be exported", opset=opset)
+    refuses(checkpoint, "must not say opset", provenance={"opset": 21})
+    assert not (tmp_path / "x.bundle").exists()
 
 
-def test_command_line(checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cli.bundle"
-    command = [
-        sys.executable,
-        "-m",
-        "streamsplat_edge",
-        "export",
-        "--checkpoint",
-        str(checkpoint),
-        "-o",
-        str(out),
-    ]
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert first.returncode == 0, first.stderr
-    assert "agrees with PyTorch" in first.stdout
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert second.returncode == 2
-    assert "exists" in second.stderr
-    missing = subprocess.run(
-        [*command[:5], str(tmp_path / "no"), *command[6:]], capture_output=True, text=True, check=False
-    )
-    assert missing.returncode == 2
-    assert "no checkpoint" in missing.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "no"], "no checkpoint at no"),
+        (["--provenance", "no.json"], "no.json cannot be read as JSON"),
+        (["--provenance", "list.json"], "holds a JSON list, not an object"),
+        (["--opset", "17"], "operator set 17"),
+    ],
+)
+def test_command_line_refusals(
+    checkpoint: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    command = ["export", "--checkpoint", str(checkpoint), "-o", "x.bundle", *arguments]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x.bundle").exists()
+
+
+def test_command_line_prints_a_table(
+    checkpoint: Path, tmp_path: Path, written_before: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--checkpoint", str(checkpoint), "-o", str(tmp_path / "x.bundle"), "--quiet"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "agrees with PyTorch" in captured.out and "encode.gaussians" in captured.out and not captured.err
+
+
+def test_invalid_graphs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = StageGraph("encode", torch.nn.Identity(), {"x": torch.zeros(1)}, ("y",))
+    nodes = [onnx.helper.make_node("Relu", ["nowhere"], ["y"])]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    monkeypatch.setattr(graphs, "_exported", lambda *_: proto)
+    with pytest.raises(ExportError, match="invalid ONNX"):
+        write_graph(stage, tmp_path / "g.onnx", 20)
+    with pytest.raises(ExportError, match="operator set 20 instead of 21"):
+        write_graph(stage, tmp_path / "g.onnx", 21)
+    assert not list(tmp_path.iterdir())
