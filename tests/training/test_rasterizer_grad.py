@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +95,48 @@ SCENES: dict[str, dict[str, Any]] = {
 }
 
 
-def check_against_dense(inputs: Sequence[Tensor], height: int, width: int, simd: str = "auto") -> None:
+@dataclass
+class Dense:
+    """A scene rendered by the dense float64 renderer, and the gradients of one random loss on it.
+
+    solid: bool [H, W], pixels where no discrete decision hangs on rounding; the loss looks only at those.
+    """
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    solid: Tensor
+    upstream: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+
+
+def dense(inputs: Sequence[Tensor], height: int, width: int) -> Dense:
     leaves = [t[0].requires_grad_() for t in rounded_once(inputs)]
     xz, depth, scale, opacity, rgb, background = leaves
-    *expected, fragile = dense_renderer.render(xz, depth, scale, opacity, rgb, background, height, width)
+    *outputs, fragile = dense_renderer.render(xz, depth, scale, opacity, rgb, background, height, width)
     assert fragile.float().mean() < 0.2
     solid = ~fragile
     up = [
         u * (solid[None, ..., None] if u.dim() == 4 else solid[None]) for u in upstream(0, 1, height, width)
     ]
+    torch.autograd.backward(outputs, [u[0].double() for u in up])
+    wanted = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert len(wanted) == len(leaves) and all(g.abs().max() > 0 for g in wanted)
+    return Dense(inputs, [o.detach() for o in outputs], solid, up, wanted)
 
-    outputs = render(inputs, height, width, simd)
-    for got, want in zip(outputs, expected, strict=True):
-        assert (got[0] - want)[solid].abs().max() < 1e-5
 
-    torch.autograd.backward(expected, [u[0].double() for u in up])
-    actual = gradients(inputs, up, height, width, simd)
-    for field, got, leaf in zip(NAMES, actual, leaves, strict=True):
-        assert leaf.grad is not None and leaf.grad.abs().max() > 0, field
-        want = leaf.grad
+@cache
+def dense_scene(name: str) -> Dense:
+    """Computed once for all instruction sets: this is the slow part."""
+    return dense(scene(**SCENES[name]), 50, 70)
+
+
+def check_against(truth: Dense, simd: str = "auto") -> None:
+    height, width = truth.solid.shape
+    outputs = render(truth.inputs, height, width, simd)
+    for got, want in zip(outputs, truth.outputs, strict=True):
+        assert (got[0] - want)[truth.solid].abs().max() < 1e-5
+    actual = gradients(truth.inputs, truth.upstream, height, width, simd)
+    for field, got, want in zip(NAMES, actual, truth.gradients, strict=True):
         error = (got[0].double() - want).norm() / want.norm()
         worst = (got[0].double() - want).abs().max() / want.abs().max()
         assert error < 1e-4 and worst < 1e-4, f"{field}: relative L2 {error:.2e}, worst {worst:.2e}"
@@ -122,14 +147,14 @@ def check_against_dense(inputs: Sequence[Tensor], height: int, width: int, simd:
 def test_matches_dense_float64(name: str, simd: str) -> None:
     if not _core.simd_supported(simd):
         pytest.skip(f"this CPU has no {simd}")
-    check_against_dense(scene(**SCENES[name]), 50, 70, simd=simd)
+    check_against(dense_scene(name), simd)
 
 
 def test_ties_keep_their_order_in_long_lists() -> None:
     """Three depths among hundreds of overlapping Gaussians: ties go by index."""
     inputs = scene(20, 700, sigma=2.0, opaque=0.5)
     inputs[1] = torch.tensor([0.5, 1.0, 4.0])[torch.arange(700) * 7 % 3][None]
-    check_against_dense(inputs, 50, 70)
+    check_against(dense(inputs, 50, 70))
     shuffled = [t.flip(1) for t in inputs[:5]] + inputs[5:]
     assert (render(inputs, 50, 70)[0] - render(shuffled, 50, 70)[0]).abs().max() > 1e-2
 
