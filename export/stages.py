@@ -23,8 +23,7 @@ class EncodeStage(nn.Module):
 
 
 class DeformStage(nn.Module):
-    """tokens and features of both key frames -> motion [2, G, 3], fade [2, G, 2]; index 0 is the earlier
-    frame."""
+    """tokens, features of both key frames -> motion [2, G, 3], fade [2, G, 2]; 0 is the earlier frame."""
 
     def __init__(self, model: StreamSplat) -> None:
         super().__init__()

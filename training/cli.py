@@ -1,5 +1,4 @@
-"""`streamsplat-edge train` and `streamsplat-edge eval`. Torch is imported when a command runs, not when help
-is printed."""
+"""`streamsplat-edge train` and `eval`. Torch is imported when a command runs, not when help is printed."""
 
 from __future__ import annotations
 

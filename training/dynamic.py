@@ -60,8 +60,7 @@ class _TransformerDecoder(nn.Module):
         batch, n = tokens.shape[0], self.tokens
         x = tokens.reshape(batch, 2 * n, -1) + self.positional_embedding
         x = x + self.cls_embedding.repeat_interleave(n, dim=1)
-        # Swapped as published: the tokens of frame 0 attend to the condition of frame 1 and the other way
-        # round.
+        # Swapped as published: the tokens of frame 0 attend to the condition of frame 1, and vice versa.
         swapped = condition.flip(1).flatten(0, 1)
         swapped = self.condition_ln(self.positional_encoding(self.condition_proj(swapped).float()))
         x = self.layernorm1(x)
@@ -103,8 +102,7 @@ class _HeadMLP(nn.Module):
 
 
 class DynamicHeads(nn.Module):
-    """Features [..., 2F] -> motion [..., 3] over the pair and fade [..., 2] = (gamma0 >= 0, gamma1 in [0,
-    1])."""
+    """Features [..., 2F] -> motion [..., 3] over the pair, fade [..., 2]: gamma0 >= 0, gamma1 in [0, 1]."""
 
     dynamic_scalar: Tensor
 

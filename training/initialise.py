@@ -1,5 +1,4 @@
-"""Where training starts: weights that already render something, and a linear warm start of the colour
-path."""
+"""Where training starts: weights that already render something, and a linear warm start of their colours."""
 
 from __future__ import annotations
 

@@ -14,9 +14,8 @@ from .static import StaticPredictor
 class StreamSplat(nn.Module):
     """Two frames -> Gaussians with motion and fade.
 
-    `encode` depends on one frame only and `deform` on the per-frame results of a pair; they are the two
-    engines of the
-    runtime, so the split here is the split of the exported graphs.
+    `encode` depends on one frame only and `deform` on the per-frame results of a pair: they are the two
+    engines of the runtime, and the split here is the split of the exported graphs.
     """
 
     def __init__(self, config: ModelConfig, probabilistic: bool = False) -> None:

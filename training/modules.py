@@ -1,8 +1,7 @@
 """Building blocks of the published architecture (REFERENCE.md section 1), with its parameter names.
 
 The residual stream and every RMSNorm stay in float32 whatever the precision of the matrix products, so that
-the same
-modules serve training under autocast and the strongly typed export.
+the same modules serve training under autocast and the strongly typed export.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + 1e-5) * weight over the last axis, computed in float32 and cast back to the
-    input's type."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32, cast back to the input's type."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -30,8 +28,8 @@ class RMSNorm(nn.Module):
 def sinusoidal_table(length: int, dim: int, div_term: Tensor | None = None) -> Tensor:
     """Fixed sinusoidal position table [length, dim], interleaved sine and cosine, in float32 throughout.
 
-    The rounding of the frequencies matters for parity (REFERENCE.md section 1): pass `div_term` [dim / 2] to
-    use stored ones.
+    The rounding of the frequencies matters for parity (REFERENCE.md section 1): `div_term` [dim / 2] takes
+    stored ones.
     """
     if div_term is None:
         div_term = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
@@ -56,8 +54,7 @@ class PositionalEncoding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one packed q | k | v projection; `condition` turns it into
-    cross-attention."""
+    """Multi-head attention with one packed q | k | v projection; a `condition` makes it cross-attention."""
 
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()
@@ -95,11 +92,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; `window` restricts attention to runs of that many tokens of the row-major
-    sequence.
+    """Pre-norm transformer block, [B, N, D] to the same.
 
-    `roll` shifts the normalised sequence cyclically by half a window before attending and back afterwards,
-    without a mask.
+    `window` restricts attention to runs of that many tokens of the row-major sequence; `roll` shifts the
+    normalised sequence cyclically by half a window before attending and back afterwards, without a mask.
     """
 
     def __init__(self, dim: int, head_dim: int, window: int | None = None, roll: bool = False) -> None:
@@ -156,8 +152,7 @@ class PixelShuffle(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Tokens [B, N, D] -> features [B, N * 4**S, D / 2**S] in S stages of pixel shuffle and windowed
-    blocks."""
+    """Tokens [B, N, D] -> features [B, N * 4**S, D / 2**S]: S stages of pixel shuffle and windowed blocks."""
 
     def __init__(
         self,

@@ -19,8 +19,7 @@ from .recipe import Recipe
 
 
 def to_rgbd(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float [B, 4, H, W] in [0, 1] with the depth channel zero (depth_input
-    "zeros")."""
+    """uint8 [B, 3, H, W] -> float [B, 4, H, W] in [0, 1], the depth channel zero (depth_input "zeros")."""
     rgb = images.float() / 255.0
     return torch.cat([rgb, torch.zeros_like(rgb[:, :1])], dim=1)
 

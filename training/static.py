@@ -38,13 +38,11 @@ class StaticEncoder(nn.Module):
 
 
 class StaticHeads(nn.Module):
-    """Features [B, G, F] -> Gaussians [B, G, 9] = x, y, z, r, g, b, scale_x, scale_z, opacity (REFERENCE.md
-    section 1).
+    """Features [B, G, F] -> Gaussians [B, G, 9] = x, y, z, r, g, b, scale_x, scale_z, opacity.
 
-    With `probabilistic` (paper: probabilistic position sampling) the offset inside the cell is drawn from a
-    truncated normal
-    during training, whose mean is 0.999 tanh(.) and whose log-scale is a head of its own; in eval the mean
-    is used.
+    The activations are those of REFERENCE.md section 1. With `probabilistic` (paper: probabilistic position
+    sampling) the offset inside the cell is drawn from a truncated normal during training, whose mean is
+    0.999 tanh(.) and whose log-scale is a head of its own; in eval the offset is tanh(.) as without.
     """
 
     x_map: Tensor

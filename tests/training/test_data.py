@@ -245,7 +245,7 @@ def test_faces_are_capped(cache: Cache) -> None:
 
 
 def test_batches_are_deterministic_per_seed_and_step(cache: Cache) -> None:
-    first, second = Mixer(cache, 0.5, seed=3, all_depths=True), Mixer(cache, 0.5, seed=3, all_depths=True)
+    first, second = Mixer(cache, 0.5, seed=3), Mixer(cache, 0.5, seed=3)
     second.batch(0, 2, 3)  # other history
     a, b = first.batch(7, 6, 4), second.batch(7, 6, 4)
     assert a.source == b.source
@@ -258,11 +258,13 @@ def test_batches_are_deterministic_per_seed_and_step(cache: Cache) -> None:
 
 
 def test_batch_shapes_and_labels(cache: Cache) -> None:
-    batch = Mixer(cache, 0.5, seed=1, all_depths=True).batch(0, 8, 4)
+    batch = Mixer(cache, 0.5, seed=1).batch(0, 8, 4)
     b, t = 8, 4
     assert batch.frames.shape == (b, t, 3, HEIGHT, WIDTH) and batch.frames.dtype == torch.uint8
     assert batch.times.shape == (b, t) and batch.inv_depth.shape == (b, 2, HEIGHT, WIDTH)
-    assert batch.inv_depth_all is not None and torch.equal(batch.inv_depth_all[:, -1], batch.inv_depth[:, 1])
+    samples = [Mixer(cache, 0.5, seed=1).sequence(0, i, t) for i in range(b)]
+    ends = np.stack([sample.inv_depth[[0, -1]] for sample in samples])
+    assert np.array_equal(batch.inv_depth.numpy(), ends)
     assert batch.flow_fwd.shape == batch.flow_bwd.shape == batch.flow_valid.shape == (b, 2, HEIGHT, WIDTH)
     assert batch.mask.shape == (b, t, HEIGHT, WIDTH) and batch.mask.dtype == torch.bool
     synthetic = torch.tensor([source == "synthetic" for source in batch.source])

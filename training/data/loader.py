@@ -33,14 +33,13 @@ class Batch:
     """A batch of sequences; see `Sample` for the meaning of each field.
 
     frames uint8 [B,T,3,H,W]; times float32 [B,T]; inv_depth float16 [B,2,H,W] (first, last frame);
-    inv_depth_all float16 [B,T,H,W] or None; depth_valid bool [B]; flow_fwd, flow_bwd float16 [B,2,H,W]
-    (channel 0 = x, pixels); flow_valid bool [B,2,H,W] (fwd, bwd); mask bool [B,T,H,W]; source names [B].
+    depth_valid bool [B]; flow_fwd, flow_bwd float16 [B,2,H,W] (channel 0 = x, pixels); flow_valid bool
+    [B,2,H,W] (fwd, bwd); mask bool [B,T,H,W]; source names [B].
     """
 
     frames: Tensor
     times: Tensor
     inv_depth: Tensor
-    inv_depth_all: Tensor | None
     depth_valid: Tensor
     flow_fwd: Tensor
     flow_bwd: Tensor
@@ -65,7 +64,6 @@ class Mixer:
         cache_dir: the cache, or its folder.
         synthetic_fraction: probability that a sequence is synthetic (single frames have a fixed mix).
         seed: of the whole run.
-        all_depths: also return the inverse depth of the frames in between.
 
     Raises:
         InputError: no cache, or nothing to train on in it.
@@ -76,14 +74,11 @@ class Mixer:
         cache_dir: str | Path | Cache,
         synthetic_fraction: float = 0.5,
         seed: int = 0,
-        *,
-        all_depths: bool = False,
     ) -> None:
         cache = cache_dir if isinstance(cache_dir, Cache) else Cache(cache_dir)
         self.height, self.width = cache.height, cache.width
         self.synthetic_fraction = synthetic_fraction
         self.seed = seed
-        self.all_depths = all_depths
         self.video = VideoSampler(cache)
         self.synthetic = SyntheticSampler.from_cache(cache)
 
@@ -103,12 +98,10 @@ class Mixer:
         if frames is None:
             frames = int(np.random.default_rng([self.seed, SEQUENCES, step]).integers(2, 8))
         samples = [self.sequence(step, i, frames) for i in range(batch_size)]
-        depth = torch.from_numpy(np.stack([s.inv_depth for s in samples]))
         return Batch(
             frames=_channels_first(np.stack([s.frames for s in samples])),
             times=torch.from_numpy(np.stack([s.times for s in samples])),
-            inv_depth=depth[:, [0, -1]].clone(),
-            inv_depth_all=depth if self.all_depths else None,
+            inv_depth=torch.from_numpy(np.stack([s.inv_depth[[0, -1]] for s in samples])),
             depth_valid=torch.tensor([s.depth_valid for s in samples]),
             flow_fwd=_channels_first(np.stack([s.flow_fwd for s in samples])),
             flow_bwd=_channels_first(np.stack([s.flow_bwd for s in samples])),
