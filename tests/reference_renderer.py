@@ -21,6 +21,7 @@ ALPHA_MIN = np.float64(np.float32(1.0 / 255.0))
 ALPHA_MAX = np.float64(np.float32(0.99))
 TRANSMITTANCE_MIN = np.float64(np.float32(1e-4))
 TILE = 16
+PLANES = ("rgb", "depth", "expected_depth", "alpha")
 
 
 @dataclass
@@ -180,3 +181,11 @@ def assert_close(
         assert worst <= tolerance, f"{name} is off by {worst:.2e}"
         at_edge = float(error.max(initial=0.0))
         assert at_edge <= fragile_tolerance, f"{name} is off by {at_edge:.2e} at a fragile pixel"
+
+
+def assert_identical(a: RenderBuffers, b: RenderBuffers) -> None:
+    """Every image of both results has the same bits."""
+    for name in PLANES:
+        np.testing.assert_array_equal(
+            getattr(a, name).view(np.uint32), getattr(b, name).view(np.uint32), name
+        )
