@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from ..runtime.errors import InputError
 from .model import StreamSplat
 from .recipe import Recipe
 
@@ -44,10 +45,14 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
     }
     matrices = [p for p in trained if id(p) in hidden]
     rest = [p for p in trained if id(p) not in hidden]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0),
-    ]
+    adamw = torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0)
+    if not matrices:
+        raise InputError(
+            f"Stage {recipe.stage!r} of this model has no hidden matrices for optimizer 'muon'.",
+            'Set optimizer = "adamw".',
+        )
+    muon = torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
+    return [muon, adamw]
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:

@@ -50,6 +50,8 @@ class Recipe:
             (see `initialise.warm_start`).
         frames: frames per pair, ends included (stage "dynamic").
         renders: supervised times per pair, one of them an end (stage "dynamic").
+        loss: "mse" (published) or "psnr": the mean over renders of ln(MSE + 1e-5) in its place, by which
+            pictures count alike whether they are easy or hard.
         depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
         save_every: steps from one saved state to the next.
         threads: of torch and the rasterizer; 0 = as many as torch takes.
@@ -77,6 +79,7 @@ class Recipe:
     warm_start: int = 0
     frames: int = 5
     renders: int = 3
+    loss: Literal["mse", "psnr"] = "mse"
     depth_weight: float = 0.1
     motion_weight: float = 0.0
     mask_weight: float = 0.0
@@ -105,6 +108,10 @@ class Recipe:
             raise ValueError(f"field 'betas' must lie in [0, 1), not {self.betas}")
         if self.stage == "dynamic" and not self.init:
             raise ValueError("field 'init' is missing: stage 'dynamic' starts from weights of stage 'static'")
+        if self.warm_start and self.config.colour != "absolute":
+            raise ValueError(
+                "field 'warm_start' fits colour 'absolute'; colour 'residual' starts right without"
+            )
         if self.init_motion and self.stage != "dynamic":
             raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
         if self.stage == "motion" and self.config.decoder != "matching":

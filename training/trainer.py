@@ -38,11 +38,6 @@ _MAX_BAD_STEPS = 50
 _FREE_FIELDS = ("threads", "save_every", "data", "init", "init_motion")
 _WARM_START_BATCH = 8
 _SAVED: dict[str, Part] = {"static": "static", "motion": "motion", "dynamic": "all"}
-_OBJECTIVES: dict[str, Any] = {
-    "static": static_objective,
-    "motion": flow_objective,
-    "dynamic": dynamic_objective,
-}
 
 
 @dataclass(frozen=True)
@@ -247,7 +242,10 @@ class _Run:
         # Seeded per step, not running on: a resumed run draws what an unbroken one would have drawn.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         torch.manual_seed(recipe.seed * 7919 + step)
-        loss, parts = _OBJECTIVES[recipe.stage](self.model, batch, recipe, generator)
+        objective: Any = {
+            "static": static_objective, "motion": flow_objective, "dynamic": dynamic_objective,
+        }[recipe.stage]  # fmt: skip
+        loss, parts = objective(self.model, batch, recipe, generator)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
         row = {

@@ -167,8 +167,8 @@ def test_warm_start_runs_once_and_is_said_on_stderr(
 def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
     first = unbroken / "model.safetensors"
     second = replace(
-        recipe, stage="dynamic", steps=3, init=str(first), frames=4, renders=2, motion_weight=0.02,
-        mask_weight=1.0,
+        recipe, stage="dynamic", steps=3, optimizer="adamw", warm_start=0, init=str(first), frames=4,
+        renders=2, motion_weight=0.02, mask_weight=1.0,
     )  # fmt: skip
     weights = train(second, tmp_path, progress=False).weights
     assert not holds_dynamic_half(first)
@@ -224,9 +224,12 @@ def test_folder_that_cannot_be_made_is_refused(recipe: Recipe, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {**MODEL, "height": HEIGHT + 8}}, "holds frames of 80x48, the model takes 80x56"),
-        ({"model": {**MODEL, "depth_input": "stage"}}, "neither depth nor DINOv2"),
-        ({"preset": "base", "model": {}}, "neither depth nor DINOv2"),
+        (
+            {"model": {**MODEL, "height": HEIGHT + 16}, "warm_start": 0},
+            "holds frames of 80x48, the model takes 80x64",
+        ),
+        ({"model": {**MODEL, "depth_input": "stage"}, "warm_start": 0}, "neither depth nor DINOv2"),
+        ({"preset": "base", "model": {}, "warm_start": 0}, "neither depth nor DINOv2"),
         ({"stage": "dynamic", "init": "x", "frames": 99}, "no train clip has a shot of 99 frames"),
         ({"init": "nowhere.safetensors"}, "not a readable safetensors"),
         ({"data": "nowhere"}, "not a media cache"),
