@@ -3,8 +3,8 @@
 Every `gap`-th frame of a shot and its last are pushed as key frames; every frame is rendered at its real
 time. A key frame is rendered when it is pushed (t = 1 of the pair it ends), a frame in between from the pair
 around it. Baselines over the same frames in the same run (`baselines`): repetition, linear blend and
-optical-flow interpolation of the *original* key frames, which have no reconstruction error to make up for; and
-the blend of the rendered ones.
+optical-flow interpolation of the *original* key frames, which have no reconstruction error to make up for;
+and the blend of the rendered ones.
 
 The paper's protocol is measured on request, beside the gap of the bundle (`PAPER`; docs/evaluation.md). It
 takes whole pairs only: what is left of a shot after its last whole pair is not looked at.

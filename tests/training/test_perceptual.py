@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lpips_samples import narrow
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from streamsplat_edge.runtime.errors import InputError
-from streamsplat_edge.training import perceptual
 from streamsplat_edge.training.perceptual import LPIPS, load_lpips
 
 Array = NDArray[np.float64]
-REAL = dict(perceptual._CONVOLUTIONS)
 
 
 def convolution(x: Array, weight: Array, bias: Array, stride: int, padding: int) -> Array:
@@ -59,20 +58,6 @@ def reference(net: str, state: dict[str, Array], a: Array, b: Array) -> float:
             x, y = (np.maximum(0, convolution(f, weight, bias, *layer[2:])) for f in (x, y))
             conv += 1
     return float(total)
-
-
-def narrow(monkeypatch: pytest.MonkeyPatch, net: str) -> LPIPS:
-    """The network with a sixteenth of the channels and random weights that let signals through."""
-    layers = tuple((out // 16, *rest) for out, *rest in REAL[net])
-    monkeypatch.setitem(perceptual._CONVOLUTIONS, net, layers)
-    torch.manual_seed(7)
-    model = LPIPS(net)
-    for name, value in model.state_dict().items():
-        if name.endswith("weight"):
-            value.normal_(0, (2 / value[0].numel()) ** 0.5)
-        else:
-            value.uniform_(0, 0.3)
-    return model
 
 
 @pytest.mark.parametrize(("net", "size"), [("alex", (31, 40)), ("alex", (67, 64)), ("vgg", (16, 35))])
