@@ -16,6 +16,7 @@ from .metrics import psnr
 ERROR_GAIN = 4
 _WIDEST = 384  # pixels of a panel; larger frames are shown smaller
 _GAP, _GUTTER, _MARGIN = 8, 176, 16
+_LABEL = 80  # height of the words beside a row
 _CAPTIONS = ("TRUTH", "RENDERED", "BLEND", "OPTICAL FLOW", f"ERROR x{ERROR_GAIN}")
 
 
@@ -47,10 +48,10 @@ def picture_of(examples: Sequence[Example], title: str, result: dict[str, Any]) 
     height, width = examples[0].truth.shape[:2]
     scale = min(1.0, _WIDEST / width)
     height, width = round(height * scale), round(width * scale)
-    top = 96
+    top, pitch = 96, max(height, _LABEL) + _GAP
     sheet = np.full(
         (
-            top + len(examples) * (height + _GAP) + _MARGIN,
+            top + len(examples) * pitch + _MARGIN,
             _GUTTER + len(_CAPTIONS) * (width + _GAP) + _MARGIN,
             3,
         ),
@@ -62,7 +63,7 @@ def picture_of(examples: Sequence[Example], title: str, result: dict[str, Any]) 
     for column, caption in enumerate(_CAPTIONS):
         draw_text(sheet, _GUTTER + column * (width + _GAP), top - 20, caption, INK, 2)
     for row, example in enumerate(examples):
-        y = top + row * (height + _GAP)
+        y = top + row * pitch
         _label(sheet, y, example)
         error = ERROR_GAIN * np.abs(example.rendered.astype(np.int16) - example.truth)
         pictures = (

@@ -174,8 +174,8 @@ def test_the_picture_shows_a_typical_and_the_worst_frame_of_each_clip(
     order = sorted((1, 2, 4, 5, 7), key=lambda row: psnr(pictures[row], shot.frames[row]))
 
     def shows(image: np.ndarray) -> list[tuple[int, int]]:
-        """Where the lower half of an image is (a number is written over the upper one), as (x, y)."""
-        part = np.ascontiguousarray(image[HEIGHT // 2 :])
+        """Where the lowest third of an image is (a number is written over the top), as (x, y)."""
+        part = np.ascontiguousarray(image[2 * HEIGHT // 3 :])
         distance = cv2.matchTemplate(sheet, part, cv2.TM_SQDIFF_NORMED)  # rounds: only candidates
         places = [(int(x), int(y)) for y, x in np.argwhere(distance < 1e-3)]
         return [(x, y) for x, y in places if np.array_equal(sheet[y:, x:][: len(part), :WIDTH], part)]
