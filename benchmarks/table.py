@@ -85,15 +85,36 @@ def rasterizer_table(result: dict[str, Any]) -> list[str]:
 
 
 def eval_table(result: dict[str, Any]) -> list[str]:
-    """One row per clip."""
+    """PSNR, one row per clip; then the averages of what else was measured."""
+    average = result["average"]
     columns = {"key": "key frames", "between": "in between", "blend": "blending the originals"}
-    columns |= {"rendered_blend": "blending the rendered"}
-    rows = [
-        [name, *(f"{scores[key]:.2f}" for key in columns)]
-        for name, scores in (*result["clips"].items(), ("**average**", result["average"]))
-    ]
+    if "dis" in average:
+        columns["dis"] = "optical flow of the originals"
+    columns["rendered_blend"] = "blending the rendered"
+
+    def cells(scores: dict[str, Any], digits: int = 2) -> list[str]:
+        return [f"{scores[name]:.{digits}f}" if name in scores else "-" for name in columns]
+
+    rows = [[name, *cells(scores)] for name, scores in (*result["clips"].items(), ("**average**", average))]
     words = f"{result['metric']}; gap {result['gap']}, {result['engine']}, {result['split']} split."
-    return [words, "", *_markdown(("clip", *columns.values()), rows)]
+    lines = [words, "", *_markdown(("clip", *columns.values()), rows)]
+    others = [metric for metric in result.get("metrics", ()) if metric != "psnr"]
+    rows = [[_metric_name(metric), *cells(average[metric], _digits(metric))] for metric in others]
+    for name, part in result.get("paper", {}).items():
+        title = f"{name}, gap {part['gap']}: "
+        rows.append([title + _metric_name("psnr"), *cells(part["average"])])
+        rows += [[title + _metric_name(m), *cells(part["average"][m], _digits(m))] for m in others]
+    return [*lines, "", *_markdown(("average", *columns.values()), rows)] if rows else lines
+
+
+def _metric_name(metric: str) -> str:
+    """psnr_256 -> PSNR at 256x256."""
+    name, _, size = metric.partition("_")
+    return f"{name.upper()} at {size}x{size}" if size else name.upper()
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric.startswith("psnr") else 4
 
 
 def table(path: Path) -> list[str]:

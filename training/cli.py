@@ -56,12 +56,26 @@ def _add_eval(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "eval",
         help="measure a bundle on held-out clips (needs the extra [train])",
-        description="PSNR of key frames and of frames in between, beside blending and repeating key frames.",
+        description="PSNR, SSIM and LPIPS of key frames and of frames in between, beside repetition, blend "
+        "and optical-flow interpolation of the key frames.",
+        epilog="docs/evaluation.md says what exactly is measured.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder")
     parser.add_argument("--data", metavar="DIR", required=True, help="media cache with an eval split")
     parser.add_argument(
         "--gap", type=_gap, metavar="N", help="source frames per pair (default: what the bundle says)"
+    )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="measure four and eight frames in between as well, as the paper does",
+    )
+    parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights (safetensors)")
+    parser.add_argument(
+        "--picture",
+        metavar="FILE.png",
+        type=Path,
+        help="contact sheet: a typical frame and the worst one of each clip, beside truth and baselines",
     )
     parser.add_argument(
         "--engine",
@@ -72,7 +86,7 @@ def _add_eval(subparsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="also write the JSON here")
     parser.add_argument("--store", action="store_true", help="keep the result in the bundle's manifest")
-    parser.add_argument("--force", action="store_true", help="replace an existing FILE")
+    parser.add_argument("--force", action="store_true", help="replace existing outputs")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(handler=_eval)
 
@@ -116,19 +130,28 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    require("train", "torch", "cv2")
+    require("train", "torch", "safetensors", "cv2")
     from ..runtime.bundle import store_quality
+    from ..runtime.errors import InputError
     from ..runtime.video import check_output, write_bytes
     from .data.cache import Cache
     from .evaluate import evaluate, format_table
 
-    if arguments.output:
-        check_output(arguments.output, force=arguments.force)
+    outputs = [path for path in (arguments.output, arguments.picture) if path]
+    for path in outputs:
+        check_output(path, force=arguments.force)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"{arguments.output} is named for the JSON and for the picture.", "Give two names.")
+    if arguments.store and arguments.bundle.is_dir():
+        check_output(arguments.bundle / "bundle.json", force=True)
     result = evaluate(
         arguments.bundle,
         Cache(arguments.data),
         gap=arguments.gap,
         engine=arguments.engine,
+        lpips=arguments.lpips,
+        paper=arguments.paper,
+        picture=arguments.picture,
         progress=not arguments.quiet,
     )
     text = json.dumps(result, indent=1, allow_nan=False)

@@ -64,6 +64,22 @@ def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
     assert {line.count("|") for line in rows} == {7, 6}
 
 
+def test_evaluations_show_every_metric_and_the_papers_protocol() -> None:
+    scores = {"key": 0.91, "between": 0.82, "blend": 0.73, "dis": 0.74, "rendered_blend": 0.6}
+    others = {"ssim": scores, "psnr_256": scores}
+    average = {"key": 30.0, "between": 28.0, "blend": 27.0, "dis": 29.5, "rendered_blend": 26.5, **others}
+    paper = {"middle_4": {"gap": 5, "clips": {}, "average": {"key": 31.25, **others}}}
+    metrics = dict.fromkeys(("psnr", "ssim", "psnr_256"), "what it is")
+    result = EVAL | {"clips": {"a": average}, "average": average, "metrics": metrics, "paper": paper}
+    lines = table.eval_table(result)
+    assert "| blending the originals | optical flow of the originals | blending the rendered |" in lines[2]
+    assert "| **average** | 30.00 | 28.00 | 27.00 | 29.50 | 26.50 |" in lines
+    assert "| SSIM | 0.9100 | 0.8200 | 0.7300 | 0.7400 | 0.6000 |" in lines
+    assert "| PSNR at 256x256 | 0.91 | 0.82 | 0.73 | 0.74 | 0.60 |" in lines
+    assert "| middle_4, gap 5: PSNR | 31.25 | - | - | - | - |" in lines
+    assert "| middle_4, gap 5: SSIM | 0.9100 | 0.8200 | 0.7300 | 0.7400 | 0.6000 |" in lines
+
+
 def test_update_replaces_only_what_is_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
