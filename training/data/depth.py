@@ -121,7 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="compute the depth of a cache with Depth Anything V2")
     parser.add_argument("cache", type=Path, help="made by python -m streamsplat_edge.training.data.cache")
     parser.add_argument("--weights", type=Path, required=True, help="original .pth file or local hub folder")
-    parser.add_argument("--size", choices=get_args(Size), default="auto", help="refuse weights of another size")
+    parser.add_argument(
+        "--size", choices=get_args(Size), default="auto", help="refuse weights of another size"
+    )
     parser.add_argument("--batch", type=int, default=4, help="frames at a time")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args(argv)
@@ -133,9 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         Cache(arguments.cache)
         network = load_depth_anything(arguments.weights, arguments.size)
         origin = f"{arguments.weights.name} {weights_fingerprint(arguments.weights)}"
-        cache = add_depth(
-            arguments.cache, network, origin, batch=arguments.batch, device=arguments.device
-        )
+        cache = add_depth(arguments.cache, network, origin, batch=arguments.batch, device=arguments.device)
     except StreamSplatError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
