@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,8 @@ def test_hub_folder_gives_the_same(tmp_path: Path, rgb: Tensor) -> None:
     tensors = published_names(load_file(file))
     assert "backbone.encoder.layer.0.attention.attention.query.weight" in tensors
     save_file(tensors, str(file), {"format": "pt"})
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    (tmp_path / "hub" / "config.json").write_text(json.dumps({**config, "max_depth": None}))
     assert torch.equal(loaded(tmp_path / "hub")(rgb), original(rgb))
 
 

@@ -52,8 +52,7 @@ class Growing:
 
     def append(self, row: NDArray[Any]) -> None:
         """Add a row; OutputError where the disk refuses."""
-        if row.shape != self.shape or row.dtype != self.dtype:
-            raise ValueError(f"a row of {row.dtype} {row.shape}, not {self.dtype} {self.shape}")
+        assert (row.shape, row.dtype) == (self.shape, self.dtype), (row.shape, row.dtype)
         with writing(self.path):
             self._file.write(np.ascontiguousarray(row).tobytes())
         self.rows += 1

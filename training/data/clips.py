@@ -89,8 +89,11 @@ def _finished(
     """The entry made earlier from the same source in this size, where its files are still there."""
     if not record.exists() or (texture is not None and not texture.exists()):
         return None
-    entry: dict[str, Any] = json.loads(record.read_text())
-    files = [entry["file"], *(entry[label]["file"] for label in ("depth", "mask") if label in entry)]
+    try:
+        entry: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        files = [entry["file"], *(entry[label]["file"] for label in ("depth", "mask") if label in entry)]
+    except (ValueError, KeyError, TypeError):  # half a record is none
+        return None
     same = entry.get("size") == list(size) and entry.get("source_shots") == source.shots
     if same and entry.get("source") == key and all((record.parent / name).exists() for name in files):
         return entry

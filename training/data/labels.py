@@ -52,7 +52,7 @@ def read_inverse_depth(path: Path, height: int, width: int) -> F16:
     if values.dtype.kind not in "fiu":
         raise InputError(f"{path} holds {values.dtype}, not depth.", "Store one real number per pixel.")
     shape, values = values.shape, np.squeeze(values)
-    if values.ndim != 2:
+    if values.ndim != 2 or not values.size:
         raise InputError(
             f"{path} has shape {list(shape)}, not one value per pixel.",
             "A coloured picture of depth cannot be used: store the values, [height, width].",

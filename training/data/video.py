@@ -121,7 +121,7 @@ class VideoSampler:
         images = change.images(clip.frames[rows])
         forward, backward = dis_flow(images[0], images[-1]), dis_flow(images[-1], images[0])
         shape = (len(rows), self.height, self.width)
-        known = clip.inv_depth is not None and clip.depth_known(rows[[0, -1]])
+        known = clip.depth_known(rows)
         return Sample(
             frames=images,
             times=(times / times[-1]).astype(np.float32),
@@ -144,8 +144,9 @@ class VideoSampler:
         row = int(rng.integers(shot.start, shot.stop))
         rows = np.array([row])
         change = self._change(rng)
-        known = clip.inv_depth is not None and clip.depth_known(rows)
-        depth = change.depths(clip.inv_depth[rows])[0] if clip.inv_depth is not None and known else None
+        depth = None
+        if clip.inv_depth is not None and clip.depth_known(rows):
+            depth = change.depths(clip.inv_depth[rows])[0]
         return change.images(clip.frames[rows])[0], depth
 
     def _change(self, rng: np.random.Generator) -> LightAugmentation:
