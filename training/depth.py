@@ -180,8 +180,8 @@ def load_depth_anything(
             file of a metric model has the same keys, so that it cannot be told apart.
     """
     path = Path(path)
-    kind = transformers_for(_NAME).DepthAnythingForDepthEstimation
     if path.is_dir():
+        kind = transformers_for(_NAME).DepthAnythingForDepthEstimation
         model = load_hub_folder(kind, path, _NAME, _HINT)
         if model.config.depth_estimation_type != "relative":
             raise InputError(f"{path} estimates metric depth, not relative inverse depth.", _HINT)
@@ -200,7 +200,7 @@ def load_depth_anything(
             )
         config = depth_config(width)
     _check_size(path, config.reassemble_hidden_size, size)
-    model = kind(config)
+    model = transformers_for(_NAME).DepthAnythingForDepthEstimation(config)
     renamed = from_original_depth_keys(state)
     load_renamed(model, renamed, path, _NAME, _HINT, optional=("backbone.embeddings.mask_token",))
     return DepthAnything(model)
