@@ -26,7 +26,7 @@ def read_mask(path: Path, height: int, width: int) -> Bool:
     if image is None:
         raise ValueError("not a readable image")
     colours = image[..., :3] if image.ndim == 3 else image[..., None]
-    instance = (colours > 0).any(axis=2).astype(np.float32)
+    instance = np.asarray((colours > 0).any(axis=2), np.float32)
     covered = cv2.resize(instance, (width, height), interpolation=cv2.INTER_AREA)
     mask: Bool = np.asarray(covered) >= 0.5
     return mask

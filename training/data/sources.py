@@ -121,7 +121,7 @@ class Frames:
                         f"crop {list(crop)} does not fit a frame of {frame.width}x{frame.height}"
                     )
                 known = frame.pts is not None and frame.time_base is not None
-                time = float(frame.pts * frame.time_base) if known else None  # type: ignore[operator]
+                time = float(frame.pts * frame.time_base) if known else None
                 yield RawFrame(number, number, np.asarray(image, np.uint8), time)
 
     def _read_images(self, images: tuple[Path, ...]) -> Iterator[RawFrame]:
