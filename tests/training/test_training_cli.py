@@ -160,4 +160,4 @@ def test_cache_command(media: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "train: 2 clips" in capsys.readouterr().out
     with pytest.raises(SystemExit) as error:
         cache_module.main([str(tmp_path), str(tmp_path / "other")])
-    assert error.value.code == 2 and "manifest.json cannot be read" in capsys.readouterr().err
+    assert error.value.code == 2 and "Looked for media: manifest.json" in capsys.readouterr().err
