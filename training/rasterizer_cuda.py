@@ -115,7 +115,7 @@ class GradLibrary:
     def forward(
         self, arrays: tuple[Tensor, ...], height: int, width: int
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Saved]:
-        """Renders ``arrays`` (the fields of ``GradInputs``); returns rgb, depth, alpha and the saved state."""
+        """Renders ``arrays`` (the fields of ``GradInputs``) to rgb, depth, alpha; also the saved state."""
         batch, count = arrays[1].shape
         device = arrays[1].device
         tiles = batch * -(-height // _TILE) * -(-width // _TILE)

@@ -35,22 +35,30 @@ int launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, void
 
 const char* describe_status(int) { return last_error.c_str(); }
 
-static bool only_sizes(GradScratch* scratch) {
-  if (scratch->data == nullptr) scratch->bytes = kScratch;
-  return scratch->data == nullptr;
+// Whether there is something to do; as in CUB, a call without memory asks for its size.
+static bool ready(GradScratch* scratch, int* status) {
+  *status = 0;
+  if (scratch->data == nullptr) {
+    scratch->bytes = kScratch;
+    return false;
+  }
+  if (scratch->bytes >= kScratch) return true;
+  last_error = "too little scratch";
+  *status = kFailed;
+  return false;
 }
 
 int exclusive_sum(std::int64_t* data, std::int64_t count, GradScratch* scratch, void*) {
-  if (only_sizes(scratch)) return 0;
-  if (scratch->bytes < kScratch) return kFailed;
+  int status;
+  if (!ready(scratch, &status)) return status;
   std::int64_t sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += std::exchange(data[i], sum);
   return 0;
 }
 
 int sort_pairs(GradPairs* pairs, int bits, GradScratch* scratch, void*) {
-  if (only_sizes(scratch)) return 0;
-  if (scratch->bytes < kScratch) return kFailed;
+  int status;
+  if (!ready(scratch, &status)) return status;
   const std::uint64_t mask = bits == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << bits) - 1;
   std::vector<std::int64_t> order(static_cast<std::size_t>(pairs->count));
   std::iota(order.begin(), order.end(), 0);
