@@ -2,7 +2,7 @@
 # Asking for it (STREAMSPLAT_CUDA=ON) and not getting it is an error.
 if(NOT CMAKE_CUDA_COMPILER)
   find_program(STREAMSPLAT_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
-  if(DEFINED ENV{CUDACXX})
+  if(NOT "$ENV{CUDACXX}" STREQUAL "")
     set(CMAKE_CUDA_COMPILER "$ENV{CUDACXX}")
   elseif(STREAMSPLAT_NVCC)
     set(CMAKE_CUDA_COMPILER "${STREAMSPLAT_NVCC}")
@@ -19,7 +19,7 @@ if(NOT CMAKE_CUDA_ARCHITECTURES)
   execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch
     OUTPUT_VARIABLE known RESULT_VARIABLE failed ERROR_VARIABLE words)
   if(failed)
-    message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} --list-gpu-arch failed: ${words}. CUDA 12.4 or later is needed.")
+    message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} --list-gpu-arch failed: ${failed} ${words}. CUDA 12.4 or later is needed.")
   endif()
   foreach(architecture 75 80 86 87 89 90 100 110 120)
     if(known MATCHES "compute_${architecture}\n")
