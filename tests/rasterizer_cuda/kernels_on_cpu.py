@@ -6,11 +6,14 @@ import ctypes
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from streamsplat_edge.training.rasterizer_cuda import GradLibrary, _Place
+from streamsplat_edge.training.rasterizer import rasterize
+from streamsplat_edge.training.rasterizer_cuda import GradLibrary, RasterizeCuda, _Place
 
 HERE = Path(__file__).parent
 CUDA = HERE.parents[1] / "cuda"
@@ -41,3 +44,19 @@ class OnCpu(GradLibrary):
     def schedule(self, number: int) -> None:
         """Order of warps and lanes: 0 in order, 1 in reverse, from 2 on a seed."""
         self._native.on_cpu_schedule(ctypes.c_uint64(number))
+
+
+class Runner:
+    """Renders with the CUDA kernels: on the CPU with a library, on the GPU without one."""
+
+    def __init__(self, library: OnCpu | None) -> None:
+        self.library = library
+
+    def __call__(self, inputs: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        if self.library is not None:
+            rgb, depth, alpha = RasterizeCuda.apply(self.library, height, width, *inputs)
+        else:
+            xz, view_depth, scale, opacity, colour, background = (t.cuda() for t in inputs)
+            rgb, depth, alpha = rasterize(xz, view_depth, scale, opacity, colour, background, height, width)
+            assert rgb.is_cuda and depth.is_cuda and alpha.is_cuda
+        return rgb.cpu(), depth.cpu(), alpha.cpu()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import grad_scenes
 import pytest
 import torch
-from conftest import Runner
 from grad_scenes import GOLDEN_CASES, NAMES, POISON, SCENES, dense_scene, scene, upstream
+from kernels_on_cpu import Runner
 from torch import Tensor
 
 from streamsplat_edge.training.rasterizer import rasterize
