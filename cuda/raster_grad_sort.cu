@@ -5,10 +5,12 @@
 
 namespace streamsplat {
 
+// Counts fit an int (the caller checks), the type that all versions of CUB take.
+
 int exclusive_sum(int64_t* data, int64_t count, GradScratch* scratch, void* stream) {
   size_t bytes = static_cast<size_t>(scratch->bytes);
-  const cudaError_t status =
-      cub::DeviceScan::ExclusiveSum(scratch->data, bytes, data, data, count, static_cast<cudaStream_t>(stream));
+  const cudaError_t status = cub::DeviceScan::ExclusiveSum(scratch->data, bytes, data, data, static_cast<int>(count),
+                                                           static_cast<cudaStream_t>(stream));
   if (scratch->data == nullptr) scratch->bytes = static_cast<int64_t>(bytes);
   return status;
 }

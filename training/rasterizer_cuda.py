@@ -30,7 +30,7 @@ _LIMIT = 2**31 - 1  # rows, tiles and list entries are int32
 
 _BUILD = "pip install . -C cmake.define.STREAMSPLAT_CUDA=ON"
 _HINTS = {
-    35: "The driver is older than the CUDA toolkit that the package was built with: update the driver.",
+    35: "There is no NVIDIA driver, or it is older than the CUDA toolkit of the build: update the driver.",
     100: "No CUDA device is visible to this process.",
     209: "The package was built for other GPUs; build it here: "
     f"{_BUILD} -C cmake.define.CMAKE_CUDA_ARCHITECTURES=native",
