@@ -36,6 +36,15 @@ RASTERIZER = {
         | dict(min_ms=1.0, p50_ms=2.0, p90_ms=3.25)
     ],
 }
+RASTER_GRAD = {
+    "benchmark": "raster_grad",
+    "machine": dict(device="cuda", gpu="G", cuda="13.0", driver_version="580.1", torch="2.13.0", commit="abc")
+    | dict(load_average_1min="0.1", scheduling="s"),
+    "results": [
+        dict(batch=8, gaussians=73728, height=288, width=512, sigma_px=2.0, binned_pairs=7654321)
+        | dict(forward_p50_ms=1.5, forward_p90_ms=1.75, backward_p50_ms=4.25, backward_p90_ms=4.5)
+    ],
+}
 
 
 def write(path: Path, value: object) -> Path:
@@ -49,6 +58,7 @@ def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
     measured = tmp_path / "fps.json"
     assert fps.main([str(clip), "--bundle", str(tmp_path / "fake.bundle"), "--json", str(measured)]) == 0
     paths = [measured, write(tmp_path / "r.json", RASTERIZER), write(tmp_path / "e.json", EVAL)]
+    paths.append(write(tmp_path / "g.json", RASTER_GRAD))
     text = table.document(paths)
     for words in (
         "`fps.json`: **",
@@ -58,6 +68,8 @@ def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
         "123,456",
         "| 3.25 |",
         "power not",
+        "G, CUDA 13.0, driver 580.1",
+        "7,654,321 | 1.50 | 1.75 | 4.25 |",
     ):
         assert words in text, words
     rows = [line for line in text.splitlines() if line.startswith("|")]
