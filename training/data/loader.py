@@ -93,11 +93,14 @@ class Mixer:
             return self.synthetic.sample(rng, frames)
         return self.video.sample(rng, frames)
 
-    def batch(self, step: int, batch_size: int, frames: int | None = None) -> Batch:
-        """The batch of `step`. `frames` is T (None: 2..7 per step); the key-frame gap is T-1 to 6 frames."""
+    def batch(self, step: int, batch_size: int, frames: int | None = None, first: int = 0) -> Batch:
+        """The batch of `step`. `frames` is T (None: 2..7 per step); the key-frame gap is T-1 to 6 frames.
+
+        `first` is the position of its first sample: processes that share a batch make a part each.
+        """
         if frames is None:
             frames = int(np.random.default_rng([self.seed, SEQUENCES, step]).integers(2, 8))
-        samples = [self.sequence(step, i, frames) for i in range(batch_size)]
+        samples = [self.sequence(step, i, frames) for i in range(first, first + batch_size)]
         return Batch(
             frames=_channels_first(np.stack([s.frames for s in samples])),
             times=torch.from_numpy(np.stack([s.times for s in samples])),
@@ -110,10 +113,13 @@ class Mixer:
             source=[s.source for s in samples],
         )
 
-    def batch_stills(self, step: int, batch_size: int) -> Stills:
-        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest photographs."""
+    def batch_stills(self, step: int, batch_size: int, first: int = 0) -> Stills:
+        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest photographs.
+
+        `first` is the position of its first sample, as of `batch`.
+        """
         images, depths, valid = [], [], []
-        for position in range(batch_size):
+        for position in range(first, first + batch_size):
             rng = np.random.default_rng([self.seed, STILLS, step, position])
             kind = rng.random()
             depth = np.zeros((self.height, self.width), np.float32)
