@@ -23,7 +23,8 @@ def _add_train(subparsers: Any) -> None:
         "train",
         help="train a stage (needs the extra [train])",
         description="Trains one stage from a recipe. A run that was stopped is resumed by the same command.",
-        epilog="Ctrl-C saves the run after the step at hand.",
+        epilog="Ctrl-C saves the run after the step at hand. Several GPUs: accelerate launch --multi_gpu "
+        "-m streamsplat_edge train ... --device cuda.",
     )
     parser.add_argument(
         "stage", choices=("static", "dynamic"), help="stage 1 (static: encoder) or stage 2 (dynamic: decoder)"
@@ -40,6 +41,20 @@ def _add_train(subparsers: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="media cache (default: the recipe's)")
     parser.add_argument("--init", metavar="FILE", help="weights to start from (default: the recipe's)")
+    parser.add_argument("--dino", metavar="PATH", help="DINOv2 weights, file or folder (default: the recipe's)")
+    parser.add_argument("--lpips", metavar="FILE", help="LPIPS weights (default: the recipe's)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes that make batches (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        default=None,  # not False, which would overrule the recipe
+        help="log numbers and pictures to DIR/tensorboard",
+    )
     parser.add_argument(
         "--max-minutes", type=_minutes, metavar="M", help="stop after this long; run again to resume"
     )
@@ -56,7 +71,7 @@ def _add_eval(subparsers: Any) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder")
     parser.add_argument("--data", metavar="DIR", required=True, help="media cache with an eval split")
     parser.add_argument(
-        "--gap", type=_gap, metavar="N", help="source frames per pair (default: what the bundle says)"
+        "--gap", type=_positive, metavar="N", help="source frames per pair (default: what the bundle says)"
     )
     parser.add_argument(
         "--engine",
@@ -79,7 +94,7 @@ def _minutes(text: str) -> float:
     return value
 
 
-def _gap(text: str) -> int:
+def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
@@ -92,14 +107,30 @@ def _train(arguments: argparse.Namespace) -> int:
     from .recipe import load_recipe
     from .trainer import train
 
-    recipe = load_recipe(arguments.config, data=arguments.data, init=arguments.init)
+    recipe = load_recipe(
+        arguments.config,
+        data=arguments.data,
+        init=arguments.init,
+        dino=arguments.dino,
+        lpips_weights=arguments.lpips,
+        workers=arguments.workers,
+        tensorboard=arguments.tensorboard,
+    )
     if recipe.stage != arguments.stage:
         raise InputError(
             f"{arguments.config} is a recipe for stage {recipe.stage!r}, not {arguments.stage!r}.",
             f"Run `streamsplat-edge train {recipe.stage} --config {arguments.config}`.",
         )
     seconds = None if arguments.max_minutes is None else 60 * arguments.max_minutes
-    outcome = train(recipe, arguments.out, max_seconds=seconds, progress=not arguments.quiet)
+    outcome = train(
+        recipe,
+        arguments.out,
+        device=arguments.device,
+        max_seconds=seconds,
+        progress=not arguments.quiet,
+    )
+    if outcome.skipped:
+        print(f"{outcome.skipped} steps changed nothing: not finite (see log.jsonl)", file=sys.stderr)
     if outcome.step < outcome.steps:
         print(
             f"stopped after step {outcome.step} of {outcome.steps}; the same command goes on", file=sys.stderr

@@ -17,7 +17,8 @@ from media_samples import HEIGHT, MODEL
 from safetensors.torch import load_file
 
 from streamsplat_edge.runtime.errors import InputError, OutputError
-from streamsplat_edge.training import trainer
+from streamsplat_edge.training import objectives
+from streamsplat_edge.training import run as run_module
 from streamsplat_edge.training.checkpoint import (
     holds_dynamic_half,
     load_static_weights,
@@ -59,7 +60,7 @@ def test_static_stage_learns(recipe: Recipe, tmp_path: Path) -> None:
 
 def in_call(number: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
     """Calls `act` in the `number`-th call of the static objective."""
-    objective = trainer.static_objective
+    objective = objectives.static_objective
     calls = 0
 
     def acting(*arguments: Any) -> Any:
@@ -69,7 +70,7 @@ def in_call(number: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
             act()
         return objective(*arguments)
 
-    monkeypatch.setattr(trainer, "static_objective", acting)
+    monkeypatch.setattr(objectives, "static_objective", acting)
 
 
 def test_killed_run_resumes_to_the_same_curve(
@@ -156,7 +157,7 @@ def test_warm_start_runs_once_and_is_said_on_stderr(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
-    monkeypatch.setattr(trainer, "warm_start", lambda *arguments: calls.append(arguments) or 0.25)
+    monkeypatch.setattr(run_module, "warm_start", lambda *arguments: calls.append(arguments) or 0.25)
     train(recipe, tmp_path, max_seconds=0.0, progress=True)
     train(recipe, tmp_path, max_seconds=0.0, progress=True)
     assert len(calls) == 1 and calls[0][2] == recipe.warm_start
@@ -244,7 +245,7 @@ def test_recipes_that_do_not_fit_are_refused(
 def test_steps_with_nan_are_skipped_and_a_row_of_them_stops(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = trainer.static_objective
+    objective = objectives.static_objective
     bad = {1, 2, 4}
     calls = 0
 
@@ -254,8 +255,8 @@ def test_steps_with_nan_are_skipped_and_a_row_of_them_stops(
         loss, parts = objective(*arguments)
         return loss * float("nan" if calls in bad else 1.0), parts
 
-    monkeypatch.setattr(trainer, "static_objective", poisoned)
-    monkeypatch.setattr(trainer, "_MAX_BAD_STEPS", 2)
+    monkeypatch.setattr(objectives, "static_objective", poisoned)
+    monkeypatch.setattr(run_module, "_MAX_BAD_STEPS", 2)
     weights = train(recipe, tmp_path / "few", progress=False).weights
     assert [row["step"] for row in rows(tmp_path / "few") if row.get("skipped")] == sorted(bad)
     assert [row["loss"] is None for row in rows(tmp_path / "few")] == [True, True, False, True, False, False]
