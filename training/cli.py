@@ -41,7 +41,9 @@ def _add_train(subparsers: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="media cache (default: the recipe's)")
     parser.add_argument("--init", metavar="FILE", help="weights to start from (default: the recipe's)")
-    parser.add_argument("--dino", metavar="PATH", help="DINOv2 weights, file or folder (default: the recipe's)")
+    parser.add_argument(
+        "--dino", metavar="PATH", help="DINOv2 weights, file or folder (default: the recipe's)"
+    )
     parser.add_argument("--lpips", metavar="FILE", help="LPIPS weights (default: the recipe's)")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)"

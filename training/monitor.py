@@ -112,9 +112,7 @@ def _stills(model: StreamSplat, batch: Stills, recipe: Recipe) -> tuple[Tensor, 
     return _as_images(some.images), rgb
 
 
-def _between(
-    model: StreamSplat, batch: Batch, recipe: Recipe, setting: Setting
-) -> tuple[Tensor, Tensor]:
+def _between(model: StreamSplat, batch: Batch, recipe: Recipe, setting: Setting) -> tuple[Tensor, Tensor]:
     """Frames and renders [rows, H, W, 3]."""
     config = model.config
     one = _first_samples(batch, 1)
@@ -122,7 +120,5 @@ def _between(
     rows = slice(1, min(one.times.shape[1] - 1, 1 + _MOST_ROWS))
     grey = gaussians.new_full((1, 3), _GREY)
     size = (config.height, config.width)
-    rgb, _, _ = render_pair(
-        gaussians, motion, fade, one.times[:, rows], grey, size, config.depth_mapping
-    )
+    rgb, _, _ = render_pair(gaussians, motion, fade, one.times[:, rows], grey, size, config.depth_mapping)
     return _as_images(one.frames[0, rows]), rgb[0]

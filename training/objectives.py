@@ -10,6 +10,7 @@ how many processes share the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -128,9 +129,7 @@ def known_depth_loss(
     """
     if not bool(valid.any()):
         return depth.new_zeros(())
-    return ssi_depth(
-        depth[valid], target[valid].float(), None if mask is None else mask[valid], ignore_large
-    )
+    return ssi_depth(depth[valid], target[valid].float(), None if mask is None else mask[valid], ignore_large)
 
 
 def encode(model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
@@ -192,9 +191,7 @@ def _add(loss: Tensor, weight: float, term: Tensor) -> tuple[Tensor, Tensor]:
     return loss + weight * term, term.detach()
 
 
-def _motion_errors(
-    motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
-) -> tuple[Tensor, Tensor]:
+def _motion_errors(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Distances and weights [B, 2, G] of `motion_loss`."""
     sign = flow.new_tensor([1.0, -1.0])[:, None, None]
     target = _on_grid(flow.flatten(0, 1), config).unflatten(0, flow.shape[:2]) * sign
@@ -330,6 +327,12 @@ def _pick_times(length: int, renders: int, generator: torch.Generator) -> Tensor
     return picks[torch.arange(renders) % len(picks)]
 
 
+OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Parts]]] = {
+    "static": static_objective,
+    "dynamic": dynamic_objective,
+}
+
+
 class Objective(nn.Module):
     """The loss of the recipe's stage as a module, so that its backward pass can be shared by processes."""
 
@@ -345,11 +348,9 @@ class Objective(nn.Module):
         recipe, processes = self.recipe, self.setting.processes
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         torch.manual_seed(recipe.seed * 7919 + step)
-        if isinstance(batch, Stills):
-            if recipe.probabilistic and processes.index:
-                # Positions are sampled from the global generator, [B, G, 3] at once: pass what the processes
-                # before this one draw. (On CUDA generators do not run on like this; noise differs all the same.)
-                before = processes.index * len(batch.images)
-                torch.rand(before, self.model.config.gaussians, 3, device=processes.device)
-            return static_objective(self.model, batch, recipe, generator, self.setting, step)
-        return dynamic_objective(self.model, batch, recipe, generator, self.setting, step)
+        if recipe.stage == "static" and recipe.probabilistic and processes.index:
+            # Positions are sampled from the global generator, [B, G, 3] at once: pass over what the processes
+            # before this one draw. (A generator on CUDA does not run on like this; its noise differs all the same.)
+            before = processes.rows(recipe.batch).start
+            torch.rand(before, self.model.config.gaussians, 3, device=processes.device)
+        return OBJECTIVES[recipe.stage](self.model, batch, recipe, generator, self.setting, step)

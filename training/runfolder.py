@@ -68,9 +68,7 @@ class RunFolder:
         if not self._state.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(
-                self._state, map_location="cpu", weights_only=True
-            )
+            state: dict[str, Any] = torch.load(self._state, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises nearly anything on damaged files
             raise InputError(
                 f"{self._state} cannot be read: {error}.",
