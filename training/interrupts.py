@@ -16,8 +16,8 @@ class Interrupts:
     nothing.
 
     Args:
-        echo: seconds after the first one in which another counts as the same. The launcher of several processes
-            passes on a signal that the terminal has already sent to each of them.
+        echo: seconds after the first one in which another counts as the same. The launcher of several
+            processes passes on a signal that the terminal has already sent to each of them.
     """
 
     def __init__(self, echo: float = 0.0) -> None:

@@ -71,8 +71,8 @@ class Monitor:
 def preview(model: StreamSplat, batch: Batch | Stills, recipe: Recipe, setting: Setting) -> Tensor:
     """Picture [3, rows H, 3 W] in [0, 1] of a batch: frame, render, and four times the absolute error.
 
-    Stage 1: one row for each of the first samples. Stage 2: the frames in between of the first sample. Rendered
-    as in evaluation, where nothing is sampled: neither the model nor the random state changes.
+    Stage 1: one row for each of the first samples. Stage 2: the frames in between of the first sample.
+    Rendered as in evaluation, where nothing is sampled: neither the model nor the random state changes.
     """
     with torch.no_grad(), _evaluation(model):
         if isinstance(batch, Stills):

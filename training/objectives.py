@@ -1,11 +1,11 @@
 """The losses of the two stages: a batch of the data mixer and a model -> scalar loss and its parts.
 
-Every term has a weight of its own in the recipe. The published recipes (`base_*.toml`) use MSE, LPIPS, masked MSE
-and scale- and shift-invariant depth (REFERENCE.md section 6, `losses.py`); ours depart from them where exact
+Every term has a weight of its own in the recipe. The published recipes (`base_*.toml`) use MSE, LPIPS, masked
+MSE and scale- and shift-invariant depth (REFERENCE.md section 6, `losses.py`); ours depart from them where exact
 labels are at hand and supervise depth and motion directly.
 
-A step draws its noise for the whole batch, of which a process uses its rows: what a sample meets does not depend on
-how many processes share the batch.
+A step draws its noise for the whole batch, of which a process uses its rows: what a sample meets does not
+depend on how many processes share the batch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def to_rgbd(images: Tensor, inv_depth: Tensor | None = None) -> Tensor:
 
     Args:
         images: RGB.
-        inv_depth: [B, H, W], larger is nearer, scaled to [0, 1] frame by frame as the published training does;
+        inv_depth: [B, H, W], larger is nearer, scaled to [0, 1] frame by frame as in the published training;
             a constant frame becomes zero (published: NaN). None is zero (depth_input "zeros").
     """
     rgb = images.float() / 255.0
@@ -133,7 +133,7 @@ def known_depth_loss(
 
 
 def encode(model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
-    """uint8 [B, 3, H, W] and inverse depth [B, H, W], which the model may not look at -> as `model.encode`."""
+    """uint8 [B, 3, H, W], inverse depth [B, H, W] (read with depth_input "stage" only) -> `model.encode`."""
     rgbd = to_rgbd(images, inv_depth if model.config.depth_input == "stage" else None)
     with _autocast(recipe, images.device):
         return model.encode(rgbd)
@@ -350,7 +350,7 @@ class Objective(nn.Module):
         torch.manual_seed(recipe.seed * 7919 + step)
         if recipe.stage == "static" and recipe.probabilistic and processes.index:
             # Positions are sampled from the global generator, [B, G, 3] at once: pass over what the processes
-            # before this one draw. (A generator on CUDA does not run on like this; its noise differs all the same.)
+            # before this one draw. (On CUDA numbers do not run on like this, but they differ all the same.)
             before = processes.rows(recipe.batch).start
             torch.rand(before, self.model.config.gaussians, 3, device=processes.device)
         return OBJECTIVES[recipe.stage](self.model, batch, recipe, generator, self.setting, step)

@@ -17,8 +17,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Fields that do not change what a step computes, or only say where to find what it needs. A run may be resumed
-# with others.
+# Fields that do not change what a step computes, or only say where to find what it needs: a run may be
+# resumed with others.
 FREE_FIELDS = frozenset(
     {
         "threads", "workers", "save_every", "tensorboard", "image_every",

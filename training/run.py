@@ -45,7 +45,7 @@ class Run:
         skipped: how many of them changed nothing because something was not finite.
 
     Raises:
-        InputError: the batch does not split into as many parts as there are processes, or no clip is long enough.
+        InputError: the batch does not split among the processes, or no clip is long enough.
     """
 
     def __init__(self, recipe: Recipe, cache: Cache, setting: Setting) -> None:
@@ -181,7 +181,8 @@ class Run:
         self.skipped += 1
         if self._bad > _MAX_BAD_STEPS:
             raise InputError(
-                f"Data, loss or gradients were not finite in {self._bad} steps in a row, up to step {self.step}.",
+                f"Data, loss or gradients were not finite in {self._bad} steps in a row, "
+                f"up to step {self.step}.",
                 "Look for NaN in the data, or lower the learning rate."
                 if "bad_data" in row
                 else "Lower the learning rate, or look for NaN in the data.",
@@ -207,7 +208,7 @@ class Run:
         total, *means = values.tolist()
         row = {"loss": total, **{k: round(v, 6) for k, v in zip(parts, means, strict=True)}}
         row["grad"] = norm.item()
-        # The mean loss and, with averaged gradients, their norm are the same in every process: all skip, or none.
+        # The mean loss and, with averaged gradients, their norm are the same everywhere: all skip, or none.
         if math.isfinite(row["loss"]) and math.isfinite(row["grad"]):
             for optimizer in self._optimizers:
                 scaler.step(optimizer)

@@ -57,8 +57,8 @@ def train(
     """Run or resume a stage in folder `out` (see `runfolder` for what it holds).
 
     Ctrl-C or SIGTERM end the step at hand, save the state, and raise KeyboardInterrupt; a second one stops at
-    once. Where several processes were started (see `processes`), all of them call this; the first one logs and
-    saves.
+    once. Where several processes were started (see `processes`), all of them call this; the first one logs
+    and saves.
 
     Args:
         recipe: what to train.
