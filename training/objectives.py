@@ -1,8 +1,8 @@
 """The losses of the two stages: a batch of the data mixer and a model -> scalar loss and its parts.
 
 Every term has a weight of its own in the recipe. The published recipes (`base_*.toml`) use MSE, LPIPS, masked
-MSE and scale- and shift-invariant depth (REFERENCE.md section 6, `losses.py`); ours depart from them where exact
-labels are at hand and supervise depth and motion directly.
+MSE and scale- and shift-invariant depth (REFERENCE.md section 6, `losses.py`); ours depart from them where
+exact labels are at hand and supervise depth and motion directly.
 
 A step draws its noise for the whole batch, of which a process uses its rows: what a sample meets does not
 depend on how many processes share the batch.

@@ -47,8 +47,13 @@ class Processes:
         own = batch // self.count
         return range(self.index * own, (self.index + 1) * own)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """A module whose backward pass averages gradients over the processes, with process 0's weights."""
+    def wrap(self, module: nn.Module, *, some_unread: bool = False) -> nn.Module:
+        """A module whose backward pass averages gradients over the processes, with process 0's weights.
+
+        Args:
+            module: the same in every process.
+            some_unread: trained parameters may get no gradient. Looking for them takes time.
+        """
         return module
 
     def mean(self, values: Tensor) -> Tensor:
@@ -82,18 +87,21 @@ class _SeveralProcesses(Processes):
     def __init__(self, device: str) -> None:
         require("train", "accelerate")
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
 
-        # Buffers never change. Heads that this recipe does not read (`xyz_dynamic_scale`) get no gradient.
-        options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
         # The recipe says the precision, whatever the launcher was told.
-        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[options])
+        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
         state = self._accelerator.state
         super().__init__(self._accelerator.device, state.num_processes, state.process_index)
         if self.device.type != device:
             raise EngineError(f"--device {device} was asked for, but accelerate chose {self.device}.")
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module, *, some_unread: bool = False) -> nn.Module:
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        self._accelerator.ddp_handler = DistributedDataParallelKwargs(
+            broadcast_buffers=False,  # they never change
+            find_unused_parameters=some_unread,
+        )
         wrapped: nn.Module = self._accelerator.prepare_model(module)
         return wrapped
 

@@ -88,8 +88,11 @@ class Run:
         self.model.train()
         if recipe.stage == "dynamic":
             self.model.gs_predictor.eval()
-        # Last: only now are the trained parameters known, and on their device.
-        self._objective = self.setting.processes.wrap(Objective(self.model, recipe, self.setting))
+        # Last: only now are the trained parameters known, and on their device. Stage 2 does not read the head
+        # of sampled motion unless it samples.
+        self._objective = self.setting.processes.wrap(
+            Objective(self.model, recipe, self.setting), some_unread=recipe.stage == "dynamic"
+        )
 
     def _start(self, progress: bool) -> None:
         """Weights to begin with: from `init`, or from nothing with a warm start."""
