@@ -116,7 +116,7 @@ def _between(model: StreamSplat, batch: Batch, recipe: Recipe, setting: Setting)
     """Frames and renders [rows, H, W, 3]."""
     config = model.config
     one = _first_samples(batch, 1)
-    gaussians, motion, fade = predict_pair(model, one, recipe, setting)
+    gaussians, motion, fade = predict_pair(model, one.frames[:, [0, -1]], one.inv_depth, recipe, setting)
     rows = slice(1, min(one.times.shape[1] - 1, 1 + _MOST_ROWS))
     grey = gaussians.new_full((1, 3), _GREY)
     size = (config.height, config.width)

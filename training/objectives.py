@@ -223,17 +223,25 @@ def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
 
 
 def predict_pair(
-    model: StreamSplat, batch: Batch, recipe: Recipe, setting: Setting
+    model: StreamSplat, ends: Tensor, inv_depth: Tensor, recipe: Recipe, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaussians [B, 2, G, 9] of the frozen encoder, motion [B, 2, G, 3] and fade [B, 2, G, 2] of a batch.
+    """What a model with a frozen encoder makes of pairs.
 
-    Without `recipe.bidirectional` those of the later frame are there, but transparent.
+    Args:
+        model: in the mode it is to run in.
+        ends: uint8 [B, 2, 3, H, W], the earlier frame first.
+        inv_depth: [B, 2, H, W], read with depth_input "stage" only.
+        recipe: precision, and whether the deformation is bidirectional: if not, the Gaussians of the later
+            frame are there, but transparent.
+        setting: as of `static_objective`.
+
+    Returns:
+        Gaussians [B, 2, G, 9], motion [B, 2, G, 3], fade [B, 2, G, 2].
     """
-    ends = torch.stack([batch.frames[:, 0], batch.frames[:, -1]], 1)
     count, device = len(ends), ends.device
     condition = None
     with torch.no_grad():
-        encoded = encode(model, ends.flatten(0, 1), batch.inv_depth.flatten(0, 1), recipe)
+        encoded = encode(model, ends.flatten(0, 1), inv_depth.flatten(0, 1), recipe)
         tokens, features, gaussians = (x.unflatten(0, (count, 2)) for x in encoded)
         if model.config.condition == "dino":
             assert setting.dino is not None
@@ -265,7 +273,8 @@ def dynamic_objective(
     setting = setting or Setting()
     config, balance = model.config, setting.processes.balance
     count, length = batch.times.shape
-    gaussians, motion, fade = predict_pair(model, batch, recipe, setting)
+    ends = batch.frames[:, [0, -1]]
+    gaussians, motion, fade = predict_pair(model, ends, batch.inv_depth, recipe, setting)
 
     total = count * setting.processes.count
     picks = torch.stack([_pick_times(length, recipe.renders, generator) for _ in range(total)])
@@ -299,11 +308,11 @@ def dynamic_objective(
         term = balance(masked_mse(rgb, target, mask), mask.sum())
         loss, parts["mask_mse"] = _add(loss, recipe.mask_weight, term)
     if recipe.ssi_depth_weight and _counts(recipe.ssi_depth_start, step, recipe):
-        ends = (picks[0] == 0) | (picks[0] == length - 1)  # the same slots in every sample
-        which = (picks[:, ends] != 0).long()[:, :, None, None].expand(-1, -1, *size)
+        at_end = (picks[0] == 0) | (picks[0] == length - 1)  # the same slots in every sample
+        which = (picks[:, at_end] != 0).long()[:, :, None, None].expand(-1, -1, *size)
         term = known_depth_loss(
-            depth_map[:, ends], batch.inv_depth.gather(1, which), batch.depth_valid,
-            alpha[:, ends] > _COVERED, _IGNORE_LARGE,
+            depth_map[:, at_end], batch.inv_depth.gather(1, which), batch.depth_valid,
+            alpha[:, at_end] > _COVERED, _IGNORE_LARGE,
         )  # fmt: skip
         term = balance(term, batch.depth_valid.sum())
         loss, parts["ssi_depth"] = _add(loss, recipe.ssi_depth_weight, term)
