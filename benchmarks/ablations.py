@@ -5,14 +5,15 @@
     no_depth      depth is supervised in neither stage
     forward_only  only the earlier frame's Gaussians are moved and rendered, at all times of a pair
 
-The paper's key-frame PSNR of the same four (arXiv 2506.08862) stands beside ours. It is of the full-size model,
-other data and far more steps: signs can be compared, sizes cannot.
+The paper's key-frame PSNR of the same four (arXiv 2506.08862) stands beside ours. It is of the full-size
+model, other data and far more steps: signs can be compared, sizes cannot.
 
-Every variant takes the same number of steps over the same samples in the same order; `full` and `forward_only`
-share their stage 1, which does not differ. The measure is that of `streamsplat-edge eval`: every `gap`-th frame
-of a shot of the eval split and its last one are key frames, every frame is rendered at its real time, a key
-frame as the end of the pair that leads to it; PSNR of uint8 RGB, mean over the frames of a clip, then over
-clips. It is taken from the checkpoint through the training rasterizer, since no bundle renders `forward_only`.
+Every variant takes the same number of steps over the same samples in the same order; `full` and
+`forward_only` share their stage 1, which does not differ. The measure is that of `streamsplat-edge eval`:
+every `gap`-th frame of a shot of the eval split and its last one are key frames, every frame is rendered at
+its real time, a key frame as the end of the pair that leads to it; PSNR of uint8 RGB, mean over the frames of
+a clip, then over clips. It is taken from the checkpoint through the training rasterizer, since no bundle
+renders `forward_only`.
 
     python -m streamsplat_edge.benchmarks.ablations --data CACHE --out DIR [--json FILE]
 
@@ -198,9 +199,8 @@ def _result(
 ) -> dict[str, Any]:  # fmt: skip
     """The scores of a variant: those an earlier call stored, or new ones, which are stored."""
     file = out / f"{variant.name}.json"
-    question = [
-        replace(static, **variant.static).key(), replace(dynamic, **variant.dynamic).key(), cache.fingerprint, gap
-    ]  # fmt: skip
+    recipes = replace(static, **variant.static), replace(dynamic, **variant.dynamic)
+    question = [*(recipe.key() for recipe in recipes), cache.fingerprint, gap]
     if file.exists():
         stored: dict[str, Any] = json.loads(file.read_text())
         if stored["of"] == question:

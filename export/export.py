@@ -105,11 +105,11 @@ def export_bundle(
 def _load(checkpoint: Path) -> StreamSplat:
     """The model of a checkpoint, refused where a stage that it needs is not exported yet."""
     config = read_config(checkpoint)
-    if config.condition != "tokens" or config.depth_input != "zeros":
+    if config.condition == "dino" or config.depth_input != "zeros":
         raise InputError(
             f"{checkpoint} needs the stages of condition {config.condition!r} and depth input "
             f"{config.depth_input!r}, which are not exported yet.",
-            'Train with condition = "tokens" and depth_input = "zeros".',
+            'Train with condition = "tokens" or "conv", and depth_input = "zeros".',
         )
     if not holds_dynamic_half(checkpoint):
         raise InputError(

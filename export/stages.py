@@ -22,18 +22,39 @@ class EncodeStage(nn.Module):
         return self.model(rgbd)
 
 
+class ConditionStage(nn.Module):
+    """rgb [1, 3, H, W] -> condition tokens [1, M, C]."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model.condition_encoder
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        return self.model(rgb)
+
+
 class DeformStage(nn.Module):
-    """tokens, features of both key frames -> motion [2, G, 3], fade [2, G, 2]; 0 is the earlier frame."""
+    """tokens, features and condition (where the model has one) of both key frames -> motion [2, G, 3], fade
+    [2, G, 2]; 0 is the earlier frame."""
 
     def __init__(self, model: StreamSplat) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, tokens_0: Tensor, features_0: Tensor, tokens_1: Tensor, features_1: Tensor
+        self,
+        tokens_0: Tensor,
+        features_0: Tensor,
+        tokens_1: Tensor,
+        features_1: Tensor,
+        condition_0: Tensor | None = None,
+        condition_1: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        condition = None
+        if condition_0 is not None and condition_1 is not None:
+            condition = torch.stack([condition_0, condition_1], dim=1)
         motion, fade = self.model.deform(
-            torch.stack([tokens_0, tokens_1], dim=1), torch.stack([features_0, features_1], dim=1)
+            torch.stack([tokens_0, tokens_1], dim=1), torch.stack([features_0, features_1], dim=1), condition
         )
         return motion[0], fade[0]
 
@@ -66,12 +87,13 @@ def stage_graphs(model: StreamSplat) -> list[StageGraph]:
         (tokens_0, features_0, _), (tokens_1, features_1, _) = (
             model.encode(rgbd[i : i + 1]) for i in range(2)
         )
-    return [
-        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, ("tokens", "features", "gaussians")),
-        StageGraph(
-            "deform",
-            DeformStage(model),
-            {"tokens_0": tokens_0, "features_0": features_0, "tokens_1": tokens_1, "features_1": features_1},
-            ("motion", "fade"),
-        ),
+    pair = {"tokens_0": tokens_0, "features_0": features_0, "tokens_1": tokens_1, "features_1": features_1}
+    stages = [
+        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, ("tokens", "features", "gaussians"))
     ]
+    if config.condition == "conv":
+        condition = ConditionStage(model)
+        stages.insert(0, StageGraph("condition", condition, {"rgb": rgb[:1]}, ("condition",)))
+        with torch.no_grad():
+            pair |= {f"condition_{i}": condition(rgb[i : i + 1]).contiguous() for i in range(2)}
+    return [*stages, StageGraph("deform", DeformStage(model), pair, ("motion", "fade"))]

@@ -45,7 +45,10 @@ def verify_stages(
     failures: list[str] = []
     for stage in stages:
         with torch.no_grad():
-            expected = dict(zip(stage.outputs, stage.module(*stage.inputs.values()), strict=True))
+            computed = stage.module(*stage.inputs.values())
+            expected = dict(
+                zip(stage.outputs, computed if isinstance(computed, tuple) else (computed,), strict=True)
+            )
         variant = bundle.variant(stage.name, engine)
         with create(engine, variant, precision=variant.precision) as runner:
             outputs = {spec.name: np.empty(spec.shape, spec.dtype) for spec in runner.outputs}

@@ -27,7 +27,9 @@ def _add_train(subparsers: Any) -> None:
         "-m streamsplat_edge train ... --device cuda.",
     )
     parser.add_argument(
-        "stage", choices=("static", "dynamic"), help="stage 1 (static: encoder) or stage 2 (dynamic: decoder)"
+        "stage",
+        choices=("static", "motion", "dynamic"),
+        help="static: encoder (stage 1); motion: matching alone; dynamic: decoder (stage 2)",
     )
     parser.add_argument(
         "--config",
@@ -41,6 +43,9 @@ def _add_train(subparsers: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="media cache (default: the recipe's)")
     parser.add_argument("--init", metavar="FILE", help="weights to start from (default: the recipe's)")
+    parser.add_argument(
+        "--init-motion", metavar="FILE", help="weights of stage motion to start from (default: the recipe's)"
+    )
     parser.add_argument(
         "--dino", metavar="PATH", help="DINOv2 weights, file or folder (default: the recipe's)"
     )
@@ -113,6 +118,7 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.config,
         data=arguments.data,
         init=arguments.init,
+        init_motion=arguments.init_motion,
         dino=arguments.dino,
         lpips_weights=arguments.lpips,
         workers=arguments.workers,

@@ -22,6 +22,7 @@ from .config import ModelConfig
 from .data.loader import Batch, Stills
 from .gaussians import render_pair, render_static
 from .losses import masked_mse, ssi_depth
+from .matching import MatchingDecoder
 from .model import StreamSplat
 from .processes import Processes
 from .recipe import Recipe
@@ -248,12 +249,56 @@ def predict_pair(
             with _autocast(recipe, device):
                 condition = setting.dino(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))
     with _autocast(recipe, device):
+        if model.config.condition == "conv":  # trained, so outside of no_grad
+            condition = model.condition(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))
         motion, fade = model.deform(tokens, features, condition)
     if not recipe.bidirectional:
         shown = gaussians.new_ones(2, 1, 9)
         shown[1, :, 8] = 0.0
         gaussians = gaussians * shown
     return gaussians, motion, fade
+
+
+def flow_objective(
+    model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator,
+    setting: Setting | None = None, step: int = 0,
+) -> tuple[Tensor, Parts]:  # fmt: skip
+    """Stage "motion": distance of the matched flow to the known one, at every resolution of the matching.
+
+        loss = sum over levels l of 2^-(L - l) mean sqrt(|flow_l - flow|^2 + 0.01)      (pixels of the frame)
+
+    Arguments as of `static_objective`. Parts: "flow_px" is the mean distance in pixels at the finest level,
+    "still_px" that of no motion at all.
+    """
+    setting = setting or Setting()
+    assert isinstance(model.decoder, MatchingDecoder)
+    count = batch.frames.shape[0]
+    rgb = (batch.frames[:, [0, -1]].flatten(0, 1).float() / 255.0).contiguous(
+        memory_format=torch.channels_last
+    )
+    with _autocast(recipe, rgb.device):
+        flows, _ = model.decoder.flows(model.condition(rgb).unflatten(0, (count, 2)))
+    target = torch.stack([batch.flow_fwd, batch.flow_bwd], 1).flatten(0, 1).float()
+    known = batch.flow_valid.flatten(0, 1)[:, None].float()
+    loss = target.new_zeros(())
+    parts = {}
+    for level, flow in enumerate(reversed(flows)):
+        rows, cols = flow.shape[-2:]
+        # Means over the known pixels of a place only: a place that is mostly unknown is left out.
+        share = F.adaptive_avg_pool2d(known, (rows, cols))
+        truth = F.adaptive_avg_pool2d(target * known, (rows, cols)) / share.clamp(min=1e-3)
+        weight = (share > 0.5).float()[:, 0]
+        pixels = flow.flatten(0, 1).float() * (model.config.width / cols)
+        square = (pixels - truth).square().sum(1)
+
+        def mean(error: Tensor, weight: Tensor = weight) -> Tensor:
+            return setting.processes.balance(_weighted_mean(error, weight), weight.sum())
+
+        loss = loss + 0.5**level * mean((square + 0.01).sqrt())
+        if level == 0:
+            parts["flow_px"] = mean(square.detach().sqrt())
+            parts["still_px"] = mean(truth.square().sum(1).sqrt())
+    return loss, parts
 
 
 def dynamic_objective(
@@ -338,6 +383,7 @@ def _pick_times(length: int, renders: int, generator: torch.Generator) -> Tensor
 
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Parts]]] = {
     "static": static_objective,
+    "motion": flow_objective,
     "dynamic": dynamic_objective,
 }
 
@@ -357,9 +403,12 @@ class Objective(nn.Module):
         recipe, processes = self.recipe, self.setting.processes
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         torch.manual_seed(recipe.seed * 7919 + step)
-        if recipe.stage == "static" and recipe.probabilistic and processes.index:
-            # Positions are sampled from the global generator, [B, G, 3] at once: pass over what the processes
-            # before this one draw. (On CUDA numbers do not run on like this, but they differ all the same.)
-            before = processes.rows(recipe.batch).start
+        samples = {"static": recipe.probabilistic, "dynamic": recipe.sampled_motion}.get(recipe.stage, False)
+        if samples and processes.index:
+            # What is sampled is drawn from the global generator, three numbers per Gaussian, at once: pass
+            # over what the processes before this one draw. (On CUDA numbers do not run on like this, but they
+            # differ all the same.)
+            frames = 1 if recipe.stage == "static" else 2
+            before = processes.rows(recipe.batch).start * frames
             torch.rand(before, self.model.config.gaussians, 3, device=processes.device)
         return OBJECTIVES[recipe.stage](self.model, batch, recipe, generator, self.setting, step)

@@ -22,7 +22,7 @@ else:
 FREE_FIELDS = frozenset(
     {
         "threads", "workers", "save_every", "tensorboard", "image_every",
-        "data", "init", "lpips_weights", "dino",
+        "data", "init", "init_motion", "lpips_weights", "dino",
     }
 )  # fmt: skip
 
@@ -42,10 +42,12 @@ class Recipe:
     """Hyper-parameters of one stage; InputError for a value that cannot be used.
 
     Attributes:
-        stage: "static" (encoder, one frame) or "dynamic" (decoder, pairs; encoder frozen).
+        stage: "static" (encoder, one frame), "motion" (the matching decoder alone, pairs with known flow) or
+            "dynamic" (decoder, pairs; encoder frozen).
         preset, model: the preset's name and fields of it to replace.
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
-        init: checkpoint whose weights start the run (stage 2: the one stage 1 wrote).
+        init: checkpoint whose weights start the run (stage "dynamic": the one stage "static" wrote).
+        init_motion: weights that stage "motion" wrote, for stage "dynamic" of a model that matches.
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
             far fewer steps).
@@ -61,6 +63,8 @@ class Recipe:
         renders: supervised times per pair, one of them an end; 0 = every frame (stage "dynamic").
         bidirectional: move and render the Gaussians of both frames; False leaves only those of the earlier
             one, for the paper's ablation (stage "dynamic").
+        sampled_motion: sample motion in stage "dynamic" as positions are in stage "static"; not published as
+            such, though its head (`xyz_dynamic_scale`) is.
         depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
         ssi_depth_weight, lpips_weight: weights of the published depth and perceptual terms (`losses.py`,
             `perceptual.py`); they count from the fraction `ssi_depth_start`, `lpips_start` of the run on.
@@ -75,13 +79,14 @@ class Recipe:
         threads: of torch and the rasterizer; 0 = as many as torch takes.
     """
 
-    stage: Literal["static", "dynamic"]
+    stage: Literal["static", "motion", "dynamic"]
     preset: str
     data: str
     steps: int
     batch: int
     seed: int = 0
     init: str = ""
+    init_motion: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 5e-4
@@ -106,6 +111,7 @@ class Recipe:
     lpips_weights: str = ""
     dino: str = ""
     bidirectional: bool = True
+    sampled_motion: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     nonfinite_gradients: Literal["skip", "replace"] = "skip"
     save_every: int = 250
@@ -117,8 +123,8 @@ class Recipe:
     def __post_init__(self) -> None:
         try:
             check_types(self)
-            self._check_ranges()
             preset(self.preset, **self.model)
+            self._check_ranges()
         except ValueError as error:
             raise InputError(f"{error}.", "Correct the recipe.") from None
 
@@ -140,6 +146,10 @@ class Recipe:
             raise ValueError("field 'init' is missing: stage 'dynamic' starts from weights of stage 'static'")
         if self.lpips_weight and not self.lpips_weights:
             raise ValueError("field 'lpips_weights' is missing: the file that 'lpips_weight' needs")
+        if self.init_motion and self.stage != "dynamic":
+            raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
+        if self.stage == "motion" and self.config.decoder != "matching":
+            raise ValueError(f"stage 'motion' trains decoder 'matching', which {self.preset!r} does not have")
 
     @property
     def config(self) -> ModelConfig:

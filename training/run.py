@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from .checkpoint import holds_dynamic_half, load_static_weights, load_weights
+from .checkpoint import holds_dynamic_half, load_motion_weights, load_static_weights, load_weights
 from .data.cache import Cache
 from .data.loader import Batch, Mixer, StepDataset, Stills
 from .initialise import initialise, warm_start
@@ -53,10 +53,15 @@ class Run:
         self._rows = setting.processes.rows(recipe.batch)
         torch.manual_seed(recipe.seed)
         self.model = StreamSplat(
-            recipe.config, probabilistic=recipe.probabilistic and recipe.stage == "static"
+            recipe.config,
+            probabilistic=recipe.probabilistic and recipe.stage == "static",
+            sampled_motion=recipe.sampled_motion and recipe.stage == "dynamic",
         )
+        # The layout that convolutions are fastest in on a CPU.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mixer = Mixer(cache, synthetic_fraction=recipe.synthetic, seed=recipe.seed)
-        self.mixer.check_frames(1 if recipe.stage == "static" else recipe.frames)
+        self._frames = {"static": 1, "motion": 2, "dynamic": recipe.frames}[recipe.stage]
+        self.mixer.check_frames(self._frames)
         self.step = 0
         self.skipped = 0
         self._bad = 0  # steps in a row that were skipped
@@ -88,10 +93,10 @@ class Run:
         self.model.train()
         if recipe.stage == "dynamic":
             self.model.gs_predictor.eval()
-        # Last: only now are the trained parameters known, and on their device. Stage 2 does not read the head
-        # of sampled motion unless it samples.
+        # Last: only now are the trained parameters known, and on their device. Stage 1 reads all of them,
+        # stage 2 not its head of sampled motion unless it samples.
         self._objective = self.setting.processes.wrap(
-            Objective(self.model, recipe, self.setting), some_unread=recipe.stage == "dynamic"
+            Objective(self.model, recipe, self.setting), some_unread=recipe.stage != "static"
         )
 
     def _start(self, progress: bool) -> None:
@@ -100,6 +105,8 @@ class Run:
         if self.recipe.init:
             init = Path(self.recipe.init)
             (load_weights if holds_dynamic_half(init) else load_static_weights)(self.model, init)
+            if self.recipe.init_motion:
+                load_motion_weights(self.model, Path(self.recipe.init_motion))
         elif self.recipe.warm_start:
             error = warm_start(self.model, self.mixer, self.recipe.warm_start, _WARM_START_BATCH, progress)
             if progress:
@@ -145,7 +152,7 @@ class Run:
         def make(step: int) -> Batch | Stills:
             if recipe.stage == "static":
                 return mixer.batch_stills(step, len(rows), rows.start)
-            return mixer.batch(step, len(rows), recipe.frames, rows.start)
+            return mixer.batch(step, len(rows), self._frames, rows.start)
 
         return DataLoader(
             StepDataset(make, self.step, recipe.steps),

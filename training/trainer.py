@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from .checkpoint import save_weights
+from .checkpoint import Part, save_weights
 from .data.cache import Cache
 from .interrupts import Interrupts
 from .objectives import Setting
@@ -26,6 +26,7 @@ from .runfolder import RunFolder
 if TYPE_CHECKING:
     from .monitor import Monitor
 
+_SAVED: dict[str, Part] = {"static": "static", "motion": "motion", "dynamic": "all"}
 # Of several processes: Ctrl-C reaches each of them, and then once more from their launcher.
 _ECHO_SECONDS = 5.0
 
@@ -98,7 +99,7 @@ def train(
         weights = out / RunFolder.WEIGHTS
         if processes.main:
             metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
-            save_weights(run.model, weights, metadata, static_only=recipe.stage == "static")
+            save_weights(run.model, weights, metadata, _SAVED[recipe.stage])
     return Outcome(weights, run.step, recipe.steps, run.skipped)
 
 
@@ -160,7 +161,7 @@ def _loop(
                 folder.log({"step": run.step, **row, "s": time.monotonic() - begin})
             if monitor:
                 monitor.scalars(run.step, row)
-                if run.step % recipe.image_every == 0:
+                if run.step % recipe.image_every == 0 and recipe.stage != "motion":  # which renders nothing
                     monitor.images(run.step, run.preview(batch))
             bar.update(1)
             bar.set_postfix({k: f"{v:.4g}" for k, v in row.items()}, refresh=False)

@@ -1,4 +1,4 @@
-"""The ablations on a budget of a step or two: what is trained, what is shared, what is resumed, what is said."""
+"""The ablations on a budget of a step or two: what is trained, shared, resumed, measured and said."""
 
 from __future__ import annotations
 

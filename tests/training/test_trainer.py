@@ -32,7 +32,10 @@ from streamsplat_edge.training.model import StreamSplat
 from streamsplat_edge.training.recipe import Recipe
 from streamsplat_edge.training.trainer import Outcome, train
 
-DINO = {**MODEL, "condition": "dino", "condition_dim": 8, "condition_len": 15}
+DINO = {
+    **MODEL, "decoder": "attention", "condition": "dino", "condition_dim": 8, "condition_len": 15,
+    "colour": "absolute", "depth_levels": 0,
+}  # fmt: skip
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -241,9 +244,7 @@ def test_depth_reaches_a_model_that_takes_it(recipe: Recipe, unbroken: Path, tmp
     assert train(second, tmp_path / "dynamic", progress=False).step == 2
 
 
-def test_dino_is_used_and_not_saved(
-    recipe: Recipe, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dino_is_used_and_not_saved(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Colours(torch.nn.Module):
         """Stands in for DINOv2: 3x5 patches, each described by eight numbers."""
 
@@ -258,11 +259,12 @@ def test_dino_is_used_and_not_saved(
     seen: list[torch.Tensor] = []
     asked: list[Path] = []
     monkeypatch.setattr(condition, "load_dino", lambda path: asked.append(path) or Colours())
+    first = train(replace(recipe, model=DINO, steps=1), tmp_path / "first", progress=False).weights
+    assert not asked, "stage 1 does not look at the condition"
     second = replace(
-        recipe, stage="dynamic", steps=2, init=str(unbroken / "model.safetensors"), model=DINO,
-        dino="dino.pth", frames=4,
+        recipe, stage="dynamic", steps=2, init=str(first), model=DINO, dino="dino.pth", frames=4
     )  # fmt: skip
-    weights = train(second, tmp_path, progress=False).weights
+    weights = train(second, tmp_path / "second", progress=False).weights
     assert asked == [Path("dino.pth")]
     assert [tuple(rgb.shape) for rgb in seen] == [(2 * recipe.batch, 3, HEIGHT, WIDTH)] * 2
     assert seen[0].min() >= 0 and 0.5 < seen[0].max() <= 1
