@@ -137,6 +137,8 @@ def _train(arguments: argparse.Namespace) -> int:
         max_seconds=seconds,
         progress=not arguments.quiet,
     )
+    if not outcome.main:
+        return 0
     if outcome.skipped:
         print(f"{outcome.skipped} steps changed nothing: not finite (see log.jsonl)", file=sys.stderr)
     if outcome.step < outcome.steps:

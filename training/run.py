@@ -179,6 +179,7 @@ class Run:
         Raises:
             InputError: too many steps in a row were skipped.
         """
+        batch = _on(batch, self.setting.processes.device)
         if self.setting.processes.any(not _is_finite(batch)):
             row = {"loss": math.nan, "skipped": 1, "bad_data": 1}
         else:
@@ -205,7 +206,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * lr_factor(self.step, recipe)
-        loss, parts = self._objective(_on(batch, processes.device), self.step)
+        loss, parts = self._objective(batch, self.step)
         scaler.scale(loss).backward()
         for optimizer in self._optimizers:
             scaler.unscale_(optimizer)

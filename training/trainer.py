@@ -39,12 +39,14 @@ class Outcome:
         weights: the file.
         step, steps: steps done so far, steps of the recipe.
         skipped: steps so far that changed nothing because data, loss or gradients were not finite.
+        main: whether this process is the one that logs, saves and reports.
     """
 
     weights: Path
     step: int
     steps: int
     skipped: int = 0
+    main: bool = True
 
 
 def train(
@@ -100,7 +102,7 @@ def train(
         if processes.main:
             metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
             save_weights(run.model, weights, metadata, _SAVED[recipe.stage])
-    return Outcome(weights, run.step, recipe.steps, run.skipped)
+    return Outcome(weights, run.step, recipe.steps, run.skipped, processes.main)
 
 
 def _check_trainable(recipe: Recipe, cache: Cache) -> None:
