@@ -107,8 +107,15 @@ def test_pair_at_its_ends_is_the_frame_at_rest_when_the_other_has_faded() -> Non
 
 @pytest.fixture(scope="module")
 def batches(cache: Cache) -> tuple[Stills, Batch]:
+    """With depth of all samples but one, and masks."""
     mixer = Mixer(cache, 0.5, seed=1)
-    return mixer.batch_stills(0, 4), mixer.batch(0, 3, 4)
+    stills, pairs = mixer.batch_stills(0, 4), mixer.batch(0, 3, 4)
+    generator = torch.Generator().manual_seed(0)
+    for batch in (stills, pairs):
+        batch.inv_depth = torch.rand(batch.inv_depth.shape, generator=generator).half()
+        batch.depth_valid = torch.arange(len(batch.depth_valid)) != 1
+    pairs.mask[:, :, 10:20, 30:50] = True
+    return stills, pairs
 
 
 class _Lpips(torch.nn.Module):
