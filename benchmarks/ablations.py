@@ -239,7 +239,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     progress = not arguments.quiet
     try:
         for variant in VARIANTS:
-            entry = {"title": variant.title, "paper_key": variant.paper, "changes": asdict(variant)}
+            entry: dict[str, Any] = {
+                "title": variant.title,
+                "paper_key": variant.paper,
+                "changes": asdict(variant),
+            }
             entry["changes"] = {stage: entry["changes"][stage] for stage in ("static", "dynamic")}
             report["variants"][variant.name] = entry
             entry.update(_result(variant, static, dynamic, cache, gap, arguments.out, deadline, progress))

@@ -79,8 +79,9 @@ def preview(model: StreamSplat, batch: Batch | Stills, recipe: Recipe, setting: 
             target, render = _stills(model, batch, recipe)
         else:
             target, render = _between(model, batch, recipe, setting)
+    render = render.clamp(0.0, 1.0)
     error = (_ERROR_GAIN * (render - target).abs()).clamp(max=1.0)
-    return torch.cat([target, render.clamp(0.0, 1.0), error], dim=2).flatten(0, 1).permute(2, 0, 1)
+    return torch.cat([target, render, error], dim=2).flatten(0, 1).permute(2, 0, 1)
 
 
 @contextmanager

@@ -237,5 +237,5 @@ def _is_finite(batch: Batch | Stills) -> bool:
     return all(bool(t.isfinite().all()) for _, t in _tensors(batch) if t.is_floating_point())
 
 
-def _on(batch: Batch | Stills, device: torch.device) -> Batch | Stills:
+def _on(batch: Any, device: torch.device) -> Any:
     return replace(batch, **{name: value.to(device, non_blocking=True) for name, value in _tensors(batch)})

@@ -132,7 +132,7 @@ def test_mistakes_are_named(tmp_path: Path, line: str, message: str) -> None:
     [
         ('stage = "static"\n', "missing: preset, data, steps, batch"),
         (GOOD.replace('"tiny"', '"tinny"'), r"unknown preset 'tinny' \(did you mean 'tiny'\?\)"),
-        (GOOD.replace('"static"', '"first"'), "field 'stage' must be 'static' or 'dynamic'"),
+        (GOOD.replace('"static"', '"first"'), "field 'stage' must be 'static' or 'motion' or 'dynamic'"),
         (GOOD.replace('"static"', '"dynamic"'), "field 'init' is missing"),
         ("stage = ", "not valid TOML"),
     ],
