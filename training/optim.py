@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from ..runtime.errors import InputError
 from .model import StreamSplat
 from .recipe import Recipe
 
@@ -26,8 +27,7 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
 
     Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual branches:
     embeddings, the patch convolution, the projections of the shuffles, of the condition and of the static
-    features, the heads, norms and biases stay with AdamW, which has it all where a stage has no such matrix
-    (stage 2 of decoder "matching"). What the stage does not train is frozen.
+    features, the heads, norms and biases stay with AdamW. What the stage does not train is frozen.
     """
     trained = model.parameters_of(recipe.stage)
     for p in model.parameters():
@@ -45,13 +45,14 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
     }
     matrices = [p for p in trained if id(p) in hidden]
     rest = [p for p in trained if id(p) not in hidden]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0)
-    ]
-    if matrices:
-        muon = torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
-        optimizers.insert(0, muon)
-    return optimizers
+    adamw = torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0)
+    if not matrices:
+        raise InputError(
+            f"Stage {recipe.stage!r} of this model has no hidden matrices for optimizer 'muon'.",
+            'Set optimizer = "adamw".',
+        )
+    muon = torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
+    return [muon, adamw]
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:

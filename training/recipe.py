@@ -65,6 +65,8 @@ class Recipe:
             one, for the paper's ablation (stage "dynamic").
         sampled_motion: sample motion in stage "dynamic" as positions are in stage "static"; not published as
             such, though its head (`xyz_dynamic_scale`) is.
+        loss: "mse" (published) or "psnr": the mean over renders of ln(MSE + 1e-5) in its place, by which
+            pictures count alike whether they are easy or hard.
         depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
         ssi_depth_weight, lpips_weight: weights of the published depth and perceptual terms (`losses.py`,
             `perceptual.py`); they count from the fraction `ssi_depth_start`, `lpips_start` of the run on.
@@ -101,6 +103,7 @@ class Recipe:
     warm_start: int = 0
     frames: int = 5
     renders: int = 3
+    loss: Literal["mse", "psnr"] = "mse"
     depth_weight: float = 0.1
     motion_weight: float = 0.0
     mask_weight: float = 0.0
@@ -146,6 +149,10 @@ class Recipe:
             raise ValueError("field 'init' is missing: stage 'dynamic' starts from weights of stage 'static'")
         if self.lpips_weight and not self.lpips_weights:
             raise ValueError("field 'lpips_weights' is missing: the file that 'lpips_weight' needs")
+        if self.warm_start and self.config.colour != "absolute":
+            raise ValueError(
+                "field 'warm_start' fits colour 'absolute'; colour 'residual' starts right without"
+            )
         if self.init_motion and self.stage != "dynamic":
             raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
         if self.stage == "motion" and self.config.decoder != "matching":

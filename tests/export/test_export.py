@@ -84,7 +84,7 @@ def test_command_line_reports_every_output(exported: Exported) -> None:
     assert report["bundle"] == "small.bundle"
     assert {(c["stage"], c["output"]) for c in report["comparisons"]} == {
         ("encode", "tokens"), ("encode", "features"), ("encode", "gaussians"),
-        ("deform", "motion"), ("deform", "fade"),
+        ("deform", "motion"), ("deform", "fade"), ("condition", "condition"),
     }  # fmt: skip
     assert all(c["relative_l2"] < 1e-5 for c in report["comparisons"])
     assert "verify" in stderr, "progress"
@@ -119,8 +119,9 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
     from streamsplat_edge.training.objectives import to_rgbd
 
     with torch.no_grad():
-        tokens, features, gaussians = model.encode(to_rgbd(torch.from_numpy(frames).permute(0, 3, 1, 2)))
-        motion, fade = model.deform(tokens[None], features[None])
+        rgbd = to_rgbd(torch.from_numpy(frames).permute(0, 3, 1, 2))
+        tokens, features, gaussians = model.encode(rgbd)
+        motion, fade = model.deform(tokens[None], features[None], model.condition(rgbd[:, :3])[None])
         expected, _, _ = render_pair(
             gaussians[None],
             motion,
@@ -130,7 +131,7 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
             (32, 64),
             "published",
         )
-    difference = np.abs(rgb.astype(float) - expected[0, 0].numpy() * 255)
+    difference = np.abs(rgb.astype(float) - expected[0, 0].clamp(0, 1).numpy() * 255)
     assert np.quantile(difference, 0.999) <= 0.51
 
 
@@ -145,7 +146,7 @@ def test_existing_bundle_is_only_replaced_by_force(
     assert (out / "bundle.json").read_bytes() == before
     second, comparisons = export_bundle(checkpoint, out, name="second", force=True)
     assert (first.name, second.name, Bundle.load(out).name) == ("first", "second", "second")
-    assert len(comparisons) == 5
+    assert len(comparisons) == 6
 
 
 def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None) -> None:
@@ -163,7 +164,7 @@ def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None
 def test_nan_on_either_side_fails(bundle: Bundle, checkpoint: Path) -> None:
     model = StreamSplat(CONFIG)
     load_weights(model, checkpoint)
-    encode, deform = stage_graphs(model)
+    _condition, encode, deform = stage_graphs(model)
     assert {c.stage for c in verify_stages(bundle, [encode, deform])} == {"encode", "deform"}
     poisoned = {k: torch.full_like(v, float("nan")) for k, v in encode.inputs.items()}
     with pytest.raises(ExportError, match=r"tokens holds NaN or infinity in PyTorch and onnxruntime"):
@@ -187,9 +188,12 @@ def test_checkpoints_of_no_use_are_refused(checkpoint: Path, tmp_path: Path) -> 
     save_file(StreamSplat(CONFIG).state_dict(), str(nameless))
     refuses(nameless, "does not say which model")
     first = tmp_path / "stage1.safetensors"
-    save_weights(StreamSplat(CONFIG), first, {}, static_only=True)
+    save_weights(StreamSplat(CONFIG), first, {}, "static")
     refuses(first, "holds stage 1 only")
-    for change in ({"depth_input": "stage"}, {"condition": "dino", "condition_dim": 8, "condition_len": 4}):
+    for change in (
+        {"depth_input": "stage"},
+        {"condition": "dino", "condition_dim": 8, "condition_len": 4, "decoder": "attention"},
+    ):
         other = tmp_path / "other.safetensors"
         save_weights(StreamSplat(replace(CONFIG, **change)), other, {})
         refuses(other, "not exported yet")

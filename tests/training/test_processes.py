@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_another_number_of_processes(static: Recipe, alone: P
 
 def test_dynamic_stage_follows_the_curve_of_one(static: Recipe, alone: Path, tmp_path: Path) -> None:
     second = replace(
-        static, stage="dynamic", init=str(alone / "model.safetensors"), frames=4, renders=0,
+        static, stage="dynamic", optimizer="adamw", init=str(alone / "model.safetensors"), frames=4, renders=0,
         motion_weight=0.1, mask_weight=1.0, sampled_motion=True,
     )  # fmt: skip
     train(second, tmp_path / "one", progress=False)
@@ -130,7 +130,7 @@ def test_dynamic_stage_follows_the_curve_of_one(static: Recipe, alone: Path, tmp
 
 
 def test_motion_stage_follows_the_curve_of_one(static: Recipe, tmp_path: Path) -> None:
-    motion = replace(static, stage="motion", steps=2)
+    motion = replace(static, stage="motion", optimizer="adamw", steps=2)
     train(motion, tmp_path / "one", progress=False)
     in_processes(lambda: train(motion, tmp_path / "two", progress=False))
     check_same_curve(tmp_path / "two", tmp_path / "one")

@@ -220,8 +220,8 @@ def test_warm_start_runs_once_and_is_said_on_stderr(
 def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
     first = unbroken / "model.safetensors"
     second = replace(
-        recipe, stage="dynamic", steps=3, init=str(first), frames=4, renders=2, motion_weight=0.02,
-        mask_weight=1.0,
+        recipe, stage="dynamic", steps=3, optimizer="adamw", warm_start=0, init=str(first), frames=4,
+        renders=2, motion_weight=0.02, mask_weight=1.0,
     )  # fmt: skip
     weights = train(second, tmp_path, progress=False).weights
     assert not holds_dynamic_half(first)
@@ -245,7 +245,9 @@ def test_depth_reaches_a_model_that_takes_it(recipe: Recipe, tmp_path: Path) -> 
         load_file(str(f / "model.safetensors"))[kernel][:, 3] for f in (tmp_path / "zeros", weights.parent)
     )
     assert not torch.equal(start, end), "the depth channel has learnt"
-    second = replace(with_depth, stage="dynamic", init=str(weights), frames=4, renders=2)
+    second = replace(
+        with_depth, stage="dynamic", optimizer="adamw", warm_start=0, init=str(weights), frames=4
+    )
     assert train(second, tmp_path / "dynamic", progress=False).step == 2
 
 
@@ -320,7 +322,7 @@ def test_folder_that_cannot_be_made_is_refused(recipe: Recipe, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {**MODEL, "height": HEIGHT + 16}}, "holds frames of 80x48, the model takes 80x64"),
+        ({"model": {**PLAIN, "height": HEIGHT + 16}}, "holds frames of 80x48, the model takes 80x64"),
         (
             {"stage": "dynamic", "init": "x", "model": DINO},
             'condition "dino", and no DINOv2 weights were named',
