@@ -121,8 +121,8 @@ def test_a_run_goes_on_with_another_number_of_processes(static: Recipe, alone: P
 
 def test_dynamic_stage_follows_the_curve_of_one(static: Recipe, alone: Path, tmp_path: Path) -> None:
     second = replace(
-        static, stage="dynamic", optimizer="adamw", init=str(alone / "model.safetensors"), frames=4, renders=0,
-        motion_weight=0.1, mask_weight=1.0, sampled_motion=True,
+        static, stage="dynamic", optimizer="adamw", init=str(alone / "model.safetensors"),
+        frames=4, renders=0, motion_weight=0.1, mask_weight=1.0, sampled_motion=True,
     )  # fmt: skip
     train(second, tmp_path / "one", progress=False)
     in_processes(lambda: train(second, tmp_path / "two", progress=False))
