@@ -23,7 +23,8 @@ def _add_train(subparsers: Any) -> None:
         "train",
         help="train a stage (needs the extra [train])",
         description="Trains one stage from a recipe. A run that was stopped is resumed by the same command.",
-        epilog="Ctrl-C saves the run after the step at hand.",
+        epilog="Ctrl-C saves the run after the step at hand. Several GPUs: accelerate launch --multi_gpu "
+        "-m streamsplat_edge train ... --device cuda.",
     )
     parser.add_argument(
         "stage",
@@ -46,6 +47,22 @@ def _add_train(subparsers: Any) -> None:
         "--init-motion", metavar="FILE", help="weights of stage motion to start from (default: the recipe's)"
     )
     parser.add_argument(
+        "--dino", metavar="PATH", help="DINOv2 weights, file or folder (default: the recipe's)"
+    )
+    parser.add_argument("--lpips", metavar="FILE", help="LPIPS weights (default: the recipe's)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes that make batches (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        default=None,  # not False, which would overrule the recipe
+        help="log numbers and pictures to DIR/tensorboard",
+    )
+    parser.add_argument(
         "--max-minutes", type=_minutes, metavar="M", help="stop after this long; run again to resume"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -63,7 +80,7 @@ def _add_eval(subparsers: Any) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder")
     parser.add_argument("--data", metavar="DIR", required=True, help="media cache with an eval split")
     parser.add_argument(
-        "--gap", type=_gap, metavar="N", help="source frames per pair (default: what the bundle says)"
+        "--gap", type=_positive, metavar="N", help="source frames per pair (default: what the bundle says)"
     )
     parser.add_argument(
         "--paper",
@@ -98,7 +115,7 @@ def _minutes(text: str) -> float:
     return value
 
 
-def _gap(text: str) -> int:
+def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
@@ -112,7 +129,14 @@ def _train(arguments: argparse.Namespace) -> int:
     from .trainer import train
 
     recipe = load_recipe(
-        arguments.config, data=arguments.data, init=arguments.init, init_motion=arguments.init_motion
+        arguments.config,
+        data=arguments.data,
+        init=arguments.init,
+        init_motion=arguments.init_motion,
+        dino=arguments.dino,
+        lpips_weights=arguments.lpips,
+        workers=arguments.workers,
+        tensorboard=arguments.tensorboard,
     )
     if recipe.stage != arguments.stage:
         raise InputError(
@@ -120,7 +144,17 @@ def _train(arguments: argparse.Namespace) -> int:
             f"Run `streamsplat-edge train {recipe.stage} --config {arguments.config}`.",
         )
     seconds = None if arguments.max_minutes is None else 60 * arguments.max_minutes
-    outcome = train(recipe, arguments.out, max_seconds=seconds, progress=not arguments.quiet)
+    outcome = train(
+        recipe,
+        arguments.out,
+        device=arguments.device,
+        max_seconds=seconds,
+        progress=not arguments.quiet,
+    )
+    if not outcome.main:
+        return 0
+    if outcome.skipped:
+        print(f"{outcome.skipped} steps changed nothing: not finite (see log.jsonl)", file=sys.stderr)
     if outcome.step < outcome.steps:
         print(
             f"stopped after step {outcome.step} of {outcome.steps}; the same command goes on", file=sys.stderr

@@ -56,7 +56,12 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:
-    """Factor of the learning rate in `step` (from 0): linear warm-up, then cosine down to `final_lr`."""
+    """Factor of the learning rate in `step` (from 0): linear warm-up, then cosine down to `final_lr`.
+
+    Steps are those of the optimiser, however many processes share a batch. The published schedule is advanced
+    through `accelerate`, once per process in every optimiser step, so that its 50,000 steps of warm-up on 8
+    GPUs are 6,250 here; and its warm-up starts from 1e-10 where this one starts one step up.
+    """
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     progress = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
