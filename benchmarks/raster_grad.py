@@ -138,8 +138,14 @@ def measure(case: tuple[int, int, int, int, float], device: str, seconds: float)
         if len(forward) >= 10 and time.perf_counter() >= end:
             break
     peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
-    times = [float(v) for t in (forward, backward) for v in (min(t), *np.percentile(t, (50, 90)))]
-    return Result(batch, count, height, width, sigma, pairs, len(forward), *times, peak)
+
+    def summary(times: list[float]) -> tuple[float, float, float]:
+        p50, p90 = (float(v) for v in np.percentile(times, (50, 90)))
+        return min(times), p50, p90
+
+    f_min, f_p50, f_p90 = summary(forward)
+    b_min, b_p50, b_p90 = summary(backward)
+    return Result(*case, pairs, len(forward), f_min, f_p50, f_p90, b_min, b_p50, b_p90, peak)
 
 
 def machine(device: str) -> dict[str, Any]:
