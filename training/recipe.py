@@ -56,6 +56,7 @@ class Recipe:
         warmup: steps of linear warm-up; final_lr: fraction of the learning rate at the end of the cosine.
         synthetic: fraction of sequences from the synthetic generator (stage "dynamic"; the mix of single
             frames is fixed, see `data.loader.Mixer.batch_stills`).
+        augmentation: "light" (flips, zooms and tints of real clips) or "published" (REFERENCE.md section 6).
         probabilistic: sample positions in stage 1 (paper: probabilistic position sampling).
         warm_start: steps of the linear warm start of weights that start from nothing, so not with `init`
             (see `initialise.warm_start`).
@@ -99,6 +100,7 @@ class Recipe:
     final_lr: float = 0.1
     clip: float = 1.0
     synthetic: float = 0.3
+    augmentation: Literal["light", "published"] = "light"
     probabilistic: bool = True
     warm_start: int = 0
     frames: int = 5

@@ -59,7 +59,7 @@ class Run:
         )
         # The layout that convolutions are fastest in on a CPU.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mixer = Mixer(cache, synthetic_fraction=recipe.synthetic, seed=recipe.seed)
+        self.mixer = Mixer(cache, recipe.synthetic, recipe.seed, recipe.augmentation)
         self._frames = {"static": 1, "motion": 2, "dynamic": recipe.frames}[recipe.stage]
         self.mixer.check_frames(self._frames)
         self.step = 0

@@ -48,8 +48,8 @@ class StaticHeads(nn.Module):
 
     so that detail need not pass through the tokens; the filter undoes the blur of the rasterizer, whose
     low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`, y is the
-    mean of the token it comes from, rounded, so that nearly equal depths are equal and Gaussians of a level are
-    drawn in the order of the grid in every frame.
+    mean of the token it comes from, rounded, so that nearly equal depths are equal and Gaussians of a level
+    are drawn in the order of the grid in every frame.
 
     With `probabilistic` (paper: probabilistic position sampling) the offset inside the cell is drawn from a
     truncated normal during training, whose mean is 0.999 tanh(.) and whose log-scale is a head of its own; in
