@@ -105,7 +105,7 @@ class StaticHeads(nn.Module):
         return colour.flatten(2).transpose(1, 2) + 0.25 * torch.tanh(raw)
 
     def _levels(self, xyz: Tensor) -> Tensor:
-        """y averaged over each token's Gaussians and rounded; the gradient passes as if it were not rounded."""
+        """y averaged over each token's Gaussians and rounded; the gradient passes as if it were not."""
         x, y, z = xyz.unbind(-1)
         span = self.token_cells
         tokens = F.avg_pool2d(y.reshape(-1, 1, *self.grid), span)
