@@ -44,8 +44,9 @@ from ..training.data.cache import Cache
 from ..training.data.loader import EvalShot, eval_clips
 from ..training.gaussians import render_pair
 from ..training.model import StreamSplat
-from ..training.objectives import Setting, predict_pair, psnr
+from ..training.objectives import predict_pair, psnr
 from ..training.recipe import Recipe, load_recipe
+from ..training.setting import Setting
 
 _CONFIGS = Path(trainer.__file__).parent / "configs"
 _GREY = 0.5  # behind the Gaussians, as in the runtime

@@ -37,7 +37,7 @@ def runtime_config(config: TrainingConfig) -> ModelConfig:
         grid=config.grid,
         token_dim=config.dim,
         feature_dim=config.feature_dim,
-        depth_input=config.depth_input,
+        depth_input="zeros" if config.depth_input == "zeros" else "stage",
         depth_mapping=config.depth_mapping,
         key_frame_gap=config.key_frame_gap,
     )
@@ -105,11 +105,11 @@ def export_bundle(
 def _load(checkpoint: Path) -> StreamSplat:
     """The model of a checkpoint, refused where a stage that it needs is not exported yet."""
     config = read_config(checkpoint)
-    if config.condition == "dino" or config.depth_input != "zeros":
+    if config.condition == "dino" or config.depth_input == "stage":
         raise InputError(
             f"{checkpoint} needs the stages of condition {config.condition!r} and depth input "
             f"{config.depth_input!r}, which are not exported yet.",
-            'Train with condition = "tokens" or "conv", and depth_input = "zeros".',
+            'Train with condition = "tokens" or "conv", and depth_input = "zeros" or "conv".',
         )
     if not holds_dynamic_half(checkpoint):
         raise InputError(

@@ -8,7 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from ..training.config import ModelConfig
+from ..training.conv_depth import normalised
 from ..training.model import StreamSplat
+
+
+class ConvDepthStage(nn.Module):
+    """rgb [1, 3, H, W] -> depth [1, 1, H, W], relative inverse depth, of a model with its own network."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model.depth_encoder
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        depth: Tensor = self.model(rgb)
+        return depth.float()
 
 
 class EncodeStage(nn.Module):
@@ -82,18 +95,26 @@ def stage_graphs(model: StreamSplat) -> list[StageGraph]:
     rgb = nn.functional.interpolate(
         coarse, (config.height, config.width), mode="bilinear", align_corners=False
     )
-    rgbd = torch.cat([rgb, torch.zeros_like(rgb[:, :1])], dim=1)
+    stages: list[StageGraph] = []
+    planes = torch.zeros_like(rgb[:, :1])
+    if config.depth_input == "conv":
+        stages.append(StageGraph("depth", ConvDepthStage(model), {"rgb": rgb[:1]}, ("depth",)))
+        with torch.no_grad():
+            planes = normalised(model.depth(rgb))
+    rgbd = torch.cat([rgb, planes], dim=1)
     with torch.no_grad():
         (tokens_0, features_0, _), (tokens_1, features_1, _) = (
             model.encode(rgbd[i : i + 1]) for i in range(2)
         )
     pair = {"tokens_0": tokens_0, "features_0": features_0, "tokens_1": tokens_1, "features_1": features_1}
-    stages = [
-        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, ("tokens", "features", "gaussians"))
-    ]
     if config.condition == "conv":
         condition = ConditionStage(model)
-        stages.insert(0, StageGraph("condition", condition, {"rgb": rgb[:1]}, ("condition",)))
+        stages.append(StageGraph("condition", condition, {"rgb": rgb[:1]}, ("condition",)))
         with torch.no_grad():
             pair |= {f"condition_{i}": condition(rgb[i : i + 1]).contiguous() for i in range(2)}
-    return [*stages, StageGraph("deform", DeformStage(model), pair, ("motion", "fade"))]
+    outputs = ("tokens", "features", "gaussians")
+    return [
+        *stages,
+        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, outputs),
+        StageGraph("deform", DeformStage(model), pair, ("motion", "fade")),
+    ]

@@ -25,11 +25,13 @@ TRAINING_ONLY = frozenset(
 )
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _LISTED = 20
-# What a file holds, by prefixes of names: everything, or what stage "static" or stage "motion" trains.
-Part = Literal["all", "static", "motion"]
+# What a file holds, by prefixes of names: everything, or what stage "depth" or "motion" trains, or what stage
+# "static" leaves, with the depth its colours are made for.
+Part = Literal["all", "depth", "static", "motion"]
 PARTS: dict[Part, tuple[str, ...]] = {
     "all": ("",),
-    "static": ("gs_predictor.",),
+    "depth": ("depth_encoder.",),
+    "static": ("gs_predictor.", "depth_encoder."),
     "motion": ("condition_encoder.", "decoder.down_", "decoder.level_"),
 }
 # Fields of the configuration that the tensors' shapes do not give away, or not fully: a model that differs in
@@ -46,6 +48,7 @@ _STATIC_FIELDS = (
 _MOTION_FIELDS = ("condition", "decoder")
 _FIELDS: dict[Part, tuple[str, ...]] = {
     "all": (*_STATIC_FIELDS, *_MOTION_FIELDS),
+    "depth": ("depth_input",),
     "static": _STATIC_FIELDS,
     "motion": _MOTION_FIELDS,
 }
@@ -120,14 +123,14 @@ def load_weights(model: StreamSplat, path: Path) -> None:
         _load(model, path, file, _names(path, file), "all")
 
 
-def load_motion_weights(model: StreamSplat, path: Path) -> None:
-    """Load what stage "motion" wrote into `model`; the rest stays as it is.
+def load_part(model: StreamSplat, path: Path, part: Literal["depth", "motion"]) -> None:
+    """Load what stage "depth" or "motion" wrote into `model`; the rest stays as it is.
 
     Raises:
         InputError: the file cannot be read or does not fit.
     """
     with _open(path) as file:
-        _load(model, path, file, _names(path, file), "motion")
+        _load(model, path, file, _names(path, file), part)
 
 
 def load_static_weights(model: StreamSplat, path: Path) -> None:
@@ -142,7 +145,7 @@ def load_static_weights(model: StreamSplat, path: Path) -> None:
     """
     with _open(path) as file:
         names = _names(path, file)
-        (static,) = PARTS["static"]
+        static = PARTS["static"][0]
         if not any(name.startswith(static) for name in names):
             names = {
                 f"{static}{name}".replace("mix_layer.xyz_static_mean.", "gs_layer.xyz_static."): stored

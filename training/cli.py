@@ -28,8 +28,9 @@ def _add_train(subparsers: Any) -> None:
     )
     parser.add_argument(
         "stage",
-        choices=("static", "motion", "dynamic"),
-        help="static: encoder (stage 1); motion: matching alone; dynamic: decoder (stage 2)",
+        choices=("depth", "static", "motion", "dynamic"),
+        help="depth: depth network alone; static: encoder (stage 1); motion: matching alone; "
+        "dynamic: decoder (stage 2)",
     )
     parser.add_argument(
         "--config",
@@ -43,6 +44,9 @@ def _add_train(subparsers: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="media cache (default: the recipe's)")
     parser.add_argument("--init", metavar="FILE", help="weights to start from (default: the recipe's)")
+    parser.add_argument(
+        "--init-depth", metavar="FILE", help="weights of stage depth to start from (default: the recipe's)"
+    )
     parser.add_argument(
         "--init-motion", metavar="FILE", help="weights of stage motion to start from (default: the recipe's)"
     )
@@ -132,6 +136,7 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.config,
         data=arguments.data,
         init=arguments.init,
+        init_depth=arguments.init_depth,
         init_motion=arguments.init_motion,
         dino=arguments.dino,
         lpips_weights=arguments.lpips,

@@ -32,11 +32,13 @@ class ModelConfig:
         decoder: "attention" (published) or "matching" (motion from correlation, see `matching.py`).
         colour: "absolute" (published: a head says the colour) or "residual" (a learned 7x7 filter of the
             frame about the Gaussian's cell, and a head says the difference).
-        depth_levels: 0 (published: any inverse depth), or the number of levels to which it is rounded, one
-            depth per token.
+        depth_levels: 0 (published: a head says the inverse depth of every Gaussian), or the number of levels
+            to which that of the input's depth channel is rounded.
         dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
         depth_mapping: "published" (1 / (0.2 + 9.8 y)) or "paper" (2 / (1 + y)).
-        depth_input: "zeros" (the depth channel is always zero; the model learns its own depth) or "stage".
+        depth_input: what fills the depth channel: "zeros" (nothing; the head makes depth from colours),
+            "stage" (published: Depth Anything V2) or "conv" (a small network of the model's own,
+            `conv_depth.ConvDepth`).
         key_frame_gap: source frames from one key frame to the next the model was trained for.
     """
 
@@ -58,7 +60,7 @@ class ModelConfig:
     depth_levels: int = 0
     dynamic_scalar: tuple[float, float, float] = (0.5, 0.1, 0.5)
     depth_mapping: Literal["published", "paper"] = "published"
-    depth_input: Literal["zeros", "stage"] = "zeros"
+    depth_input: Literal["zeros", "stage", "conv"] = "zeros"
     key_frame_gap: int = 4
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class ModelConfig:
         self._check_widths()
         self._check_windows()
         self._check_condition()
+        self._check_depth()
 
     def _check_widths(self) -> None:
         stages = len(self.upsample_windows)
@@ -110,6 +113,14 @@ class ModelConfig:
             raise ValueError("condition 'conv' and decoder 'matching' need each other")
         if self.condition == "conv":
             self._check_matching()
+
+    def _check_depth(self) -> None:
+        if self.depth_levels and self.depth_input == "zeros":
+            raise ValueError("depth_levels needs a depth_input other than 'zeros'")
+        if self.depth_input == "conv" and (self.height % 16 or self.width % 16):
+            raise ValueError(
+                f"depth_input 'conv' needs sides that are multiples of 16, not {self.height}x{self.width}"
+            )
 
     def _check_matching(self) -> None:
         if self.condition_dim < 2 or self.condition_dim % 2 or self.condition_len:
@@ -200,6 +211,7 @@ PRESETS: dict[str, ModelConfig] = {
         decoder="matching",
         colour="residual",
         depth_levels=32,
+        depth_input="conv",
     ),
 }
 

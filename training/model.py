@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .conv_depth import ConvDepth
 from .dynamic import DynamicDecoder, DynamicHeads
 from .matching import ConvCondition, MatchingDecoder, flow_to_motion
 from .modules import Upsampler
@@ -25,6 +26,8 @@ class StreamSplat(nn.Module):
         super().__init__()
         self.config = config
         self.gs_predictor = StaticPredictor(config, probabilistic)
+        if config.depth_input == "conv":
+            self.depth_encoder = ConvDepth()
         self.decoder: DynamicDecoder | MatchingDecoder
         if config.decoder == "matching":
             self.condition_encoder = ConvCondition(config.condition_dim)
@@ -44,6 +47,10 @@ class StreamSplat(nn.Module):
     def encode(self, rgbd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """rgbd [B, 4, H, W] -> tokens [B, N, D], features [B, G, F], gaussians [B, G, 9]."""
         return self.gs_predictor(rgbd)
+
+    def depth(self, rgb: Tensor) -> Tensor:
+        """rgb [B, 3, H, W] -> inverse depth [B, 1, H, W], for models whose depth input is "conv"."""
+        return self.depth_encoder(rgb)
 
     def condition(self, rgb: Tensor) -> Tensor:
         """rgb [B, 3, H, W] -> condition tokens [B, M, C], for models whose condition is "conv"."""
@@ -75,14 +82,15 @@ class StreamSplat(nn.Module):
             return self.gs_dynamic_predictor(joined, base)
 
     def parameters_of(self, stage: str) -> list[nn.Parameter]:
-        """What a stage trains: "static" the static predictor, "motion" what finds flow, "dynamic" all but the
-        static predictor."""
-        motion = ("condition_encoder.", "decoder.down_", "decoder.level_")
-        static = "gs_predictor."
-        return [
-            p
-            for name, p in self.named_parameters()
-            if (stage == "static" and name.startswith(static))
-            or (stage == "motion" and name.startswith(motion))
-            or (stage == "dynamic" and not name.startswith(static))
-        ]
+        """What a stage trains: "depth" the depth network, "static" the static predictor, "motion" what finds
+        flow, "dynamic" all that is neither of the first two."""
+        prefixes = {
+            "depth": ("depth_encoder.",),
+            "static": ("gs_predictor.",),
+            "motion": ("condition_encoder.", "decoder.down_", "decoder.level_"),
+        }
+        named = self.named_parameters()
+        if stage == "dynamic":
+            frozen = (*prefixes["depth"], *prefixes["static"])
+            return [p for name, p in named if not name.startswith(frozen)]
+        return [p for name, p in named if name.startswith(prefixes[stage])]

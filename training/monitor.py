@@ -15,8 +15,9 @@ from .data.loader import Batch, Stills
 from .extras import require
 from .gaussians import render_pair, render_static
 from .model import StreamSplat
-from .objectives import Setting, encode, predict_pair
+from .objectives import encode, predict_pair
 from .recipe import Recipe
+from .setting import Setting
 
 _MOST_ROWS = 4
 _ERROR_GAIN = 4.0  # errors are dark; an error of a quarter shows white

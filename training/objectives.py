@@ -1,4 +1,4 @@
-"""The losses of the two stages: a batch of the data mixer and a model -> scalar loss and its parts.
+"""The losses of the two published stages: a batch of the data mixer and a model -> scalar loss and its parts.
 
 Every term has a weight of its own in the recipe. The published recipes (`base_*.toml`) use MSE, LPIPS, masked
 MSE and scale- and shift-invariant depth (REFERENCE.md section 6, `losses.py`); ours depart from them where
@@ -11,44 +11,26 @@ depend on how many processes share the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .conv_depth import normalised
 from .data.loader import Batch, Stills
 from .gaussians import render_pair, render_static
 from .losses import masked_mse, ssi_depth
-from .matching import MatchingDecoder
 from .model import StreamSplat
-from .processes import Processes
+from .part_objectives import depth_objective, flow_objective
 from .recipe import Recipe
+from .setting import Parts, Setting, autocast, weighted_mean
 
-Parts = dict[str, Tensor]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # As published: LPIPS sees images of this size; stage 2 compares depth where this much is covered, and holds
 # large differences back (see `losses.ssi_depth`).
 _LPIPS_SIZE = (256, 256)
 _COVERED = 0.1
 _IGNORE_LARGE = 0.3
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where a step is computed, and the frozen networks it needs.
-
-    Attributes:
-        processes: those that share the batch.
-        lpips: (a, b) [N, 3, H, W] in [0, 1] -> distances [N]; needed where `lpips_weight` is not 0.
-        dino: rgb [N, 3, H, W] in [0, 1] -> condition [N, M, C]; needed where the model's condition is "dino".
-    """
-
-    processes: Processes = field(default_factory=lambda: Processes(torch.device("cpu")))
-    lpips: nn.Module | None = None
-    dino: nn.Module | None = None
 
 
 def to_rgbd(images: Tensor, inv_depth: Tensor | None = None) -> Tensor:
@@ -104,12 +86,6 @@ def _own_noise(noise: Tensor, setting: Setting) -> Tensor:
     return noise[rows.start : rows.stop].to(processes.device)
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    """For the transformers only: heads leave it by themselves, renders and losses are computed outside."""
-    dtype = _AUTOCAST.get(recipe.precision)
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
 def _counts(start: float, step: int, recipe: Recipe) -> bool:
     return step >= start * recipe.steps
 
@@ -142,7 +118,10 @@ def known_depth_loss(
 def encode(model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
     """uint8 [B, 3, H, W], inverse depth [B, H, W] (read with depth_input "stage" only) -> `model.encode`."""
     rgbd = to_rgbd(images, inv_depth if model.config.depth_input == "stage" else None)
-    with _autocast(recipe, images.device):
+    if model.config.depth_input == "conv":
+        with torch.no_grad():  # has a stage of its own
+            rgbd[:, 3:] = normalised(model.depth(rgbd[:, :3]))
+    with autocast(recipe, images.device):
         return model.encode(rgbd)
 
 
@@ -210,10 +189,6 @@ def _motion_errors(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelCon
     return ((pixels - target).square().sum(-1) + 0.01).sqrt() - 0.1, weight
 
 
-def _weighted_mean(error: Tensor, weight: Tensor) -> Tensor:
-    return (error * weight).sum() / weight.sum().clamp(min=1.0)
-
-
 def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig) -> Tensor:
     """Charbonnier distance, in pixels, of projected motion to optical flow.
 
@@ -226,7 +201,7 @@ def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
         flow: [B, 2, 2, H, W] px (frame; x, y), first to last and last to first.
         valid: [B, 2, H, W].
     """
-    return _weighted_mean(*_motion_errors(motion, flow, valid, config))
+    return weighted_mean(*_motion_errors(motion, flow, valid, config))
 
 
 def predict_pair(
@@ -252,9 +227,9 @@ def predict_pair(
         tokens, features, gaussians = (x.unflatten(0, (count, 2)) for x in encoded)
         if model.config.condition == "dino":
             assert setting.dino is not None
-            with _autocast(recipe, device):
+            with autocast(recipe, device):
                 condition = setting.dino(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))
-    with _autocast(recipe, device):
+    with autocast(recipe, device):
         if model.config.condition == "conv":  # trained, so outside of no_grad
             condition = model.condition(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))
         motion, fade = model.deform(tokens, features, condition)
@@ -263,48 +238,6 @@ def predict_pair(
         shown[1, :, 8] = 0.0
         gaussians = gaussians * shown
     return gaussians, motion, fade
-
-
-def flow_objective(
-    model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator,
-    setting: Setting | None = None, step: int = 0,
-) -> tuple[Tensor, Parts]:  # fmt: skip
-    """Stage "motion": distance of the matched flow to the known one, at every resolution of the matching.
-
-        loss = sum over levels l of 2^-(L - l) mean sqrt(|flow_l - flow|^2 + 0.01)      (pixels of the frame)
-
-    Arguments as of `static_objective`. Parts: "flow_px" is the mean distance in pixels at the finest level,
-    "still_px" that of no motion at all.
-    """
-    setting = setting or Setting()
-    assert isinstance(model.decoder, MatchingDecoder)
-    count = batch.frames.shape[0]
-    rgb = (batch.frames[:, [0, -1]].flatten(0, 1).float() / 255.0).contiguous(
-        memory_format=torch.channels_last
-    )
-    with _autocast(recipe, rgb.device):
-        flows, _ = model.decoder.flows(model.condition(rgb).unflatten(0, (count, 2)))
-    target = torch.stack([batch.flow_fwd, batch.flow_bwd], 1).flatten(0, 1).float()
-    known = batch.flow_valid.flatten(0, 1)[:, None].float()
-    loss = target.new_zeros(())
-    parts = {}
-    for level, flow in enumerate(reversed(flows)):
-        rows, cols = flow.shape[-2:]
-        # Means over the known pixels of a place only: a place that is mostly unknown is left out.
-        share = F.adaptive_avg_pool2d(known, (rows, cols))
-        truth = F.adaptive_avg_pool2d(target * known, (rows, cols)) / share.clamp(min=1e-3)
-        weight = (share > 0.5).float()[:, 0]
-        pixels = flow.flatten(0, 1).float() * (model.config.width / cols)
-        square = (pixels - truth).square().sum(1)
-
-        def mean(error: Tensor, weight: Tensor = weight) -> Tensor:
-            return setting.processes.balance(_weighted_mean(error, weight), weight.sum())
-
-        loss = loss + 0.5**level * mean((square + 0.01).sqrt())
-        if level == 0:
-            parts["flow_px"] = mean(square.detach().sqrt())
-            parts["still_px"] = mean(truth.square().sum(1).sqrt())
-    return loss, parts
 
 
 def dynamic_objective(
@@ -353,7 +286,7 @@ def dynamic_objective(
         errors, weight = _motion_errors(motion, flow, batch.flow_valid, config)
         if not recipe.bidirectional:
             weight = weight * weight.new_tensor([1.0, 0.0])[:, None]
-        term = balance(_weighted_mean(errors, weight), weight.sum())
+        term = balance(weighted_mean(errors, weight), weight.sum())
         loss, parts["motion_px"] = _add(loss, recipe.motion_weight, term)
     if recipe.mask_weight:
         mask = batch.mask.gather(1, picks[:, :, None, None].expand(-1, -1, *batch.mask.shape[2:]))
@@ -389,6 +322,7 @@ def _pick_times(length: int, renders: int, generator: torch.Generator) -> Tensor
 
 
 OBJECTIVES: dict[str, Callable[..., tuple[Tensor, Parts]]] = {
+    "depth": depth_objective,
     "static": static_objective,
     "motion": flow_objective,
     "dynamic": dynamic_objective,

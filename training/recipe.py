@@ -22,14 +22,15 @@ else:
 FREE_FIELDS = frozenset(
     {
         "threads", "workers", "save_every", "tensorboard", "image_every",
-        "data", "init", "init_motion", "lpips_weights", "dino",
+        "data", "init", "init_depth", "init_motion", "lpips_weights", "dino",
     }
 )  # fmt: skip
 
 # Least values; what is not listed may be any of its type.
 _LEAST = {
     "steps": 1, "batch": 1, "seed": 0, "weight_decay": 0, "warmup": 0, "final_lr": 0, "synthetic": 0,
-    "warm_start": 0, "frames": 3, "renders": 0, "depth_weight": 0, "motion_weight": 0, "mask_weight": 0,
+    "warm_start": 0, "frames": 3, "renders": 0, "depth_weight": 0, "slopes_weight": 0,
+    "motion_weight": 0, "mask_weight": 0,
     "ssi_depth_weight": 0, "ssi_depth_start": 0, "lpips_weight": 0, "lpips_start": 0, "save_every": 1,
     "image_every": 1, "workers": 1, "threads": 0,
 }  # fmt: skip
@@ -42,11 +43,13 @@ class Recipe:
     """Hyper-parameters of one stage; InputError for a value that cannot be used.
 
     Attributes:
-        stage: "static" (encoder, one frame), "motion" (the matching decoder alone, pairs with known flow) or
-            "dynamic" (decoder, pairs; encoder frozen).
+        stage: "depth" (the depth network alone, frames with known depth), "static" (encoder, one frame),
+            "motion" (the matching decoder alone, pairs with known flow) or "dynamic" (decoder, pairs; encoder
+            frozen).
         preset, model: the preset's name and fields of it to replace.
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
         init: checkpoint whose weights start the run (stage "dynamic": the one stage "static" wrote).
+        init_depth: weights that stage "depth" wrote, for stage "static" of a model with depth input "conv".
         init_motion: weights that stage "motion" wrote, for stage "dynamic" of a model that matches.
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
@@ -54,8 +57,8 @@ class Recipe:
         lr: AdamW's learning rate; matrix_lr: Muon's.
         betas, weight_decay, clip: AdamW's momenta, decay, and the largest norm of the gradient.
         warmup: steps of linear warm-up; final_lr: fraction of the learning rate at the end of the cosine.
-        synthetic: fraction of sequences from the synthetic generator (stage "dynamic"; the mix of single
-            frames is fixed, see `data.loader.Mixer.batch_stills`).
+        synthetic: fraction of sequences, and in stage "depth" of frames, from the synthetic generator (the
+            mix of stage "static" is fixed, see `data.loader.Mixer.batch_stills`).
         augmentation: "light" (flips, zooms and tints of real clips) or "published" (REFERENCE.md section 6).
         probabilistic: sample positions in stage 1 (paper: probabilistic position sampling).
         warm_start: steps of the linear warm start of weights that start from nothing, so not with `init`
@@ -68,7 +71,7 @@ class Recipe:
             such, though its head (`xyz_dynamic_scale`) is.
         loss: "mse" (published) or "psnr": the mean over renders of ln(MSE + 1e-5) in its place, by which
             pictures count alike whether they are easy or hard.
-        depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
+        depth_weight, slopes_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
         ssi_depth_weight, lpips_weight: weights of the published depth and perceptual terms (`losses.py`,
             `perceptual.py`); they count from the fraction `ssi_depth_start`, `lpips_start` of the run on.
         lpips_weights: file of LPIPS weights.
@@ -82,13 +85,14 @@ class Recipe:
         threads: of torch and the rasterizer; 0 = as many as torch takes.
     """
 
-    stage: Literal["static", "motion", "dynamic"]
+    stage: Literal["depth", "static", "motion", "dynamic"]
     preset: str
     data: str
     steps: int
     batch: int
     seed: int = 0
     init: str = ""
+    init_depth: str = ""
     init_motion: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -107,6 +111,7 @@ class Recipe:
     renders: int = 3
     loss: Literal["mse", "psnr"] = "mse"
     depth_weight: float = 0.1
+    slopes_weight: float = 1.0
     motion_weight: float = 0.0
     mask_weight: float = 0.0
     ssi_depth_weight: float = 0.0
@@ -155,10 +160,21 @@ class Recipe:
             raise ValueError(
                 "field 'warm_start' fits colour 'absolute'; colour 'residual' starts right without"
             )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Stages that train a network which only some models have."""
+        config = self.config
         if self.init_motion and self.stage != "dynamic":
             raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
-        if self.stage == "motion" and self.config.decoder != "matching":
+        if self.init_depth and self.stage != "static":
+            raise ValueError("field 'init_depth' belongs to stage 'static'")
+        if self.stage == "motion" and config.decoder != "matching":
             raise ValueError(f"stage 'motion' trains decoder 'matching', which {self.preset!r} does not have")
+        if self.stage == "depth" and config.depth_input != "conv":
+            raise ValueError(f"stage 'depth' trains depth input 'conv', which {self.preset!r} does not have")
+        if self.stage == "static" and config.depth_input == "conv" and not (self.init or self.init_depth):
+            raise ValueError("field 'init_depth' is missing: the weights that stage 'depth' wrote")
 
     @property
     def config(self) -> ModelConfig:

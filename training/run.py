@@ -15,15 +15,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from .checkpoint import holds_dynamic_half, load_motion_weights, load_static_weights, load_weights
+from .checkpoint import holds_dynamic_half, load_part, load_static_weights, load_weights
 from .data.cache import Cache
 from .data.loader import Batch, Mixer, StepDataset, Stills
 from .initialise import initialise, warm_start
 from .interrupts import leave_ctrl_c_to_the_parent
 from .model import StreamSplat
-from .objectives import Objective, Setting
+from .objectives import Objective
 from .optim import build_optimizers, lr_factor
 from .recipe import Recipe
+from .setting import Setting
 
 # So many steps in a row whose data, loss or gradients are not finite end a run; single ones are skipped.
 _MAX_BAD_STEPS = 50
@@ -60,7 +61,7 @@ class Run:
         # The layout that convolutions are fastest in on a CPU.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mixer = Mixer(cache, recipe.synthetic, recipe.seed, recipe.augmentation)
-        self._frames = {"static": 1, "motion": 2, "dynamic": recipe.frames}[recipe.stage]
+        self._frames = {"depth": 1, "static": 1, "motion": 2, "dynamic": recipe.frames}[recipe.stage]
         self.mixer.check_frames(self._frames)
         self.step = 0
         self.skipped = 0
@@ -93,6 +94,8 @@ class Run:
         self.model.train()
         if recipe.stage == "dynamic":
             self.model.gs_predictor.eval()
+        if recipe.stage != "depth" and recipe.config.depth_input == "conv":
+            self.model.depth_encoder.eval()
         # Last: only now are the trained parameters known, and on their device. Stage 1 reads all of them,
         # stage 2 not its head of sampled motion unless it samples.
         self._objective = self.setting.processes.wrap(
@@ -100,13 +103,15 @@ class Run:
         )
 
     def _start(self, progress: bool) -> None:
-        """Weights to begin with: from `init`, or from nothing with a warm start."""
+        """Weights to begin with: from files, or from nothing with a warm start."""
         initialise(self.model)
+        if self.recipe.init_depth:
+            load_part(self.model, Path(self.recipe.init_depth), "depth")
         if self.recipe.init:
             init = Path(self.recipe.init)
             (load_weights if holds_dynamic_half(init) else load_static_weights)(self.model, init)
             if self.recipe.init_motion:
-                load_motion_weights(self.model, Path(self.recipe.init_motion))
+                load_part(self.model, Path(self.recipe.init_motion), "motion")
         elif self.recipe.warm_start:
             error = warm_start(self.model, self.mixer, self.recipe.warm_start, _WARM_START_BATCH, progress)
             if progress:
@@ -150,6 +155,8 @@ class Run:
         recipe, mixer, rows = self.recipe, self.mixer, self._rows
 
         def make(step: int) -> Batch | Stills:
+            if recipe.stage == "depth":
+                return mixer.batch_depths(step, len(rows), rows.start)
             if recipe.stage == "static":
                 return mixer.batch_stills(step, len(rows), rows.start)
             return mixer.batch(step, len(rows), self._frames, rows.start)

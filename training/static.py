@@ -11,6 +11,7 @@ from .modules import PositionalEncoding, RMSNorm, Transformer, Upsampler
 from .prior import sample_truncated_normal
 
 COLOUR_FILTER = 7  # taps along x and y
+_LEVELS_FROM, _LEVELS_SPAN = 0.1, 0.8  # of y, see `StaticHeads`
 
 
 class _TransformerEncoder(nn.Module):
@@ -47,9 +48,12 @@ class StaticHeads(nn.Module):
         rgb = filter(frame) at the Gaussian's cell + tanh(.) / 4,
 
     so that detail need not pass through the tokens; the filter undoes the blur of the rasterizer, whose
-    low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`, y is the
-    mean of the token it comes from, rounded, so that nearly equal depths are equal and Gaussians of a level
-    are drawn in the order of the grid in every frame.
+    low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`,
+
+        y = 0.1 + 0.8 d,   d the input's depth at the Gaussian's cell, rounded to 1 / levels
+
+    so that nearly equal depths are equal and Gaussians of a level are drawn in the order of the grid in every
+    frame. What is left of [0, 1] on either side is for motion: beyond it a Gaussian is behind the camera.
 
     With `probabilistic` (paper: probabilistic position sampling) the offset inside the cell is drawn from a
     truncated normal during training, whose mean is 0.999 tanh(.) and whose log-scale is a head of its own; in
@@ -77,8 +81,6 @@ class StaticHeads(nn.Module):
             }
         )
         self.depth_levels = config.depth_levels
-        self.grid = config.grid
-        self.token_cells = 2 ** len(config.upsample_windows)
         self.residual = config.colour == "residual"
         self.cell_pixels = (config.height // rows, config.width // cols)
         if self.residual:
@@ -104,25 +106,22 @@ class StaticHeads(nn.Module):
         colour = self.colour_filter(padded.flatten(0, 1)[:, None]).reshape(cells.shape)
         return colour.flatten(2).transpose(1, 2) + 0.25 * torch.tanh(raw)
 
-    def _levels(self, xyz: Tensor) -> Tensor:
-        """y averaged over each token's Gaussians and rounded; the gradient passes as if it were not."""
-        x, y, z = xyz.unbind(-1)
-        span = self.token_cells
-        tokens = F.avg_pool2d(y.reshape(-1, 1, *self.grid), span)
-        rounded = torch.round(tokens * self.depth_levels) / self.depth_levels
-        tokens = tokens + (rounded - tokens).detach()
-        cells = F.interpolate(tokens, scale_factor=float(span), mode="nearest")
-        return torch.stack([x, cells.flatten(1), z], -1)
+    def _levels(self, xyz: Tensor, inv_depth: Tensor) -> Tensor:
+        """xyz [B, G, 3] with y from inv_depth [B, 1, H, W]."""
+        x, _, z = xyz.unbind(-1)
+        depth = F.avg_pool2d(inv_depth.float(), self.cell_pixels).flatten(1)
+        rounded = torch.round(depth * self.depth_levels) / self.depth_levels
+        return torch.stack([x, _LEVELS_FROM + _LEVELS_SPAN * rounded, z], -1)
 
-    def forward(self, features: Tensor, rgb: Tensor) -> Tensor:
-        """features [B, G, F] of the frame rgb [B, 3, H, W]."""
+    def forward(self, features: Tensor, rgbd: Tensor) -> Tensor:
+        """features [B, G, F] of the frame rgbd [B, 4, H, W]."""
         features = features.float()
         offset = self._offset(features)
         base = torch.stack([self.x_map, torch.full_like(self.x_map, 0.5), self.z_map], dim=-1)
         xyz = base + offset * offset.new_tensor(self.cell)
         if self.depth_levels:
-            xyz = self._levels(xyz)
-        colour = self._colour(features, rgb)
+            xyz = self._levels(xyz, rgbd[:, 3:])
+        colour = self._colour(features, rgbd[:, :3])
         scale = 0.1 * F.softplus(self.gs_layer["scale"](features))
         opacity = 0.05 + 0.95 * torch.sigmoid(self.gs_layer["opacity"](features))
         return torch.cat([xyz, colour, scale, opacity], dim=-1)
@@ -144,4 +143,4 @@ class StaticPredictor(nn.Module):
         tokens = self.encoder(rgbd)
         features = self.gaussian_upsampler(tokens)
         with torch.autocast(features.device.type, enabled=False):
-            return tokens, features, self.predictor(features, rgbd[:, :3])
+            return tokens, features, self.predictor(features, rgbd)

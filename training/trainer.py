@@ -17,16 +17,16 @@ from ..runtime.errors import InputError
 from .checkpoint import Part, save_weights
 from .data.cache import Cache
 from .interrupts import Interrupts
-from .objectives import Setting
 from .processes import Processes, join_processes
 from .recipe import Recipe
 from .run import Run
 from .runfolder import RunFolder
+from .setting import Setting
 
 if TYPE_CHECKING:
     from .monitor import Monitor
 
-_SAVED: dict[str, Part] = {"static": "static", "motion": "motion", "dynamic": "all"}
+_SAVED: dict[str, Part] = {"depth": "depth", "static": "static", "motion": "motion", "dynamic": "all"}
 # Of several processes: Ctrl-C reaches each of them, and then once more from their launcher.
 _ECHO_SECONDS = 5.0
 
@@ -163,7 +163,7 @@ def _loop(
                 folder.log({"step": run.step, **row, "s": time.monotonic() - begin})
             if monitor:
                 monitor.scalars(run.step, row)
-                if run.step % recipe.image_every == 0 and recipe.stage != "motion":  # which renders nothing
+                if run.step % recipe.image_every == 0 and recipe.stage in ("static", "dynamic"):
                     monitor.images(run.step, run.preview(batch))
             bar.update(1)
             bar.set_postfix({k: f"{v:.4g}" for k, v in row.items()}, refresh=False)

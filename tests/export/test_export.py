@@ -84,7 +84,7 @@ def test_command_line_reports_every_output(exported: Exported) -> None:
     assert report["bundle"] == "small.bundle"
     assert {(c["stage"], c["output"]) for c in report["comparisons"]} == {
         ("encode", "tokens"), ("encode", "features"), ("encode", "gaussians"),
-        ("deform", "motion"), ("deform", "fade"), ("condition", "condition"),
+        ("deform", "motion"), ("deform", "fade"), ("condition", "condition"), ("depth", "depth"),
     }  # fmt: skip
     assert all(c["relative_l2"] < 1e-5 for c in report["comparisons"])
     assert "verify" in stderr, "progress"
@@ -115,11 +115,13 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
         for i, frame in enumerate(frames):
             stream.push(frame, float(i))
         rgb = stream.render(0.5).rgb
+    from streamsplat_edge.training.conv_depth import normalised
     from streamsplat_edge.training.gaussians import render_pair
     from streamsplat_edge.training.objectives import to_rgbd
 
     with torch.no_grad():
         rgbd = to_rgbd(torch.from_numpy(frames).permute(0, 3, 1, 2))
+        rgbd[:, 3:] = normalised(model.depth(rgbd[:, :3]))
         tokens, features, gaussians = model.encode(rgbd)
         motion, fade = model.deform(tokens[None], features[None], model.condition(rgbd[:, :3])[None])
         expected, _, _ = render_pair(
@@ -146,7 +148,7 @@ def test_existing_bundle_is_only_replaced_by_force(
     assert (out / "bundle.json").read_bytes() == before
     second, comparisons = export_bundle(checkpoint, out, name="second", force=True)
     assert (first.name, second.name, Bundle.load(out).name) == ("first", "second", "second")
-    assert len(comparisons) == 6
+    assert len(comparisons) == 7
 
 
 def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None) -> None:
@@ -164,7 +166,7 @@ def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None
 def test_nan_on_either_side_fails(bundle: Bundle, checkpoint: Path) -> None:
     model = StreamSplat(CONFIG)
     load_weights(model, checkpoint)
-    _condition, encode, deform = stage_graphs(model)
+    _depth, _condition, encode, deform = stage_graphs(model)
     assert {c.stage for c in verify_stages(bundle, [encode, deform])} == {"encode", "deform"}
     poisoned = {k: torch.full_like(v, float("nan")) for k, v in encode.inputs.items()}
     with pytest.raises(ExportError, match=r"tokens holds NaN or infinity in PyTorch and onnxruntime"):

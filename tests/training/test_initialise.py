@@ -24,6 +24,7 @@ CONFIG = preset(
     decoder="attention",
     colour="absolute",
     depth_levels=0,
+    depth_input="zeros",
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from media_samples import HEIGHT, MODEL, WIDTH
 
 from streamsplat_edge.runtime.errors import InputError
-from streamsplat_edge.training.checkpoint import load_motion_weights, save_weights
+from streamsplat_edge.training.checkpoint import load_part, save_weights
 from streamsplat_edge.training.config import preset
 from streamsplat_edge.training.data.cache import Cache
 from streamsplat_edge.training.data.loader import Batch, Mixer
@@ -20,7 +20,7 @@ from streamsplat_edge.training.gaussians import render_pair
 from streamsplat_edge.training.initialise import initialise
 from streamsplat_edge.training.matching import STRIDE, cost_volume, flow_to_motion, warp
 from streamsplat_edge.training.model import StreamSplat
-from streamsplat_edge.training.objectives import flow_objective
+from streamsplat_edge.training.part_objectives import flow_objective
 from streamsplat_edge.training.recipe import Recipe
 
 CONFIG = preset("tiny", **MODEL)
@@ -126,14 +126,14 @@ def test_motion_weights_are_kept_and_taken_alone(tmp_path: Path) -> None:
     path = tmp_path / "motion.safetensors"
     save_weights(source, path, {}, "motion")
     before = {k: v.clone() for k, v in target.state_dict().items()}
-    load_motion_weights(target, path)
+    load_part(target, path, "motion")
     trained = {id(p) for p in target.parameters_of("motion")}
     for name, parameter in target.named_parameters():
         expected = source.get_parameter(name) if id(parameter) in trained else before[name]
         assert torch.equal(parameter, expected), name
     published = StreamSplat(replace(CONFIG, condition="tokens", condition_dim=0, decoder="attention"))
     with pytest.raises(InputError, match="does not fit the model"):
-        load_motion_weights(published, path)
+        load_part(published, path, "motion")
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from streamsplat_edge.training.data.cache import Cache
 from streamsplat_edge.training.data.loader import Mixer
 from streamsplat_edge.training.model import StreamSplat
 from streamsplat_edge.training.monitor import Monitor, preview
-from streamsplat_edge.training.objectives import Setting
 from streamsplat_edge.training.recipe import Recipe
+from streamsplat_edge.training.setting import Setting
 from streamsplat_edge.training.trainer import train
 
 

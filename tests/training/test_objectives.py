@@ -23,7 +23,6 @@ from streamsplat_edge.training.initialise import initialise
 from streamsplat_edge.training.model import StreamSplat
 from streamsplat_edge.training.objectives import (
     Objective,
-    Setting,
     _pick_times,
     depth_loss,
     motion_loss,
@@ -31,6 +30,7 @@ from streamsplat_edge.training.objectives import (
     to_rgbd,
 )
 from streamsplat_edge.training.recipe import Recipe
+from streamsplat_edge.training.setting import Setting
 
 CONFIG = preset(
     "tiny", height=16, width=32, dim=32, head_dim=16, upsample_windows=(8, 8), upsample_blocks=(1, 0)

@@ -16,7 +16,7 @@ from streamsplat_edge.training.model import StreamSplat
 from streamsplat_edge.training.optim import build_optimizers, lr_factor
 from streamsplat_edge.training.recipe import Recipe, load_recipe
 
-GOOD = 'stage = "static"\npreset = "tiny"\ndata = "cache"\nsteps = 1\nbatch = 1\n'
+GOOD = 'stage = "static"\npreset = "tiny"\ndata = "cache"\nsteps = 1\nbatch = 1\ninit_depth = "d"\n'
 
 
 def written(folder: Path, text: str) -> Path:
@@ -132,7 +132,10 @@ def test_mistakes_are_named(tmp_path: Path, line: str, message: str) -> None:
     [
         ('stage = "static"\n', "missing: preset, data, steps, batch"),
         (GOOD.replace('"tiny"', '"tinny"'), r"unknown preset 'tinny' \(did you mean 'tiny'\?\)"),
-        (GOOD.replace('"static"', '"first"'), "field 'stage' must be 'static' or 'motion' or 'dynamic'"),
+        (
+            GOOD.replace('"static"', '"first"'),
+            "field 'stage' must be 'depth' or 'static' or 'motion' or 'dynamic'",
+        ),
         (GOOD.replace('"static"', '"dynamic"'), "field 'init' is missing"),
         ("stage = ", "not valid TOML"),
     ],
@@ -153,6 +156,6 @@ def test_recipes_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_recipe_made_in_code_is_checked_too() -> None:
-    good: dict[str, Any] = {"stage": "static", "preset": "tiny", "data": "x", "steps": 1, "batch": 1}
+    good: dict[str, Any] = {"stage": "motion", "preset": "tiny", "data": "x", "steps": 1, "batch": 1}
     with pytest.raises(InputError, match="field 'steps' must be 1 or more, not 0"):
         replace(Recipe(**good), steps=0)

@@ -33,7 +33,7 @@ from streamsplat_edge.training.recipe import Recipe
 from streamsplat_edge.training.trainer import Outcome, train
 
 # As published: colours that are not copied from the frame, and no matching.
-PLAIN = {**MODEL, "colour": "absolute", "depth_levels": 0}
+PLAIN = {**MODEL, "colour": "absolute", "depth_levels": 0, "depth_input": "zeros"}
 DINO = {
     **PLAIN, "decoder": "attention", "condition": "dino", "condition_dim": 8, "condition_len": 15
 }  # fmt: skip

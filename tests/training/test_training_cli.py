@@ -22,7 +22,7 @@ def config(cache: Cache, tmp_path: Path) -> Path:
     lines = [f"{key} = {value}" for key, value in MODEL.items()]
     path = tmp_path / "recipe.toml"
     path.write_text(
-        'stage = "static"\npreset = "tiny"\ndata = "nowhere"\nsteps = 2\nbatch = 1\nwarmup = 1\n'
+        'stage = "motion"\npreset = "tiny"\ndata = "nowhere"\nsteps = 2\nbatch = 1\nwarmup = 1\n'
         "[model]\n" + "\n".join(lines) + "\n"
     )
     return path
@@ -43,7 +43,7 @@ def test_train_stops_goes_on_and_prints_the_weights(
     config: Path, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = ("train", "static", "--config", config, "--data", cache.root, "--out", out, "--quiet")
+    command = ("train", "motion", "--config", config, "--data", cache.root, "--out", out, "--quiet")
     code, stdout, stderr = call(capsys, *command, "--max-minutes", "1e-9")
     assert code == 0 and stdout == f"{out}/model.safetensors\n"
     assert stderr == "stopped after step 1 of 2; the same command goes on\n"
@@ -54,8 +54,8 @@ def test_train_stops_goes_on_and_prints_the_weights(
 def test_train_refusals(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     code, _, stderr = call(capsys, "train", "dynamic", "--config", config, "--out", out)
-    assert code == 2 and "recipe for stage 'static', not 'dynamic'" in stderr and "train static" in stderr
-    code, _, stderr = call(capsys, "train", "static", "--config", config, "--out", out)
+    assert code == 2 and "recipe for stage 'motion', not 'dynamic'" in stderr and "train motion" in stderr
+    code, _, stderr = call(capsys, "train", "motion", "--config", config, "--out", out)
     assert code == 2 and "nowhere is not a media cache" in stderr and "hint: Make one with" in stderr
     code, _, stderr = call(capsys, "train", "static", "--config", tmp_path / "no.toml", "--out", out)
     assert code == 2 and "No recipe at" in stderr

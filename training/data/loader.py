@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from streamsplat_edge.runtime.errors import InputError
+
 from .augment import PublishedAugmentation
 from .reader import Cache, Clip, Shot
 from .sample import F16, U8, Sample
@@ -25,8 +27,9 @@ from .synthetic import SyntheticSampler
 from .video import VideoSampler
 
 T = TypeVar("T")
+_TRIES = 1000  # draws from clips with depth, of whose frames some may have none
 # The second word of the seed keeps the kinds of batches of one step apart.
-SEQUENCES, STILLS = 1, 2
+SEQUENCES, STILLS, DEPTHS = 1, 2, 3
 
 
 @dataclass
@@ -89,6 +92,10 @@ class Mixer:
         self.augmentation = augmentation
         self.video: VideoSampler | None = None
         self.synthetic: SyntheticSampler | None = None
+        self.labelled: VideoSampler | None = None
+        with_depth = [c.name for c in cache.split("train") if c.depth_path is not None and c.shots]
+        if synthetic_fraction < 1 and with_depth:
+            self.labelled = VideoSampler(cache, with_depth, augmented=augmentation == "light")
         if synthetic_fraction < 1 or cache.can_move("train"):
             self.video = VideoSampler(cache, augmented=augmentation == "light")
         if synthetic_fraction > 0 or cache.has_photos("train"):
@@ -141,6 +148,38 @@ class Mixer:
             _channels_first(np.stack([image for image, _ in stills])),
             torch.from_numpy(np.stack([nothing if depth is None else depth for _, depth in stills])),
             torch.tensor([depth is not None for _, depth in stills], dtype=torch.bool),
+        )
+
+    def batch_depths(self, step: int, batch_size: int, first: int = 0) -> Stills:
+        """Single frames with known depth for stage "depth": `synthetic_fraction` of them synthetic, the rest
+        frames of clips, where some have depth.
+
+        `first` is the position of its first sample, as of `batch`.
+        """
+        stills = [self._labelled_still(step, position) for position in range(first, first + batch_size)]
+        return Stills(
+            _channels_first(np.stack([image for image, _ in stills])),
+            torch.from_numpy(np.stack([depth for _, depth in stills])),
+            torch.ones(batch_size, dtype=torch.bool),
+        )
+
+    def _labelled_still(self, step: int, position: int) -> tuple[U8, F16]:
+        """A single frame, uint8 [H, W, 3], with its inverse depth float16 [H, W]."""
+        rng = np.random.default_rng([self.seed, DEPTHS, step, position])
+        if self.labelled is None or rng.random() < self.synthetic_fraction:
+            if self.synthetic is None:
+                raise InputError(
+                    "No clip of the cache has depth, and synthetic frames are switched off.",
+                    "Add depth (docs/data.md), or set synthetic to more than 0.",
+                )
+            image, exact = self.synthetic.still(rng)
+            return image, exact.astype(np.float16)
+        for _ in range(_TRIES):
+            image, depth = self.labelled.still(rng)
+            if depth is not None:
+                return image, depth
+        raise InputError(
+            f"None of {_TRIES} frames drawn from the clips with depth has any.", "Prepare their depth again."
         )
 
     def _still(self, step: int, position: int) -> tuple[U8, F16 | None]:
