@@ -14,6 +14,7 @@ from .recipe import Recipe
 from .setting import Parts, Setting, autocast, weighted_mean
 
 _STRIDE = 4  # of the depth network's output
+_STANDS_OUT, _THING = 0.04, 10.0  # see `depth_objective`
 
 
 def depth_objective(
@@ -22,9 +23,11 @@ def depth_objective(
 ) -> tuple[Tensor, Parts]:  # fmt: skip
     """Stage "depth": distance of the depth network's output to known inverse depth, and of their slopes.
 
-        loss = mean |d - target| + slopes_weight * `conv_depth.slopes_loss`
+        loss = mean(w |d - target|) / mean(w) + slopes_weight * `conv_depth.slopes_loss`
+        w = 10 where |target - median of its row| > 0.04, else 1
 
-    Not invariant to scale and shift: synthetic scenes share one scale, and with a small network certainty
+    Things that stand out of the ground cover little of a picture; unweighted, the ground alone would be
+    learned. Not invariant to scale and shift: synthetic scenes share one scale, and with a small network certainty
     about it keeps neighbouring frames alike. Both are compared at 1/4 of the resolution.
 
     Arguments as of `objectives.static_objective`. Parts: "depth" and "slopes"; "ramp" is what the plainest
@@ -35,9 +38,11 @@ def depth_objective(
         depth = model.depth(rgb)
     target = F.avg_pool2d(batch.inv_depth[:, None].float(), _STRIDE)
     depth = F.avg_pool2d(depth.float(), _STRIDE)
-    difference = (depth - target).abs().mean()
+    stands_out = (target - target.median(3, keepdim=True).values).abs() > _STANDS_OUT
+    weight = 1 + (_THING - 1) * stands_out.float()
+    difference = weighted_mean((depth - target).abs(), weight)
     slopes = slopes_loss(depth, target)
-    ramp = (target - target.mean((0, 3), keepdim=True)).abs().mean()
+    ramp = weighted_mean((target - target.mean((0, 3), keepdim=True)).abs(), weight)
     return difference + recipe.slopes_weight * slopes, {
         "depth": difference.detach(),
         "slopes": slopes.detach(),

@@ -49,7 +49,8 @@ class Recipe:
         preset, model: the preset's name and fields of it to replace.
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
         init: checkpoint whose weights start the run (stage "dynamic": the one stage "static" wrote).
-        init_depth: weights that stage "depth" wrote, for stage "static" of a model with depth input "conv".
+        init_depth: weights that stage "depth" wrote, for stage "static" of a model with depth input "conv", or
+            for more of stage "depth".
         init_motion: weights that stage "motion" wrote, for stage "dynamic" of a model that matches.
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
@@ -167,8 +168,8 @@ class Recipe:
         config = self.config
         if self.init_motion and self.stage != "dynamic":
             raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
-        if self.init_depth and self.stage != "static":
-            raise ValueError("field 'init_depth' belongs to stage 'static'")
+        if self.init_depth and self.stage not in ("depth", "static"):
+            raise ValueError("field 'init_depth' belongs to stage 'static' (or 'depth', to go on)")
         if self.stage == "motion" and config.decoder != "matching":
             raise ValueError(f"stage 'motion' trains decoder 'matching', which {self.preset!r} does not have")
         if self.stage == "depth" and config.depth_input != "conv":

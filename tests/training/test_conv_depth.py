@@ -184,4 +184,4 @@ def test_recipes_of_no_use_are_refused() -> None:
         replace(RECIPE, stage="static")
     assert replace(RECIPE, stage="static", model=plain).stage == "static"
     with pytest.raises(InputError, match="'init_depth' belongs to stage 'static'"):
-        replace(RECIPE, init_depth="x")
+        replace(RECIPE, stage="motion", init_depth="x")
