@@ -1,12 +1,13 @@
-"""Does every part of the method earn its place? The tiny preset with and without each, under one budget.
+"""Does every part of the method earn its place? A tiny model with and without each, under one budget.
 
     full          probabilistic position sampling, depth supervision, bidirectional deformation
     no_sampling   positions in stage 1 are the means, not samples
     no_depth      depth is supervised in neither stage
     forward_only  only the earlier frame's Gaussians are moved and rendered, at all times of a pair
 
-The paper's key-frame PSNR of the same four (arXiv 2506.08862) stands beside ours. It is of the full-size
-model, other data and far more steps: signs can be compared, sizes cannot.
+The model has the published design at the size of the preset `tiny`, which itself finds motion and colour in
+other ways. The paper's key-frame PSNR of the same four (arXiv 2506.08862) stands beside ours. It is of the
+full-size model, other data and far more steps: signs can be compared, sizes cannot.
 
 Every variant takes the same number of steps over the same samples in the same order; `full` and
 `forward_only` share their stage 1, which does not differ. The measure is that of `streamsplat-edge eval`:
@@ -291,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line: train, measure, print the table; exit code 3 where the time was too short for all."""
     parser = argparse.ArgumentParser(
         prog="python -m streamsplat_edge.benchmarks.ablations",
-        description="trains the tiny preset with and without each part of the method, and measures",
+        description="trains a tiny model with and without each part of the method, and measures",
     )
     parser.add_argument("--data", metavar="DIR", required=True, help="media cache with an eval split")
     parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder of the runs")
@@ -305,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         help="stop after this long; run again to go on (default: no limit)",
     )
     for stage in ("static", "dynamic"):
-        file = _CONFIGS / f"tiny_{stage}.toml"
+        file = _CONFIGS / f"ablation_{stage}.toml"
         parser.add_argument(
             f"--{stage}-config",
             type=Path,

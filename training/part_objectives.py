@@ -27,8 +27,8 @@ def depth_objective(
         w = 10 where |target - median of its row| > 0.04, else 1
 
     Things that stand out of the ground cover little of a picture; unweighted, the ground alone would be
-    learned. Not invariant to scale and shift: synthetic scenes share one scale, and with a small network certainty
-    about it keeps neighbouring frames alike. Both are compared at 1/4 of the resolution.
+    learned. Not invariant to scale and shift: synthetic scenes share one scale, and with a small network
+    certainty about it keeps neighbouring frames alike. Both are compared at 1/4 of the resolution.
 
     Arguments as of `objectives.static_objective`. Parts: "depth" and "slopes"; "ramp" is what the plainest
     guess would have as "depth": every row its mean over the batch.

@@ -49,8 +49,8 @@ class Recipe:
         preset, model: the preset's name and fields of it to replace.
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
         init: checkpoint whose weights start the run (stage "dynamic": the one stage "static" wrote).
-        init_depth: weights that stage "depth" wrote, for stage "static" of a model with depth input "conv", or
-            for more of stage "depth".
+        init_depth: weights that stage "depth" wrote, for stage "static" of a model with depth input "conv",
+            or for more of stage "depth".
         init_motion: weights that stage "motion" wrote, for stage "dynamic" of a model that matches.
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
