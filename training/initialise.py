@@ -15,10 +15,12 @@ from .matching import MatchingDecoder
 from .model import StreamSplat
 from .modules import MLP, Attention, sinusoidal_table
 from .rasterizer import rasterize
-from .static import COLOUR_FILTER, StaticHeads
+from .static import COLOUR_FILTER, NEIGHBOURS, StaticHeads
 
 # Puts most of a query's attention on an identical key among some hundred unrelated ones.
 _MATCH_GAIN = 1.8
+# The rasterizer adds this to the variance of every splat, in square pixels.
+_LOW_PASS = 0.3
 # Where the warm start's samples begin: far beyond the steps of stage 1, which sees others.
 _FIRST_STEP = 1_000_000
 
@@ -63,6 +65,8 @@ def initialise(model: StreamSplat) -> None:
             for name in ("rgb", "xyz_static"):
                 _linear(heads, f"gs_layer.{name}").weight.zero_()
             heads.colour_filter.weight.copy_(_deblurring(heads, (rows, cols)) if points else _identity())
+            if heads.depth_levels and points:
+                heads.order_filter.copy_(_order_filter(heads, (rows, cols)))
         if heads.probabilistic:
             log_scale = _linear(heads, "mix_layer.xyz_static_scale")
             log_scale.weight.zero_()
@@ -137,6 +141,25 @@ def _deblurring(heads: StaticHeads, grid: tuple[int, int]) -> Tensor:
     )
     # What is cut off must not change the brightness of even areas.
     return (kept / (kept.sum() * impulse.sum()))[None, None]
+
+
+def _order_filter(heads: StaticHeads, grid: tuple[int, int]) -> Tensor:
+    """What a neighbour k contributes to a pixel that it covers by alpha b, where the Gaussian of the pixel
+    itself is nearly opaque: b when drawn before that, else next to nothing. So colours take
+
+        -b / (1 - b) (colour of k - colour)    where k is drawn first against the order of the grid,
+        +b / (1 - b) (colour of k - colour)    where it is drawn last against it.
+    """
+    rows, cols = grid
+    scale = 0.1 * F.softplus(_linear(heads, "gs_layer.scale").bias)
+    opacity = 0.05 + 0.95 * torch.sigmoid(_linear(heads, "gs_layer.opacity").bias)
+    variance_x, variance_y = ((s * n / 2) ** 2 + _LOW_PASS for s, n in zip(scale, (cols, rows), strict=True))
+    weights = []
+    for dy, dx in NEIGHBOURS:
+        alpha = opacity * torch.exp(-0.5 * (dx**2 / variance_x + dy**2 / variance_y))
+        sign = 1.0 if (dy, dx) < (0, 0) else -1.0
+        weights.append(sign * alpha / (1 - alpha))
+    return torch.cat(weights)
 
 
 def _linear(module: nn.Module, name: str) -> nn.Linear:

@@ -11,6 +11,7 @@ from .modules import PositionalEncoding, RMSNorm, Transformer, Upsampler
 from .prior import sample_truncated_normal
 
 COLOUR_FILTER = 7  # taps along x and y
+NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
 _LEVELS_FROM, _LEVELS_SPAN = 0.1, 0.8  # of y, see `StaticHeads`
 
 
@@ -53,7 +54,13 @@ class StaticHeads(nn.Module):
         y = 0.1 + 0.8 d,   d the input's depth at the Gaussian's cell, rounded to 1 / levels
 
     so that nearly equal depths are equal and Gaussians of a level are drawn in the order of the grid in every
-    frame. What is left of [0, 1] on either side is for motion: beyond it a Gaussian is behind the camera.
+    frame. Where two levels meet, a neighbour may be drawn before the Gaussian instead of after it, or after
+    instead of before, which changes what it contributes to the pixel. Colours are corrected for that to first
+    order (`order_filter`, which starts as what the rasterizer does):
+
+        colour += sum_k order_filter[k] [order with neighbour k reversed] (colour of k - colour)
+
+    What is left of [0, 1] on either side is for motion: beyond it a Gaussian is behind the camera.
 
     With `probabilistic` (paper: probabilistic position sampling) the offset inside the cell is drawn from a
     truncated normal during training, whose mean is 0.999 tanh(.) and whose log-scale is a head of its own; in
@@ -85,6 +92,8 @@ class StaticHeads(nn.Module):
         self.cell_pixels = (config.height // rows, config.width // cols)
         if self.residual:
             self.colour_filter = nn.Conv2d(1, 1, COLOUR_FILTER, bias=False)
+            if self.depth_levels:
+                self.order_filter = nn.Parameter(torch.zeros(len(NEIGHBOURS)))
         self.probabilistic = probabilistic
         if probabilistic:
             self.mix_layer = nn.ModuleDict({"xyz_static_scale": nn.Linear(f, 3)})
@@ -96,7 +105,7 @@ class StaticHeads(nn.Module):
         log_scale = self.mix_layer["xyz_static_scale"](features)
         return sample_truncated_normal(0.999 * torch.tanh(raw), log_scale, 0.999)
 
-    def _colour(self, features: Tensor, rgb: Tensor) -> Tensor:
+    def _colour(self, features: Tensor, rgb: Tensor, levels: Tensor | None) -> Tensor:
         raw = self.gs_layer["rgb"](features)
         if not self.residual:
             return torch.sigmoid(raw)
@@ -104,14 +113,22 @@ class StaticHeads(nn.Module):
         cells = F.avg_pool2d(rgb.float(), self.cell_pixels)
         padded = F.pad(cells, (reach, reach, reach, reach), mode="replicate")
         colour = self.colour_filter(padded.flatten(0, 1)[:, None]).reshape(cells.shape)
+        if levels is not None:
+            colour = self._in_order(colour, levels)
         return colour.flatten(2).transpose(1, 2) + 0.25 * torch.tanh(raw)
 
-    def _levels(self, xyz: Tensor, inv_depth: Tensor) -> Tensor:
-        """xyz [B, G, 3] with y from inv_depth [B, 1, H, W]."""
-        x, _, z = xyz.unbind(-1)
-        depth = F.avg_pool2d(inv_depth.float(), self.cell_pixels).flatten(1)
-        rounded = torch.round(depth * self.depth_levels) / self.depth_levels
-        return torch.stack([x, _LEVELS_FROM + _LEVELS_SPAN * rounded, z], -1)
+    def _in_order(self, colour: Tensor, levels: Tensor) -> Tensor:
+        """colour [B, 3, h, w] corrected where levels [B, 1, h, w] (whole numbers) reverse the order."""
+        rows, cols = colour.shape[-2:]
+        colours, depths = (F.pad(x, (1, 1, 1, 1), mode="replicate") for x in (colour, levels))
+        change = torch.zeros_like(colour)
+        for weight, (dy, dx) in zip(self.order_filter, NEIGHBOURS, strict=True):
+            window = (..., slice(1 + dy, 1 + dy + rows), slice(1 + dx, 1 + dx + cols))
+            # Earlier in the grid is drawn first, unless it is farther (a smaller level).
+            nearer = depths[window] - levels
+            reversed_ = (-nearer if (dy, dx) < (0, 0) else nearer).clamp(0, 1)
+            change = change + weight * reversed_ * (colours[window] - colour)
+        return colour + change
 
     def forward(self, features: Tensor, rgbd: Tensor) -> Tensor:
         """features [B, G, F] of the frame rgbd [B, 4, H, W]."""
@@ -119,9 +136,13 @@ class StaticHeads(nn.Module):
         offset = self._offset(features)
         base = torch.stack([self.x_map, torch.full_like(self.x_map, 0.5), self.z_map], dim=-1)
         xyz = base + offset * offset.new_tensor(self.cell)
+        levels = None
         if self.depth_levels:
-            xyz = self._levels(xyz, rgbd[:, 3:])
-        colour = self._colour(features, rgbd[:, :3])
+            depth = F.avg_pool2d(rgbd[:, 3:].float(), self.cell_pixels)
+            levels = torch.round(depth * self.depth_levels)
+            y = _LEVELS_FROM + _LEVELS_SPAN / self.depth_levels * levels.flatten(1)
+            xyz = torch.stack([xyz[..., 0], y, xyz[..., 2]], -1)
+        colour = self._colour(features, rgbd[:, :3], levels)
         scale = 0.1 * F.softplus(self.gs_layer["scale"](features))
         opacity = 0.05 + 0.95 * torch.sigmoid(self.gs_layer["opacity"](features))
         return torch.cat([xyz, colour, scale, opacity], dim=-1)

@@ -69,16 +69,33 @@ def smooth_pair(config: ModelConfig) -> torch.Tensor:
     return F.interpolate(coarse, (config.height, config.width), mode="bicubic").clamp(0, 1)
 
 
-def test_one_gaussian_per_pixel_starts_sharp() -> None:
-    config = preset("tiny", **{**MODEL, "upsample_windows": [60, 60, 60], "upsample_blocks": [0, 0, 0]})
-    rgb = smooth_pair(config)
+def sharpness(model: StreamSplat, rgb: torch.Tensor, depth: torch.Tensor) -> float:
+    """PSNR in dB of the pictures rgb [B, 3, H, W] rendered with the depth [H, W], without the border."""
+    config = model.config
     with torch.no_grad():
-        _, _, gaussians = initialised(config=config).encode(torch.cat([rgb, torch.zeros_like(rgb[:, :1])], 1))
+        _, _, gaussians = model.encode(torch.cat([rgb, depth.expand(len(rgb), 1, -1, -1)], 1))
         shown, _, _ = render_static(
-            gaussians, torch.full((2, 3), 0.5), (config.height, config.width), config.depth_mapping
+            gaussians, torch.full((len(rgb), 3), 0.5), (config.height, config.width), config.depth_mapping
         )
     inner = (slice(None), slice(8, -8), slice(8, -8))  # at the border neighbours are missing
-    assert psnr((shown - rgb.permute(0, 2, 3, 1))[inner].square().mean()) > 45
+    return psnr((shown - rgb.permute(0, 2, 3, 1))[inner].square().mean()).item()
+
+
+def test_one_gaussian_per_pixel_starts_sharp() -> None:
+    config = preset("tiny", **{**MODEL, "upsample_windows": [60, 60, 60], "upsample_blocks": [0, 0, 0]})
+    model, rgb = initialised(config=config), smooth_pair(config)
+    rows = torch.linspace(0, 1, config.height)[:, None].expand(-1, config.width)
+    cols = torch.linspace(0, 1, config.width)[None, :].expand(config.height, -1)
+    assert sharpness(model, rgb, torch.zeros_like(rows)) > 45
+    for depth in (rows, 1 - rows, cols, 1 - cols, (rows + cols) / 2):
+        depth = 0.4 * depth  # a level every few pixels, as in a frame of full size
+        sharp = sharpness(model, rgb, depth)
+        with torch.no_grad():
+            kept = model.gs_predictor.predictor.order_filter.clone()
+            model.gs_predictor.predictor.order_filter.zero_()
+            blurred = sharpness(model, rgb, depth)
+            model.gs_predictor.predictor.order_filter.copy_(kept)
+        assert sharp > 38 and sharp > blurred + 3, "where depth changes the order of drawing"
 
 
 def test_matching_starts_as_a_cross_fade_at_rest() -> None:
