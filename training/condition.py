@@ -9,13 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..runtime.errors import InputError
+from .pretrained import load_hub_folder, load_renamed, read_original, transformers_for
 
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersConfig
@@ -36,19 +33,15 @@ _IN_BLOCK = {
 }
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise InputError(
-            "DINOv2 needs `transformers`, which is not installed.", "pip install 'transformers>=5'."
-        ) from None
-    return transformers
+_NAME = "DINOv2 with registers"
+_HINT = (
+    "Use dinov2_vitb14_reg4_pretrain.pth or a local copy of the hub folder dinov2-with-registers-base."
+)
 
 
 def dino_config(**overrides: Any) -> Dinov2WithRegistersConfig:
     """Configuration of dinov2_vitb14_reg; `overrides` make smaller ones."""
-    config: Dinov2WithRegistersConfig = _transformers().Dinov2WithRegistersConfig(
+    config: Dinov2WithRegistersConfig = transformers_for(_NAME).Dinov2WithRegistersConfig(
         **{"image_size": 518, "patch_size": 14, "num_register_tokens": 4, **overrides}
     )
     return config
@@ -92,7 +85,7 @@ class DinoCondition(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
-        self.model = backbone or _transformers().Dinov2WithRegistersModel(config or dino_config())
+        self.model = backbone or transformers_for(_NAME).Dinov2WithRegistersModel(config or dino_config())
         self.model.eval().requires_grad_(False)
 
     def forward(self, rgb: Tensor) -> Tensor:
@@ -120,33 +113,10 @@ def load_dino(
     Raises:
         InputError: nothing there, unreadable, or not the weights of DINOv2 ViT-B/14 with registers.
     """
-    transformers = _transformers()
-    hint = "Use dinov2_vitb14_reg4_pretrain.pth or a local copy of the hub folder dinov2-with-registers-base."
     if path.is_dir():
-        try:
-            backbone, report = transformers.Dinov2WithRegistersModel.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{path} holds no usable DINOv2: {error}.", hint) from None
-        if report["missing_keys"] or report["unexpected_keys"]:
-            keys = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
-            raise InputError(
-                f"{path} is not DINOv2 with registers; missing or unexpected: {', '.join(keys[:10])}.", hint
-            )
-        return DinoCondition(size=size, backbone=backbone)
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on damaged files
-        raise InputError(f"{path} cannot be read as weights: {error}.", hint) from None
+        kind = transformers_for(_NAME).Dinov2WithRegistersModel
+        return DinoCondition(size=size, backbone=load_hub_folder(kind, path, _NAME, _HINT))
+    state = from_original_keys(read_original(path, _HINT))
     condition = DinoCondition(config, size)
-    try:
-        report = condition.model.load_state_dict(from_original_keys(state), strict=False)
-    except (RuntimeError, AttributeError) as error:
-        raise InputError(f"{path} is not DINOv2 ViT-B/14 with registers: {error}.", hint) from None
-    wrong = [k for k in report.missing_keys if k != "embeddings.mask_token"] + report.unexpected_keys
-    if wrong:
-        raise InputError(
-            f"{path} is not DINOv2 with registers; missing or unexpected: {', '.join(wrong[:10])}.", hint
-        )
+    load_renamed(condition.model, state, path, _NAME, _HINT, optional=("embeddings.mask_token",))
     return condition
