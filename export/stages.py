@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..training.config import ModelConfig
 from ..training.model import StreamSplat
+from .published import DepthStage
 
 
 class EncodeStage(nn.Module):
@@ -35,7 +36,51 @@ class DeformStage(nn.Module):
         motion, fade = self.model.deform(
             torch.stack([tokens_0, tokens_1], dim=1), torch.stack([features_0, features_1], dim=1)
         )
-        return motion[0], fade[0]
+        return motion.flatten(0, 1), fade.flatten(0, 1)
+
+
+class ConditionedDeformStage(nn.Module):
+    """tokens, features, condition of both key frames -> motion [2, G, 3], fade [2, G, 2]; 0 is earlier."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        tokens_0: Tensor,
+        features_0: Tensor,
+        condition_0: Tensor,
+        tokens_1: Tensor,
+        features_1: Tensor,
+        condition_1: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        motion, fade = self.model.deform(
+            torch.stack([tokens_0, tokens_1], dim=1),
+            torch.stack([features_0, features_1], dim=1),
+            torch.stack([condition_0, condition_1], dim=1),
+        )
+        return motion.flatten(0, 1), fade.flatten(0, 1)
+
+
+TENSORS = {
+    "rgb": "Colours in [0, 1], channel order RGB.",
+    "depth": "Relative inverse depth, larger is nearer; the runtime scales it to [0, 1].",
+    "rgbd": "RGB in [0, 1], then inverse depth in [0, 1] (zeros where the model has no depth input).",
+    "condition": "What the other key frame of a pair attends to.",
+    "tokens": "One token per patch, row-major.",
+    "features": "One row per Gaussian, for deform.",
+    "gaussians": "x, y, z, r, g, b, scale x, scale z, opacity. y is normalised inverse depth.",
+    "tokens_0": "tokens of the earlier key frame.",
+    "tokens_1": "tokens of the later key frame.",
+    "features_0": "features of the earlier key frame.",
+    "features_1": "features of the later key frame.",
+    "condition_0": "condition of the earlier key frame.",
+    "condition_1": "condition of the later key frame.",
+    "motion": "x, y, z over the whole pair; row 0 the earlier key frame's Gaussians, row 1 the later's.",
+    "fade": "gamma0, gamma1 of the opacity over time; rows as in motion.",
+}
+"""What the files say about their inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +93,47 @@ class StageGraph:
     outputs: tuple[str, ...]
 
 
-def stage_graphs(model: StreamSplat) -> list[StageGraph]:
+def stage_graphs(
+    model: StreamSplat, condition: nn.Module | None = None, depth: DepthStage | None = None
+) -> list[StageGraph]:
     """The stages of `model` in the order the runtime runs them, with example inputs from a fixed seed.
 
-    The examples are smooth random pictures and what `encode` makes of them, so that tracing and verification
-    see values of the right magnitude.
+    The examples are smooth random pictures and what the stages before make of them, so that tracing and
+    verification see values of the right magnitude.
+
+    Args:
+        condition: rgb [1, 3, H, W] -> [1, M, C], for a model whose condition is a stage of its own.
+        depth: for a model whose depth channel is filled by a stage.
     """
     config: ModelConfig = model.config
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, config.height // 16, config.width // 16, generator=generator)
-    rgb = nn.functional.interpolate(
-        coarse, (config.height, config.width), mode="bilinear", align_corners=False
-    )
-    rgbd = torch.cat([rgb, torch.zeros_like(rgb[:, :1])], dim=1)
+    coarse = torch.rand(2, 3, config.height // 16 + 1, config.width // 16 + 1, generator=generator)
+
+    def pictures(size: tuple[int, int]) -> Tensor:
+        return nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+
+    stages: list[StageGraph] = []
+    rgb = pictures((config.height, config.width))
+    planes = torch.zeros_like(rgb[:, :1])
+    frames: list[dict[str, Tensor]] = [{}, {}]
     with torch.no_grad():
-        (tokens_0, features_0, _), (tokens_1, features_1, _) = (
-            model.encode(rgbd[i : i + 1]) for i in range(2)
-        )
-    return [
-        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, ("tokens", "features", "gaussians")),
-        StageGraph(
-            "deform",
-            DeformStage(model),
-            {"tokens_0": tokens_0, "features_0": features_0, "tokens_1": tokens_1, "features_1": features_1},
-            ("motion", "fade"),
-        ),
-    ]
+        if depth is not None:
+            seen = pictures(depth.input_size)
+            planes = torch.cat([depth(seen[i : i + 1]) for i in range(2)])
+            low, high = (planes.amin((1, 2, 3), keepdim=True), planes.amax((1, 2, 3), keepdim=True))
+            planes = (planes - low) / (high - low).clamp_min(1e-6)
+            stages.append(StageGraph("depth", depth, {"rgb": seen[:1]}, ("depth",)))
+        rgbd = torch.cat([rgb, planes], dim=1)
+        for i, frame in enumerate(frames):
+            frame["tokens"], frame["features"], _ = model.encode(rgbd[i : i + 1])
+            if condition is not None:
+                frame["condition"] = condition(rgb[i : i + 1])
+    outputs = ("tokens", "features", "gaussians")
+    stages.append(StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, outputs))
+    if condition is not None:
+        stages.append(StageGraph("condition", condition, {"rgb": rgb[:1]}, ("condition",)))
+    inputs = {f"{name}_{i}": value for i, frame in enumerate(frames) for name, value in frame.items()}
+    kind = DeformStage if condition is None else ConditionedDeformStage
+    stages.append(StageGraph("deform", kind(model), inputs, ("motion", "fade")))
+    return stages
