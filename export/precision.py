@@ -24,7 +24,9 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 # Positions, colours and motion: a step of fp16 near 1 is half a pixel of a 1000-pixel image.
 _FULL_PRECISION = (StaticHeads, DynamicHeads)
-_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+_PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
+_BF16_CONV_OPSET = 22
 
 
 def check_precision(precision: str) -> None:
@@ -36,7 +38,7 @@ def check_precision(precision: str) -> None:
         raise InputError(f"Precision {precision!r} cannot be exported.", hint)
 
 
-def lowered(module: nn.Module, precision: str) -> nn.Module:
+def lowered(module: nn.Module, precision: str, opset: int = 20) -> nn.Module:
     """A copy of `module` whose products compute in `precision`; the module itself for fp32.
 
     Args:
@@ -44,6 +46,7 @@ def lowered(module: nn.Module, precision: str) -> nn.Module:
             and, through its float32 layer scales, DINOv2 do). Modules listed in its attribute
             `full_precision`, if it has one, stay in float32.
         precision: one of `PRECISIONS`.
+        opset: ONNX operator set it is for; convolutions have no bf16 before 22 and stay in float32 there.
 
     Raises:
         InputError: unknown precision, or a weight that it cannot hold.
@@ -52,7 +55,10 @@ def lowered(module: nn.Module, precision: str) -> nn.Module:
     if precision == "fp32":
         return module
     result = copy.deepcopy(module)
-    _lower(result, PRECISIONS[precision], "", tuple(getattr(result, "full_precision", ())))
+    kept = list(getattr(result, "full_precision", ()))
+    if precision == "bf16" and opset < _BF16_CONV_OPSET:
+        kept += [part for part in result.modules() if isinstance(part, _CONVOLUTIONS)]
+    _lower(result, PRECISIONS[precision], "", tuple(kept))
     return result
 
 
