@@ -13,7 +13,7 @@ from ..training.config import PRESETS, ModelConfig
 from ..training.model import StreamSplat
 from .published import DepthStage, DinoStage
 from .resize import dino_size, resized
-from .stages import StageGraph, stage_graphs
+from .stages import ConditionStage, StageGraph, stage_graphs
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def load(source: Source) -> LoadedModel:
     if source.size is not None:
         model = resized(model, *source.size)
     model.eval().requires_grad_(False)
-    return LoadedModel(model, _condition(source, model.config), _depth(source, model.config))
+    condition = ConditionStage(model) if config.condition == "conv" else _dino(source, model.config)
+    return LoadedModel(model, condition, _depth(source, model.config))
 
 
 def _config(source: Source) -> ModelConfig:
@@ -110,7 +111,7 @@ def _check_companions(source: Source, config: ModelConfig) -> None:
             raise InputError(f"There is nothing at {given}.", f"Give the weights of {what} with {option}.")
 
 
-def _condition(source: Source, config: ModelConfig) -> nn.Module | None:
+def _dino(source: Source, config: ModelConfig) -> nn.Module | None:
     if source.dino is None:
         return None
     from ..training.condition import load_dino  # needs `transformers`

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from ..runtime.errors import InputError
 from ..training.dynamic import DynamicHeads
+from ..training.matching import MatchingDecoder
 from ..training.modules import Attention
 from ..training.static import StaticHeads
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision of the matrix products -> torch's type."""
 
-# Positions, colours and motion: a step of fp16 near 1 is half a pixel of a 1000-pixel image.
-_FULL_PRECISION = (StaticHeads, DynamicHeads)
+# Positions, colours and motion: a step of fp16 near 1 is half a pixel of a 1000-pixel image. Matching moves
+# features by coordinates that it adds up from level to level.
+_FULL_PRECISION = (StaticHeads, DynamicHeads, MatchingDecoder)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 _PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
 _BF16_CONV_OPSET = 22

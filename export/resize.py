@@ -54,7 +54,10 @@ def resized_config(config: ModelConfig, height: int, width: int) -> ModelConfig:
         changes["condition_len"] = rows * cols
     elif config.condition_len == config.tokens:
         changes["condition_len"] = tokens
-    return replace(config, **changes)  # type: ignore[arg-type]
+    try:
+        return replace(config, **changes)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(f"{config.name} cannot be exported at {height}x{width}: {error}.") from None
 
 
 def dino_grid(height: int, width: int) -> tuple[int, int]:

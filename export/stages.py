@@ -23,6 +23,18 @@ class EncodeStage(nn.Module):
         return self.model(rgbd)
 
 
+class ConditionStage(nn.Module):
+    """rgb [1, 3, H, W] -> condition [1, M, C], of a model that brings its own condition encoder."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model.condition_encoder
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        condition: Tensor = self.model(rgb)
+        return condition.float()
+
+
 class DeformStage(nn.Module):
     """tokens, features of both key frames -> motion [2, G, 3], fade [2, G, 2]; 0 is the earlier frame."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,29 +25,45 @@ TRAINING_ONLY = frozenset(
 )
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _LISTED = 20
-_STATIC = "gs_predictor."
+# What a file holds, by prefixes of names: everything, or what stage "static" or stage "motion" trains.
+Part = Literal["all", "static", "motion"]
+PARTS: dict[Part, tuple[str, ...]] = {
+    "all": ("",),
+    "static": ("gs_predictor.",),
+    "motion": ("condition_encoder.", "decoder.down_", "decoder.level_"),
+}
 # Fields of the configuration that the tensors' shapes do not give away, or not fully: a model that differs in
 # one would load and compute something else.
-_STATIC_FIELDS = ("head_dim", "upsample_windows", "upsample_blocks", "depth_mapping", "depth_input")
-_ALL_FIELDS = (*_STATIC_FIELDS, "condition")
+_STATIC_FIELDS = (
+    "head_dim",
+    "upsample_windows",
+    "upsample_blocks",
+    "depth_mapping",
+    "depth_input",
+    "colour",
+    "depth_levels",
+)
+_MOTION_FIELDS = ("condition", "decoder")
+_FIELDS: dict[Part, tuple[str, ...]] = {
+    "all": (*_STATIC_FIELDS, *_MOTION_FIELDS),
+    "static": _STATIC_FIELDS,
+    "motion": _MOTION_FIELDS,
+}
 
 
-def save_weights(
-    model: StreamSplat, path: Path, metadata: dict[str, str], *, static_only: bool = False
-) -> None:
+def save_weights(model: StreamSplat, path: Path, metadata: dict[str, str], part: Part = "all") -> None:
     """Write the model's parameters and buffers, with its configuration, under a temporary name and rename.
 
     Args:
-        static_only: leave out the dynamic half, which stage 1 does not train.
+        part: which weights; a stage leaves out those that it does not train and the next one does.
 
     Raises:
         OutputError: the file cannot be written; an earlier file of that name is untouched.
     """
-    part = _STATIC if static_only else ""
     state = {
         f"model.{k}": v.detach().contiguous().clone()
         for k, v in model.state_dict().items()
-        if k.startswith(part)
+        if k.startswith(PARTS[part])
     }
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -100,7 +117,17 @@ def load_weights(model: StreamSplat, path: Path) -> None:
         InputError: the file cannot be read or does not fit.
     """
     with _open(path) as file:
-        _load(model, path, file, _names(path, file))
+        _load(model, path, file, _names(path, file), "all")
+
+
+def load_motion_weights(model: StreamSplat, path: Path) -> None:
+    """Load what stage "motion" wrote into `model`; the rest stays as it is.
+
+    Raises:
+        InputError: the file cannot be read or does not fit.
+    """
+    with _open(path) as file:
+        _load(model, path, file, _names(path, file), "motion")
 
 
 def load_static_weights(model: StreamSplat, path: Path) -> None:
@@ -115,12 +142,13 @@ def load_static_weights(model: StreamSplat, path: Path) -> None:
     """
     with _open(path) as file:
         names = _names(path, file)
-        if not any(name.startswith(_STATIC) for name in names):
+        (static,) = PARTS["static"]
+        if not any(name.startswith(static) for name in names):
             names = {
-                f"{_STATIC}{name}".replace("mix_layer.xyz_static_mean.", "gs_layer.xyz_static."): stored
+                f"{static}{name}".replace("mix_layer.xyz_static_mean.", "gs_layer.xyz_static."): stored
                 for name, stored in names.items()
             }
-        _load(model, path, file, names, part=_STATIC)
+        _load(model, path, file, names, "static")
 
 
 def holds_dynamic_half(path: Path) -> bool:
@@ -133,14 +161,14 @@ def holds_dynamic_half(path: Path) -> bool:
         return any(name.startswith("decoder.") for name in _names(path, file))
 
 
-def _other_fields(model: StreamSplat, path: Path, file: safe_open, part: str) -> list[str]:
+def _other_fields(model: StreamSplat, path: Path, file: safe_open, part: Part) -> list[str]:
     """The fields in which the configuration stored with the weights, if any, differs from the model's."""
     if "model" not in (file.metadata() or {}):
         return []
     theirs, ours = read_config(path), model.config
     return [
         f"{name}: {getattr(theirs, name)}, here {getattr(ours, name)}"
-        for name in (_STATIC_FIELDS if part else _ALL_FIELDS)
+        for name in _FIELDS[part]
         if getattr(theirs, name) != getattr(ours, name)
     ]
 
@@ -168,8 +196,8 @@ def _names(path: Path, file: safe_open) -> dict[str, str]:
     return names
 
 
-def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, str], part: str = "") -> None:
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(part)}
+def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, str], part: Part) -> None:
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(PARTS[part])}
     wanted = {name: key for name, key in names.items() if name in own or name not in TRAINING_ONLY}
     # Shapes come from the header, so that a large file of another model is refused before it is read.
     shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in wanted.items()}

@@ -26,7 +26,9 @@ def _add_train(subparsers: Any) -> None:
         epilog="Ctrl-C saves the run after the step at hand.",
     )
     parser.add_argument(
-        "stage", choices=("static", "dynamic"), help="stage 1 (static: encoder) or stage 2 (dynamic: decoder)"
+        "stage",
+        choices=("static", "motion", "dynamic"),
+        help="static: encoder (stage 1); motion: matching alone; dynamic: decoder (stage 2)",
     )
     parser.add_argument(
         "--config",
@@ -40,6 +42,9 @@ def _add_train(subparsers: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="media cache (default: the recipe's)")
     parser.add_argument("--init", metavar="FILE", help="weights to start from (default: the recipe's)")
+    parser.add_argument(
+        "--init-motion", metavar="FILE", help="weights of stage motion to start from (default: the recipe's)"
+    )
     parser.add_argument(
         "--max-minutes", type=_minutes, metavar="M", help="stop after this long; run again to resume"
     )
@@ -92,7 +97,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from .recipe import load_recipe
     from .trainer import train
 
-    recipe = load_recipe(arguments.config, data=arguments.data, init=arguments.init)
+    recipe = load_recipe(
+        arguments.config, data=arguments.data, init=arguments.init, init_motion=arguments.init_motion
+    )
     if recipe.stage != arguments.stage:
         raise InputError(
             f"{arguments.config} is a recipe for stage {recipe.stage!r}, not {arguments.stage!r}.",

@@ -24,9 +24,15 @@ class ModelConfig:
             2x2 pixels (published), three give one per pixel.
         upsample_blocks: transformer blocks of each upsampling stage (published: 2, 2); odd ones roll their
             windows by half.
-        condition: "dino" (published: DINOv2 ViT-B/14 tokens of the other frame) or "tokens" (the published
-            switch `use_dino = False`: the other frame's encoder tokens).
-        condition_dim, condition_len: width and number of condition tokens (for "tokens": 0, or dim and N).
+        condition: "dino" (published: DINOv2 ViT-B/14 tokens of the other frame), "tokens" (the published
+            switch `use_dino = False`: the other frame's encoder tokens) or "conv" (a small convolutional
+            network trained with the decoder, `matching.ConvCondition`).
+        condition_dim, condition_len: width and number of condition tokens (for "tokens": 0, or dim and N;
+            for "conv" the number follows from the size: 0).
+        decoder: "attention" (published) or "matching" (motion from correlation, see `matching.py`).
+        colour: "absolute" (published: a head says the colour) or "residual" (a learned 7x7 filter of the
+            frame about the Gaussian's cell, and a head says the difference).
+        depth_levels: 0 (published: any inverse depth), or the number of levels it is rounded to.
         dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
         depth_mapping: "published" (1 / (0.2 + 9.8 y)) or "paper" (2 / (1 + y)).
         depth_input: "zeros" (the depth channel is always zero; the model learns its own depth) or "stage".
@@ -43,9 +49,12 @@ class ModelConfig:
     decoder_depth: int
     upsample_windows: tuple[int, ...]
     upsample_blocks: tuple[int, ...] = (2, 2)
-    condition: Literal["dino", "tokens"] = "tokens"
+    condition: Literal["dino", "tokens", "conv"] = "tokens"
     condition_dim: int = 0
     condition_len: int = 0
+    decoder: Literal["attention", "matching"] = "attention"
+    colour: Literal["absolute", "residual"] = "absolute"
+    depth_levels: int = 0
     dynamic_scalar: tuple[float, float, float] = (0.5, 0.1, 0.5)
     depth_mapping: Literal["published", "paper"] = "published"
     depth_input: Literal["zeros", "stage"] = "zeros"
@@ -56,7 +65,7 @@ class ModelConfig:
         for name in ("height", "width", "patch", "dim", "head_dim", "key_frame_gap"):
             if getattr(self, name) < 1:
                 raise ValueError(f"field {name!r} must be 1 or more, not {getattr(self, name)}")
-        for name in ("encoder_depth", "decoder_depth", "condition_dim", "condition_len"):
+        for name in ("encoder_depth", "decoder_depth", "condition_dim", "condition_len", "depth_levels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"field {name!r} must be 0 or more, not {getattr(self, name)}")
         if self.height % self.patch or self.width % self.patch:
@@ -96,6 +105,23 @@ class ModelConfig:
             raise ValueError("condition 'dino' needs condition_dim and condition_len")
         if self.condition == "tokens" and size not in ((0, 0), own):
             raise ValueError(f"condition_dim, condition_len of 'tokens' are 0, 0 or {own}, not {size}")
+        if (self.condition == "conv") != (self.decoder == "matching"):
+            raise ValueError("condition 'conv' and decoder 'matching' need each other")
+        if self.condition == "conv":
+            self._check_matching()
+
+    def _check_matching(self) -> None:
+        if self.condition_dim < 2 or self.condition_dim % 2 or self.condition_len:
+            raise ValueError("condition 'conv' needs an even condition_dim, and condition_len 0")
+        if self.height % 16 or self.width % 16:
+            raise ValueError(
+                f"decoder 'matching' needs sides that are multiples of 16, not {self.height}x{self.width}"
+            )
+        if self.patch != 8:
+            raise ValueError(f"decoder 'matching' needs patch 8, not {self.patch}")
+        factors = {(4 * rows // self.height, 4 * cols // self.width) for rows, cols in [self.grid]}
+        if factors not in ({(1, 1)}, {(2, 2)}, {(4, 4)}):
+            raise ValueError("decoder 'matching' needs one Gaussian per 4x4, 2x2 or 1x1 pixels")
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -168,6 +194,11 @@ PRESETS: dict[str, ModelConfig] = {
         decoder_depth=3,
         upsample_windows=(128, 64, 64),
         upsample_blocks=(2, 1, 0),
+        condition="conv",
+        condition_dim=32,
+        decoder="matching",
+        colour="residual",
+        depth_levels=32,
     ),
 }
 

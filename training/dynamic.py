@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .modules import MLP, Attention, PositionalEncoding, RMSNorm
+from .prior import sample_truncated_normal
 
 
 class DecoderBlock(nn.Module):
@@ -102,13 +103,22 @@ class _HeadMLP(nn.Module):
 
 
 class DynamicHeads(nn.Module):
-    """Features [..., 2F] -> motion [..., 3] over the pair, fade [..., 2]: gamma0 >= 0, gamma1 in [0, 1]."""
+    """Features [..., 2F] -> motion [..., 3] over the pair, fade [..., 2]: gamma0 >= 0, gamma1 in [0, 1].
+
+    motion = dynamic_scalar * 0.999 tanh(head(features) + base / dynamic_scalar), where `base` is the motion
+    that matching has found (none in the published model). Matching sees the image plane only: there, motion
+    along y is one learned value for all Gaussians, which keeps their order. With `sampled`, in training the
+    factor of dynamic_scalar is drawn from a truncated normal about it, as positions at rest are (REFERENCE.md
+    section 6).
+    """
 
     dynamic_scalar: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, sampled: bool = False) -> None:
         super().__init__()
         f = config.feature_dim
+        self.sampled = sampled
+        self.shared_y = nn.Parameter(torch.zeros(())) if config.decoder == "matching" else None
         self.register_buffer("dynamic_scalar", torch.tensor(config.dynamic_scalar))
         self.gs_layer = nn.ModuleDict(
             {
@@ -119,8 +129,17 @@ class DynamicHeads(nn.Module):
             }
         )
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = features.float()
-        motion = 0.999 * torch.tanh(self.gs_layer["xyz_dynamic"](features)) * self.dynamic_scalar
+        raw = self.gs_layer["xyz_dynamic"](features)
+        if base is not None:
+            raw = raw + base / self.dynamic_scalar
+        if self.shared_y is not None:
+            raw = torch.stack([raw[..., 0], self.shared_y.expand_as(raw[..., 1]), raw[..., 2]], -1)
+        unit = 0.999 * torch.tanh(raw)
+        if self.sampled and self.training:
+            unit = sample_truncated_normal(unit, self.gs_layer["xyz_dynamic_scale"](features), 0.999)
         fade = self.gs_layer["opacity_dynamic"](features)
-        return motion, torch.cat([F.relu(fade[..., :1]), torch.sigmoid(fade[..., 1:])], dim=-1)
+        return unit * self.dynamic_scalar, torch.cat(
+            [F.relu(fade[..., :1]), torch.sigmoid(fade[..., 1:])], -1
+        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.loader import Mixer
-from .dynamic import DecoderBlock
+from .dynamic import DecoderBlock, DynamicDecoder, DynamicHeads
+from .matching import MatchingDecoder
 from .model import StreamSplat
 from .modules import MLP, Attention, sinusoidal_table
+from .rasterizer import rasterize
+from .static import COLOUR_FILTER, StaticHeads
 
 # Puts most of a query's attention on an identical key among some hundred unrelated ones.
 _MATCH_GAIN = 1.8
@@ -40,16 +45,23 @@ def initialise(model: StreamSplat) -> None:
         for module in model.modules():
             if isinstance(module, DecoderBlock):
                 _match(module.cross_attn)
-        decoder = model.decoder.transformer_decoder
+        if isinstance(model.decoder, DynamicDecoder):
+            decoder = model.decoder.transformer_decoder
         if config.condition == "tokens":
             decoder.condition_proj.weight.copy_(torch.eye(config.dim))
             decoder.positional_embedding.copy_(sinusoidal_table(config.tokens, config.dim).repeat(2, 1)[None])
-        # 0.1 softplus(b) = 0.6 of the half cell: neighbours touch, and the low-pass does the rest.
-        half_cell = torch.tensor([1.0 / cols, 1.0 / rows])
         for name in ("scale", "opacity", "xyz_static"):
             _linear(heads, f"gs_layer.{name}").weight.mul_(0.1)
-        _linear(heads, "gs_layer.scale").bias.copy_(torch.log(torch.expm1(6.0 * half_cell)))
-        _linear(heads, "gs_layer.opacity").bias.fill_(2.5)
+        # 0.1 softplus(b) is the size in canonical units. Copied colours are sharpest from points, which the
+        # low-pass widens to a pixel; learned ones start as splats that touch.
+        share, opacity = (0.12, 4.5) if heads.residual else (0.6, 2.5)
+        half_cell = torch.tensor([1.0 / cols, 1.0 / rows])
+        _linear(heads, "gs_layer.scale").bias.copy_(torch.log(torch.expm1(10 * share * half_cell)))
+        _linear(heads, "gs_layer.opacity").bias.fill_(opacity)
+        if heads.residual:
+            for name in ("rgb", "xyz_static"):
+                _linear(heads, f"gs_layer.{name}").weight.zero_()
+            heads.colour_filter.weight.copy_(_deblurring(heads, (rows, cols)))
         if heads.probabilistic:
             log_scale = _linear(heads, "mix_layer.xyz_static_scale")
             log_scale.weight.zero_()
@@ -59,6 +71,32 @@ def initialise(model: StreamSplat) -> None:
         fade.weight.mul_(0.1)
         # Half-way both frames together still cover 93 %, so nothing shines through at the start.
         fade.bias.copy_(torch.tensor([1.5, 0.0]))
+        if isinstance(model.decoder, MatchingDecoder):
+            _cross_fade(model.decoder, dynamic)
+
+
+def _cross_fade(decoder: MatchingDecoder, heads: DynamicHeads) -> None:
+    """Start as a linear mix of both frames, each moved: the earlier in front and fading, the later opaque.
+
+    Their common motion in y keeps the earlier frame's Gaussians in front by a 25th of the depth range at all
+    times. One channel of the frame embedding says which frame it is; one hidden unit of the fade's head
+    carries it.
+    """
+    for level in (decoder.level_16, decoder.level_8, decoder.level_4):
+        nn.init.zeros_(level.flow.weight)
+        assert level.flow.bias is not None
+        nn.init.zeros_(level.flow.bias)
+    y_range = float(heads.dynamic_scalar[1])
+    assert heads.shared_y is not None
+    heads.shared_y.fill_(math.atanh(0.04 / y_range))
+    decoder.cls_embedding[0, :, 0, -1] = torch.tensor([3.0, -3.0])
+    for name, inputs in (("1", -1), ("4", 0)):
+        weight = _linear(heads, f"gs_layer.opacity_dynamic.layers.{name}").weight
+        weight[0] = 0.0
+        weight[0, inputs] = 1.0
+    last = _linear(heads, "gs_layer.opacity_dynamic.layers.7")
+    last.weight[0, 0] = 1.85  # silu(silu(3)) = 2.7: gamma0 = 5, a nearly linear fade about the middle
+    last.bias.copy_(torch.tensor([0.1, 0.0]))
 
 
 def _match(attention: Attention) -> None:
@@ -66,6 +104,31 @@ def _match(attention: Attention) -> None:
     weight[:dim] *= _MATCH_GAIN
     weight[dim : 2 * dim] = weight[:dim]
     nn.init.normal_(attention.out_proj.weight, std=dim**-0.5)
+
+
+def _deblurring(heads: StaticHeads, grid: tuple[int, int]) -> Tensor:
+    """The filter [1, 1, k, k] that undoes what rendering one Gaussian per pixel blurs: F^-1(1 / F(impulse)).
+
+    The impulse is rendered with the first scales and opacities and all depths equal.
+    """
+    rows, cols = grid
+    count, middle = rows * cols, (rows // 2, cols // 2)
+    colours = torch.zeros(1, count, 3)
+    colours[0, middle[0] * cols + middle[1]] = 1.0
+    scale = 0.1 * F.softplus(_linear(heads, "gs_layer.scale").bias).expand(1, count, 2)
+    opacity = (0.05 + 0.95 * torch.sigmoid(_linear(heads, "gs_layer.opacity").bias)).expand(1, count)
+    places = torch.stack([heads.x_map, heads.z_map], -1)[None]
+    rgb, _, _ = rasterize(
+        places, torch.ones(1, count), scale, opacity, colours, torch.zeros(1, 3), rows, cols
+    )
+    impulse = torch.roll(rgb[0, ..., 0], (-middle[0], -middle[1]), (0, 1))
+    inverse = torch.roll(torch.fft.ifft2(1 / torch.fft.fft2(impulse)).real, middle, (0, 1))
+    reach = COLOUR_FILTER // 2
+    kept = inverse[middle[0] - reach : middle[0] + reach + 1, middle[1] - reach : middle[1] + reach + 1].flip(
+        0, 1
+    )
+    # What is cut off must not change the brightness of even areas.
+    return (kept / (kept.sum() * impulse.sum()))[None, None]
 
 
 def _linear(module: nn.Module, name: str) -> nn.Linear:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .dynamic import DynamicDecoder, DynamicHeads
+from .matching import ConvCondition, MatchingDecoder, flow_to_motion
 from .modules import Upsampler
 from .static import StaticPredictor
 
@@ -18,20 +19,35 @@ class StreamSplat(nn.Module):
     engines of the runtime, and the split here is the split of the exported graphs.
     """
 
-    def __init__(self, config: ModelConfig, probabilistic: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, probabilistic: bool = False, sampled_motion: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.gs_predictor = StaticPredictor(config, probabilistic)
-        self.decoder = DynamicDecoder(config)
-        self.gaussian_upsampler = Upsampler(
-            config.dim, config.head_dim, config.token_grid, config.upsample_windows, config.upsample_blocks
-        )
-        self.gs_dynamic_predictor = DynamicHeads(config)
+        self.decoder: DynamicDecoder | MatchingDecoder
+        if config.decoder == "matching":
+            self.condition_encoder = ConvCondition(config.condition_dim)
+            self.decoder = MatchingDecoder(config)
+        else:
+            self.decoder = DynamicDecoder(config)
+            self.gaussian_upsampler = Upsampler(
+                config.dim,
+                config.head_dim,
+                config.token_grid,
+                config.upsample_windows,
+                config.upsample_blocks,
+            )
+        self.gs_dynamic_predictor = DynamicHeads(config, sampled_motion)
         self.encoder_proj = nn.Linear(config.feature_dim, config.feature_dim, bias=False)
 
     def encode(self, rgbd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """rgbd [B, 4, H, W] -> tokens [B, N, D], features [B, G, F], gaussians [B, G, 9]."""
         return self.gs_predictor(rgbd)
+
+    def condition(self, rgb: Tensor) -> Tensor:
+        """rgb [B, 3, H, W] -> condition tokens [B, M, C], for models whose condition is "conv"."""
+        return self.condition_encoder(rgb)
 
     def deform(
         self, tokens: Tensor, features: Tensor, condition: Tensor | None = None
@@ -46,12 +62,27 @@ class StreamSplat(nn.Module):
         Returns:
             motion [B, 2, G, 3] over the whole pair, fade [B, 2, G, 2].
         """
-        decoded = self.decoder(tokens, tokens if condition is None else condition)
-        upsampled = self.gaussian_upsampler(decoded.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        condition = tokens if condition is None else condition
+        base: Tensor | None = None
+        if isinstance(self.decoder, MatchingDecoder):
+            flow, upsampled = self.decoder(tokens, condition)
+            base = flow_to_motion(flow, self.config)
+        else:
+            decoded = self.decoder(tokens, condition)
+            upsampled = self.gaussian_upsampler(decoded.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         joined = torch.cat([self.encoder_proj(features).float(), upsampled.float()], dim=-1)
         with torch.autocast(joined.device.type, enabled=False):
-            return self.gs_dynamic_predictor(joined)
+            return self.gs_dynamic_predictor(joined, base)
 
-    def dynamic_parameters(self) -> list[nn.Parameter]:
-        """What stage 2 trains: everything but the static predictor."""
-        return [p for name, p in self.named_parameters() if not name.startswith("gs_predictor.")]
+    def parameters_of(self, stage: str) -> list[nn.Parameter]:
+        """What a stage trains: "static" the static predictor, "motion" what finds flow, "dynamic" all but the
+        static predictor."""
+        motion = ("condition_encoder.", "decoder.down_", "decoder.level_")
+        static = "gs_predictor."
+        return [
+            p
+            for name, p in self.named_parameters()
+            if (stage == "static" and name.startswith(static))
+            or (stage == "motion" and name.startswith(motion))
+            or (stage == "dynamic" and not name.startswith(static))
+        ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from .config import ModelConfig
 from .data.loader import Batch, Stills
 from .gaussians import render_pair, render_static
+from .matching import MatchingDecoder
 from .model import StreamSplat
 from .recipe import Recipe
 
@@ -92,6 +93,40 @@ def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
     return (error * weight).sum() / weight.sum().clamp(min=1.0)
 
 
+def flow_objective(
+    model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Stage "motion": distance of the matched flow to the known one, at every resolution of the matching.
+
+        loss = sum over levels l of 2^-(L - l) mean sqrt(|flow_l - flow|^2 + 0.01)      (pixels of the frame)
+
+    Parts: "flow_px" is the mean distance in pixels at the finest level, "still_px" that of no motion at all.
+    """
+    assert isinstance(model.decoder, MatchingDecoder)
+    count = batch.frames.shape[0]
+    ends = torch.stack([batch.frames[:, 0], batch.frames[:, -1]], 1)
+    rgb = (ends.flatten(0, 1).float() / 255.0).contiguous(memory_format=torch.channels_last)
+    flows, _ = model.decoder.flows(model.condition(rgb).unflatten(0, (count, 2)))
+    target = torch.stack([batch.flow_fwd, batch.flow_bwd], 1).flatten(0, 1).float()
+    known = batch.flow_valid.flatten(0, 1)[:, None].float()
+    loss = target.new_zeros(())
+    parts = {}
+    for level, flow in enumerate(reversed(flows)):
+        rows, cols = flow.shape[-2:]
+        # Means over the known pixels of a place only: a place that is mostly unknown is left out.
+        share = F.adaptive_avg_pool2d(known, (rows, cols))
+        truth = F.adaptive_avg_pool2d(target * known, (rows, cols)) / share.clamp(min=1e-3)
+        weight = (share > 0.5).float()[:, 0]
+        pixels = flow.flatten(0, 1) * (model.config.width / cols)
+        square = (pixels - truth).square().sum(1)
+        total = weight.sum().clamp(min=1.0)
+        loss = loss + 0.5**level * ((square + 0.01).sqrt() * weight).sum() / total
+        if level == 0:
+            parts["flow_px"] = (square.detach().sqrt() * weight).sum() / total
+            parts["still_px"] = (truth.square().sum(1).sqrt() * weight).sum() / total
+    return loss, parts
+
+
 def dynamic_objective(
     model: StreamSplat, batch: Batch, recipe: Recipe, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,7 +143,10 @@ def dynamic_objective(
         tokens, features, gaussians = (
             x.unflatten(0, (count, 2)) for x in model.encode(to_rgbd(ends.flatten(0, 1)))
         )
-    motion, fade = model.deform(tokens, features)
+    condition = None
+    if model.config.condition == "conv":
+        condition = model.condition(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))
+    motion, fade = model.deform(tokens, features, condition)
 
     # In-between frames are what stage 2 is for; an end frame is supervised in one slot of `renders`.
     picks = torch.stack([_pick_times(length, recipe.renders, generator) for _ in range(count)])

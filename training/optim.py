@@ -10,7 +10,15 @@ from torch import nn
 from .model import StreamSplat
 from .recipe import Recipe
 
-_OUTSIDE_MUON = ("gs_layer", "mix_layer", "residual_fc", "encoder_proj", "condition_proj")
+_OUTSIDE_MUON = (
+    "gs_layer",
+    "mix_layer",
+    "residual_fc",
+    "encoder_proj",
+    "condition_proj",
+    "widen",
+    "token_shuffle",
+)
 
 
 def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -20,8 +28,7 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
     embeddings, the patch convolution, the projections of the shuffles, of the condition and of the static
     features, the heads, norms and biases stay with AdamW. What the stage does not train is frozen.
     """
-    static = [p for name, p in model.named_parameters() if name.startswith("gs_predictor.")]
-    trained = static if recipe.stage == "static" else model.dynamic_parameters()
+    trained = model.parameters_of(recipe.stage)
     for p in model.parameters():
         p.requires_grad_(False)
     for p in trained:

@@ -31,10 +31,12 @@ class Recipe:
     """Hyper-parameters of one stage; InputError for a value that cannot be used.
 
     Attributes:
-        stage: "static" (encoder, one frame) or "dynamic" (decoder, pairs; encoder frozen).
+        stage: "static" (encoder, one frame), "motion" (the matching decoder alone, pairs with known flow) or
+            "dynamic" (decoder, pairs; encoder frozen).
         preset, model: the preset's name and fields of it to replace.
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
-        init: checkpoint whose weights start the run (stage 2: the one stage 1 wrote).
+        init: checkpoint whose weights start the run (stage "dynamic": the one stage "static" wrote).
+        init_motion: weights that stage "motion" wrote, for stage "dynamic" of a model that matches.
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in
             far fewer steps).
@@ -53,13 +55,14 @@ class Recipe:
         threads: of torch and the rasterizer; 0 = as many as torch takes.
     """
 
-    stage: Literal["static", "dynamic"]
+    stage: Literal["static", "motion", "dynamic"]
     preset: str
     data: str
     steps: int
     batch: int
     seed: int = 0
     init: str = ""
+    init_motion: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 5e-4
@@ -83,8 +86,8 @@ class Recipe:
     def __post_init__(self) -> None:
         try:
             check_types(self)
-            self._check_ranges()
             preset(self.preset, **self.model)
+            self._check_ranges()
         except ValueError as error:
             raise InputError(f"{error}.", "Correct the recipe.") from None
 
@@ -102,6 +105,10 @@ class Recipe:
             raise ValueError(f"field 'betas' must lie in [0, 1), not {self.betas}")
         if self.stage == "dynamic" and not self.init:
             raise ValueError("field 'init' is missing: stage 'dynamic' starts from weights of stage 'static'")
+        if self.init_motion and self.stage != "dynamic":
+            raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
+        if self.stage == "motion" and self.config.decoder != "matching":
+            raise ValueError(f"stage 'motion' trains decoder 'matching', which {self.preset!r} does not have")
 
     @property
     def config(self) -> ModelConfig:

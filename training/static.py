@@ -10,6 +10,8 @@ from .config import ModelConfig
 from .modules import PositionalEncoding, RMSNorm, Transformer, Upsampler
 from .prior import sample_truncated_normal
 
+COLOUR_FILTER = 7  # taps along x and y
+
 
 class _TransformerEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
@@ -40,9 +42,18 @@ class StaticEncoder(nn.Module):
 class StaticHeads(nn.Module):
     """Features [B, G, F] -> Gaussians [B, G, 9] = x, y, z, r, g, b, scale_x, scale_z, opacity.
 
-    The activations are those of REFERENCE.md section 1. With `probabilistic` (paper: probabilistic position
-    sampling) the offset inside the cell is drawn from a truncated normal during training, whose mean is
-    0.999 tanh(.) and whose log-scale is a head of its own; in eval the offset is tanh(.) as without.
+    The activations are those of REFERENCE.md section 1. With colour "residual",
+
+        rgb = filter(frame) at the Gaussian's cell + tanh(.) / 4,
+
+    so that detail need not pass through the tokens; the filter undoes the blur of the rasterizer, whose
+    low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`, y is
+    rounded, so that nearly equal depths are equal and Gaussians of a level are drawn in the order of the grid
+    in every frame.
+
+    With `probabilistic` (paper: probabilistic position sampling) the offset inside the cell is drawn from a
+    truncated normal during training, whose mean is 0.999 tanh(.) and whose log-scale is a head of its own; in
+    eval the offset is tanh(.) as without.
     """
 
     x_map: Tensor
@@ -65,6 +76,11 @@ class StaticHeads(nn.Module):
                 "xyz_static": nn.Linear(f, 3),
             }
         )
+        self.depth_levels = config.depth_levels
+        self.residual = config.colour == "residual"
+        self.cell_pixels = (config.height // rows, config.width // cols)
+        if self.residual:
+            self.colour_filter = nn.Conv2d(1, 1, COLOUR_FILTER, bias=False)
         self.probabilistic = probabilistic
         if probabilistic:
             self.mix_layer = nn.ModuleDict({"xyz_static_scale": nn.Linear(f, 3)})
@@ -76,15 +92,34 @@ class StaticHeads(nn.Module):
         log_scale = self.mix_layer["xyz_static_scale"](features)
         return sample_truncated_normal(0.999 * torch.tanh(raw), log_scale, 0.999)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def _colour(self, features: Tensor, rgb: Tensor) -> Tensor:
+        raw = self.gs_layer["rgb"](features)
+        if not self.residual:
+            return torch.sigmoid(raw)
+        reach = COLOUR_FILTER // 2
+        cells = F.avg_pool2d(rgb.float(), self.cell_pixels)
+        padded = F.pad(cells, (reach, reach, reach, reach), mode="replicate")
+        colour = self.colour_filter(padded.flatten(0, 1)[:, None]).reshape(cells.shape)
+        return colour.flatten(2).transpose(1, 2) + 0.25 * torch.tanh(raw)
+
+    def _levels(self, xyz: Tensor) -> Tensor:
+        """Round y; the gradient passes as if it were not rounded."""
+        x, y, z = xyz.unbind(-1)
+        rounded = torch.round(y * self.depth_levels) / self.depth_levels
+        return torch.stack([x, y + (rounded - y).detach(), z], -1)
+
+    def forward(self, features: Tensor, rgb: Tensor) -> Tensor:
+        """features [B, G, F] of the frame rgb [B, 3, H, W]."""
         features = features.float()
         offset = self._offset(features)
         base = torch.stack([self.x_map, torch.full_like(self.x_map, 0.5), self.z_map], dim=-1)
         xyz = base + offset * offset.new_tensor(self.cell)
-        rgb = torch.sigmoid(self.gs_layer["rgb"](features))
+        if self.depth_levels:
+            xyz = self._levels(xyz)
+        colour = self._colour(features, rgb)
         scale = 0.1 * F.softplus(self.gs_layer["scale"](features))
         opacity = 0.05 + 0.95 * torch.sigmoid(self.gs_layer["opacity"](features))
-        return torch.cat([xyz, rgb, scale, opacity], dim=-1)
+        return torch.cat([xyz, colour, scale, opacity], dim=-1)
 
 
 class StaticPredictor(nn.Module):
@@ -103,4 +138,4 @@ class StaticPredictor(nn.Module):
         tokens = self.encoder(rgbd)
         features = self.gaussian_upsampler(tokens)
         with torch.autocast(features.device.type, enabled=False):
-            return tokens, features, self.predictor(features)
+            return tokens, features, self.predictor(features, rgbd[:, :3])

@@ -14,13 +14,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from .checkpoint import holds_dynamic_half, load_static_weights, load_weights, save_weights
+from .checkpoint import (
+    Part,
+    holds_dynamic_half,
+    load_motion_weights,
+    load_static_weights,
+    load_weights,
+    save_weights,
+)
 from .data.cache import Cache
 from .data.loader import Batch, Mixer, StepDataset, Stills
 from .initialise import initialise, warm_start
 from .interrupts import Interrupts, leave_ctrl_c_to_the_parent
 from .model import StreamSplat
-from .objectives import dynamic_objective, static_objective
+from .objectives import dynamic_objective, flow_objective, static_objective
 from .optim import build_optimizers, lr_factor
 from .recipe import Recipe
 from .runfolder import RunFolder
@@ -28,8 +35,14 @@ from .runfolder import RunFolder
 # So many steps in a row with a loss or gradients that are not finite end a run; single ones are skipped.
 _MAX_BAD_STEPS = 50
 # Fields of the recipe that do not change what a step computes.
-_FREE_FIELDS = ("threads", "save_every", "data", "init")
+_FREE_FIELDS = ("threads", "save_every", "data", "init", "init_motion")
 _WARM_START_BATCH = 8
+_SAVED: dict[str, Part] = {"static": "static", "motion": "motion", "dynamic": "all"}
+_OBJECTIVES: dict[str, Any] = {
+    "static": static_objective,
+    "motion": flow_objective,
+    "dynamic": dynamic_objective,
+}
 
 
 @dataclass(frozen=True)
@@ -77,13 +90,13 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
         if interrupts.received:
             raise KeyboardInterrupt
         metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
-        save_weights(run.model, folder.weights, metadata, static_only=recipe.stage == "static")
+        save_weights(run.model, folder.weights, metadata, _SAVED[recipe.stage])
     return Outcome(folder.weights, run.step, recipe.steps)
 
 
 def _check_trainable(recipe: Recipe, cache: Cache) -> None:
     config = recipe.config
-    if config.depth_input != "zeros" or config.condition != "tokens":
+    if config.depth_input != "zeros" or config.condition == "dino":
         raise InputError(
             f"The trainer feeds neither depth nor DINOv2 yet, which preset {recipe.preset!r} asks for.",
             'Under [model]: depth_input = "zeros", condition = "tokens", condition_dim = condition_len = 0.',
@@ -129,7 +142,10 @@ class _Run:
             recipe.config, probabilistic=recipe.probabilistic and recipe.stage == "static"
         )
         self.mixer = Mixer(cache, synthetic_fraction=recipe.synthetic, seed=recipe.seed)
-        self.mixer.check_frames(1 if recipe.stage == "static" else recipe.frames)
+        self._frames = {"static": 1, "motion": 2, "dynamic": recipe.frames}[recipe.stage]
+        self.mixer.check_frames(self._frames)
+        # The layout that convolutions are fastest in on a CPU.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = build_optimizers(self.model, recipe)
         self._base_lrs = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -146,6 +162,8 @@ class _Run:
         if self.recipe.init:
             init = Path(self.recipe.init)
             (load_weights if holds_dynamic_half(init) else load_static_weights)(self.model, init)
+            if self.recipe.init_motion:
+                load_motion_weights(self.model, Path(self.recipe.init_motion))
         elif self.recipe.warm_start:
             error = warm_start(self.model, self.mixer, self.recipe.warm_start, _WARM_START_BATCH, progress)
             if progress:
@@ -204,7 +222,7 @@ class _Run:
         def make(step: int) -> Batch | Stills:
             if recipe.stage == "static":
                 return mixer.batch_stills(step, recipe.batch)
-            return mixer.batch(step, recipe.batch, recipe.frames)
+            return mixer.batch(step, recipe.batch, self._frames)
 
         return DataLoader(
             StepDataset(make, self.step, recipe.steps),
@@ -229,8 +247,7 @@ class _Run:
         # Seeded per step, not running on: a resumed run draws what an unbroken one would have drawn.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         torch.manual_seed(recipe.seed * 7919 + step)
-        objective = static_objective if recipe.stage == "static" else dynamic_objective
-        loss, parts = objective(self.model, batch, recipe, generator)
+        loss, parts = _OBJECTIVES[recipe.stage](self.model, batch, recipe, generator)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
         row = {
