@@ -116,7 +116,9 @@ def export_bundle(
     precisions = [p for p in PRECISIONS if p in options.precisions]
     with (
         tempfile.TemporaryDirectory() as folder,
-        tqdm(total=len(stages) * len(precisions) + 1, disable=not progress, desc="export", unit="step") as bar,
+        tqdm(
+            total=len(stages) * len(precisions) + 1, disable=not progress, desc="export", unit="step"
+        ) as bar,
     ):
         files: dict[str, list[VariantSource]] = {stage.name: [] for stage in stages}
         for precision in precisions:

@@ -18,7 +18,7 @@ import numpy as np
 from ..runtime import engines
 from ..runtime.bundle import Bundle, StageVariant
 from ..runtime.engines import Engine
-from ..runtime.errors import EngineError, InputError
+from ..runtime.errors import EngineError, InputError, StreamSplatError
 from ..runtime.stream import Stream
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 _TIMES = (0.0, 0.5, 1.0)  # of each pair, rendered
+
+
+class VerificationError(StreamSplatError):
+    """Files or plans of a bundle do not compute what they should."""
 
 
 def default_thresholds() -> dict[str, dict[str, float]]:
@@ -149,7 +153,7 @@ class _Recorder(Engine):
         self.calls.append((kept, {name: value.copy() for name, value in outputs.items()}))
 
     def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
-        raise NotImplementedError("run is overridden")
+        return self.inner._bind(inputs, outputs)
 
     def close(self) -> None:
         self.inner.close()
@@ -158,9 +162,7 @@ class _Recorder(Engine):
 def module_engines(bundle: Bundle, loaded: LoadedModel) -> dict[str, Engine]:
     """The model in PyTorch, as the engines of a stream of this bundle."""
     graphs = {graph.name: graph for graph in loaded.graphs()}
-    return {
-        stage: ModuleEngine(bundle.variants(stage)[0], graphs[stage]) for stage in bundle.stage_names
-    }
+    return {stage: ModuleEngine(bundle.variants(stage)[0], graphs[stage]) for stage in bundle.stage_names}
 
 
 def file_engines(bundle: Bundle, engine: str, precision: str, *, device: str = "cpu") -> dict[str, Engine]:
@@ -184,7 +186,9 @@ def file_engines(bundle: Bundle, engine: str, precision: str, *, device: str = "
     return loaded
 
 
-def _run_stream(bundle: Bundle, stages: Mapping[str, Engine], frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _run_stream(
+    bundle: Bundle, stages: Mapping[str, Engine], frames: Sequence[np.ndarray]
+) -> list[np.ndarray]:
     """Rendered float frames [H, W, 3] of every pair, at `_TIMES`."""
     rendered = []
     with Stream(bundle, stages) as stream:

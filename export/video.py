@@ -8,7 +8,7 @@ import numpy as np
 
 from ..runtime.errors import VideoError
 from ..runtime.preprocess import Resizer
-from ..runtime.video import open_reader
+from ..runtime.video import open_video
 
 
 def example_frames(height: int, width: int, count: int = 3) -> list[np.ndarray]:
@@ -28,7 +28,7 @@ def key_frames(clip: Path, gap: int, count: int) -> list[np.ndarray]:
         VideoError: not a video, or too short.
     """
     frames: list[np.ndarray] = []
-    with open_reader(str(clip)) as reader:
+    with open_video(str(clip)) as reader:
         for i, frame in enumerate(reader):
             if i % gap == 0:
                 frames.append(np.array(frame.image))

@@ -34,9 +34,7 @@ _IN_BLOCK = {
 
 
 _NAME = "DINOv2 with registers"
-_HINT = (
-    "Use dinov2_vitb14_reg4_pretrain.pth or a local copy of the hub folder dinov2-with-registers-base."
-)
+_HINT = "Use dinov2_vitb14_reg4_pretrain.pth or a local copy of the hub folder dinov2-with-registers-base."
 
 
 def dino_config(**overrides: Any) -> Dinov2WithRegistersConfig:

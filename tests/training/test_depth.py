@@ -250,7 +250,11 @@ def test_refusals(tmp_path: Path) -> None:
     del without["depth_head.scratch.layer1_rn.weight"]
     extra["depth_head.readout_projects.0.0.weight"] = torch.zeros(1)
     shaped["pretrained.norm.weight"] = torch.zeros(7)
-    for wrong, text in ((without, "missing neck.convs.0"), (extra, "readout_projects"), (shaped, "layernorm")):
+    for wrong, text in (
+        (without, "missing neck.convs.0"),
+        (extra, "readout_projects"),
+        (shaped, "layernorm"),
+    ):
         torch.save(wrong, tmp_path / "wrong.pth")
         with pytest.raises(InputError, match=text):
             load_depth_anything(tmp_path / "wrong.pth", config=small_config())
