@@ -21,7 +21,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing format test-install test-parity coverage bench clean check-tools
+.PHONY: help demo test lint typing format test-install test-parity test-plans coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -42,6 +42,9 @@ test-install: .venv-test/.installed
 test-parity:  ## full-size comparison with the published model's golden data (minutes)
 test-parity: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m parity
+
+test-plans: .venv-test/.installed  ## TensorRT-RTX plans of tiny and base, without a GPU (minutes)
+	.venv-test/bin/python -m pytest -m plans -s
 
 coverage: .venv-test/.installed  ## test coverage of runtime/ as text and in out/coverage/index.html
 	.venv-test/bin/python -m pytest --cov --cov-report=term-missing --cov-report=html:out/coverage
@@ -81,7 +84,7 @@ clean:  ## remove environments, builds, caches and out/
 .venv-test/.installed: $(NATIVE)
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-test/bin/pip || $(PYTHON) -m venv --clear .venv-test
-	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino]'
+	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino,tensorrt-rtx]'
 	@touch $@
 
 # Says what is missing before pip fails with a page of text.

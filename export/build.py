@@ -21,6 +21,7 @@ from .builder_log import BuildLog, progress_monitor
 from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
 
 PLAN_FOLDER = "plans"
+_DISCARDED = "It was discarded. Report this with the versions `streamsplat-edge doctor` prints."
 # Of the memory that is free when the build starts. On Jetson the GPU's memory is the system's, and the
 # builder needs about as much again outside the workspace.
 _WORKSPACE_SHARE = 0.5
@@ -220,14 +221,14 @@ def build_plan(
     if found.wrong:
         listed = "\n  ".join(found.wrong[:20])
         raise BuildError(
-            f"The plan of stage {variant.stage} does not compute in the precision of its graph:\n  {listed}\n",
-            "It was discarded. Report this with the versions `streamsplat-edge doctor` prints.",
+            f"The plan of stage {variant.stage} computes in another precision than its graph:\n  {listed}\n",
+            _DISCARDED,
         )
     if not found.products:
         raise BuildError(
             f"The plan of stage {variant.stage} cannot be inspected: {options.runtime} {module.__version__} "
             "lists no products that belong to the graph, so its precision is unknown.",
-            "It was discarded. Report this with the versions `streamsplat-edge doctor` prints.",
+            _DISCARDED,
         )
     return content, found
 
@@ -280,7 +281,8 @@ def _parse_error(variant: StageVariant, parser: Any, options: BuildOptions) -> B
         node, operator = (getattr(error, key, str)() for key in ("node_name", "node_operator"))
         problems.append(f"{operator or 'graph'} {node}: {error.desc()}".strip())
     return BuildError(
-        f"{options.runtime} does not accept stage {variant.stage}: {'; '.join(problems) or 'no reason given'}.",
+        f"{options.runtime} does not accept stage {variant.stage}: "
+        f"{'; '.join(problems) or 'no reason given'}.",
         "Export with --opset 20, whose operators every TensorRT from 10.3 has, or update TensorRT.",
     )
 

@@ -120,7 +120,7 @@ def _dino(source: Source, config: ModelConfig) -> nn.Module | None:
     width = dino.model.config.hidden_size
     if width != config.condition_dim:
         raise InputError(
-            f"{source.dino} has tokens of width {width}; {config.name} was trained with {config.condition_dim}.",
+            f"{source.dino} has tokens of width {width}; the model needs {config.condition_dim}.",
             "Use the size of DINOv2 that belongs to the checkpoint (base: ViT-B/14).",
         )
     return DinoStage(dino)

@@ -24,8 +24,8 @@ _TYPES = {
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16",
                onnx.TensorProto.BFLOAT16: "bf16"}  # fmt: skip
 _LINE = re.compile(
-    r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), Constants: (?P<constants>.*?), "
-    r"Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*?), StreamId"
+    r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), "
+    r"Constants: (?P<constants>.*?), Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*?), StreamId"
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<sizes>[\d,]*)\].*?Datatype: (?P<type>\w+)")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")

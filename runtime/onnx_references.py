@@ -2,7 +2,8 @@
 
 ONNX may keep tensors in files beside it ("external data"), under any path that it likes. The hashes of a
 bundle cover one such file per stage, beside it, for weights that do not fit into ONNX's 2 GiB. How far an
-engine follows any other path depends on its version, so there may be none. Weights are skipped, so the check takes about 2 ms for any size.
+engine follows any other path depends on its version, so there may be none. Weights are skipped, so the check
+takes about 2 ms for any size.
 """
 
 from __future__ import annotations

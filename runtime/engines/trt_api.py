@@ -2,9 +2,9 @@
 
 | call | who has it | else |
 |---|---|---|
-| `NetworkDefinitionCreationFlag.STRONGLY_TYPED` | 10, RTX (11 is always strongly typed, and ignores it) | no flag |
+| `NetworkDefinitionCreationFlag.STRONGLY_TYPED` | 10, RTX (11 has no other mode) | no flag |
 | `IBuilderConfig.num_compute_capabilities` | RTX | built for the GPU that is present |
-| `BuilderFlag.VERSION_COMPATIBLE`, `hardware_compatibility_level` | all; RTX needs a GPU for the first | refused |
+| `BuilderFlag.VERSION_COMPATIBLE` | all; RTX needs a GPU for it | refused |
 | `IBuilderConfig.create_timing_cache` | all; RTX measures nothing while building | run-time cache |
 | `ICudaEngine.create_runtime_config` with `create_runtime_cache` | RTX | nothing to keep |
 | `IAttention.decomposable` | 10.14 on, RTX | nothing to set |
