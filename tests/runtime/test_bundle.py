@@ -339,7 +339,16 @@ def leftovers(path: Path) -> list[str]:
 
 def test_plans_travel_with_the_bundle(folder: Path, tmp_path: Path) -> None:
     plan = PlanEntry(
-        "encode", "plans/encode.engine", "tensorrt", "10.3.0", "Orin", "8.7", "a" * 64, {"workspace": 1}
+        "encode",
+        "plans/encode.engine",
+        "a" * 64,
+        4,
+        "tensorrt",
+        "10.3.0",
+        "Orin",
+        "8.7",
+        "a" * 64,
+        {"workspace": 1},
     )
     (tmp_path / "engine").write_bytes(b"plan")
     bundle = rewrite(folder, tmp_path / "p.bundle", plans=[plan], plan_files={plan.file: tmp_path / "engine"})
