@@ -29,7 +29,11 @@ GPU = trt_api.Device("RTX", "8.6", 1 << 30)
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake.bundle").path
+    path = build_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake.bundle").path
+    manifest = path / "bundle.json"
+    engines = '"openvino", "tensorrt", "tensorrt_rtx"'
+    manifest.write_text(manifest.read_text().replace('"openvino"', engines))
+    return path
 
 
 @pytest.fixture(autouse=True)
