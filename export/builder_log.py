@@ -27,7 +27,7 @@ class BuildLog:
         serious = (severity.INTERNAL_ERROR, severity.ERROR)
         errors, layers = self.errors, self.layer_lines
 
-        class Logger(module.ILogger):  # type: ignore[misc] # the module is known at run time only
+        class Logger(module.ILogger):
             def __init__(self) -> None:
                 module.ILogger.__init__(self)
 
@@ -58,7 +58,7 @@ def progress_monitor(module: Any, config: Any, title: str, visible: bool) -> Ite
     bar = tqdm(total=0, desc=title, unit="step", disable=not visible, leave=False)
     interrupted = []
 
-    class Monitor(module.IProgressMonitor):  # type: ignore[misc] # as above
+    class Monitor(module.IProgressMonitor):
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
             self.left: dict[str, int] = {}

@@ -179,7 +179,8 @@ def _describe(model: onnx_ir.Model, stage: StageGraph) -> None:
         node.metadata_props.clear()
         node.doc_string = None
     outputs = (value for node in graph for value in node.outputs)
-    for thing in (model, *graph.inputs, *graph.initializers.values(), *outputs):
+    things: tuple[Any, ...] = (model, *graph.inputs, *graph.initializers.values(), *outputs)
+    for thing in things:
         thing.metadata_props.clear()
 
 

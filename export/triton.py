@@ -75,7 +75,9 @@ def _stage_config(name: str, variant: StageVariant) -> str:
 
 def _ensemble_config(name: str, stages: dict[str, StageVariant]) -> str:
     """encode, and depth and condition where there are; the client resizes, and puts depth into rgbd."""
-    inputs, outputs, steps = {}, {}, []
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    steps = []
     for stage in ("depth", "condition", "encode"):
         if stage not in stages:
             continue

@@ -201,7 +201,7 @@ def test_checkpoints_of_no_use_are_refused(checkpoint: Path, tmp_path: Path) -> 
     save_file(StreamSplat(CONFIG).state_dict(), str(nameless))
     refuses(nameless, "does not say which model")
     first = tmp_path / "stage1.safetensors"
-    save_weights(StreamSplat(CONFIG), first, {}, static_only=True)
+    save_weights(StreamSplat(CONFIG), first, {}, "static")
     refuses(first, "holds stage 1 only")
     refuses(nameless, "does not fit the model", {"preset": "tiny"})
     refuses(nameless, "no preset 'huge'", {"preset": "huge"})

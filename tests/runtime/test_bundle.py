@@ -183,7 +183,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("stages.deform.variants.0.outputs.0.shape", [1, 128, 3], "motion.shape` is 1x128x3"),
     ("stages.deform.variants.0.inputs.0.shape", [1, 8], "tokens_0.shape` is 1x8"),
     ("plans", {}, "`plans` must be a list"),
-    ("plans", [{}], "`plans[0].compute_capability` is missing"),
+    ("plans", [{}], "`plans[0].bytes` is missing"),
     ("provenance", [], "`provenance` must be an object"),
 ]
 
