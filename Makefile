@@ -2,8 +2,9 @@
 #
 #   .venv        the lean runtime (numpy, av, onnxruntime, tqdm), for `make demo` and `make bench`
 #   .venv-test   the same plus torch, onnx, openvino and the development tools, for `make test`
+#   .venv-gpu    training with the CUDA rasterizer, for `make gpu-check`; needs nvcc
 #
-# Both hold an editable install: edits of Python files are seen at once. Only a change of what is compiled or of
+# All hold an editable install: edits of Python files are seen at once. Only a change of what is compiled or of
 # what is required (NATIVE, below) installs again; otherwise pip is not called at all.
 
 PYTHON ?= python3
@@ -14,6 +15,7 @@ RESULTS ?= out
 
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cuda/*)
 PACKAGES := runtime training export calibration benchmarks
+CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type)))
 PIP := bin/python -m pip --disable-pip-version-check
 
 DEMO_CLIP := demo/clip.mp4
@@ -21,7 +23,8 @@ DEMO_BUNDLE := demo/tiny.bundle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing format test-install test-parity test-plans coverage bench clean check-tools
+.PHONY: help demo test lint typing format test-install test-parity test-plans test-cuda gpu-check coverage bench clean \
+  check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -46,19 +49,38 @@ test-parity: .venv-test/.installed
 test-plans: .venv-test/.installed  ## TensorRT-RTX plans of tiny and base, without a GPU (minutes)
 	.venv-test/bin/python -m pytest -m plans -s
 
+test-cuda:  ## compile the CUDA code for every architecture; needs nvcc but no GPU (minutes)
+test-cuda: .venv-test/.installed
+	@command -v nvcc >/dev/null || { echo "error: nvcc was not found. Install the CUDA toolkit and add its bin folder to PATH." >&2; exit 1; }
+	.venv-test/bin/python -m pytest -m nvcc
+
+# Sanitizers see single allocations, not torch's pool. Their tests are the small ones: they run a hundred times slower.
+gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, races, and speed (JSON in benchmarks/results)
+	@.venv-gpu/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	  echo "error: torch sees no CUDA device. Where it is a CPU build, name another: make gpu-check TORCH=..." >&2; exit 1; }
+	.venv-gpu/bin/python -m pytest -m gpu
+	@command -v compute-sanitizer >/dev/null || echo "compute-sanitizer was not found: memory and races were NOT checked"
+	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
+	    .venv-gpu/bin/python -m pytest -m gpu tests/rasterizer_cuda -k "cpp_version or culled or empty" || exit 1; done; fi
+	name=`.venv-gpu/bin/python -c 'import torch; print("-".join(torch.cuda.get_device_name(0).lower().split()))'` && \
+	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_grad --device cuda \
+	  --json benchmarks/results/raster-grad-$$name.json
+	.venv-gpu/bin/python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
+
 coverage: .venv-test/.installed  ## test coverage of runtime/ as text and in out/coverage/index.html
 	.venv-test/bin/python -m pytest --cov --cov-report=term-missing --cov-report=html:out/coverage
 
 lint: .venv-test/.installed typing  ## ruff, formatting, mypy, clang-format
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check --quiet .
-	.venv-test/bin/clang-format --dry-run -Werror $(wildcard cuda/*.cpp cuda/*.h cuda/*.inc)
+	.venv-test/bin/clang-format --dry-run -Werror $(CLANG_FORMATTED)
 	.venv-test/bin/mypy
 
 format: .venv-test/.installed  ## rewrite the sources in the common style
 	.venv-test/bin/ruff check --fix --quiet . || true
 	.venv-test/bin/ruff format .
-	.venv-test/bin/clang-format -i $(wildcard cuda/*.cpp cuda/*.h cuda/*.inc)
+	.venv-test/bin/clang-format -i $(CLANG_FORMATTED)
 
 # mypy follows neither the folder mapping of pyproject.toml nor editable installs: show it the installed layout.
 typing:
@@ -72,7 +94,7 @@ bench: .venv/.installed  ## speed of the rasterizer and of the whole chain on th
 	  --json $(RESULTS)/fps.json
 
 clean:  ## remove environments, builds, caches and out/
-	rm -rf .venv .venv-test build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-test .venv-gpu build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: $(NATIVE)
@@ -85,6 +107,12 @@ clean:  ## remove environments, builds, caches and out/
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-test/bin/pip || $(PYTHON) -m venv --clear .venv-test
 	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino,tensorrt-rtx]'
+	@touch $@
+
+.venv-gpu/.installed: $(NATIVE)
+	@$(MAKE) --no-print-directory check-tools
+	@test -x .venv-gpu/bin/pip || $(PYTHON) -m venv --clear .venv-gpu
+	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train]'
 	@touch $@
 
 # Says what is missing before pip fails with a page of text.

@@ -1,6 +1,6 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of the benchmarks `fps` and `rasterizer` and of `streamsplat-edge eval`. With
+Reads the JSON of the benchmarks `fps`, `rasterizer` and `raster_grad` and of `streamsplat-edge eval`. With
 `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """
@@ -84,23 +84,75 @@ def rasterizer_table(result: dict[str, Any]) -> list[str]:
     return [words, "", *_markdown(header, rows)]
 
 
-def eval_table(result: dict[str, Any]) -> list[str]:
-    """One row per clip."""
-    columns = {"key": "key frames", "between": "in between", "blend": "blending the originals"}
-    columns |= {"rendered_blend": "blending the rendered"}
+def gradient_table(result: dict[str, Any]) -> list[str]:
+    """One row per batch of the rasterizer in training."""
+    machine = result["machine"]
+    header = (
+        "batch, Gaussians, image, sigma",
+        "tile pairs",
+        "forward p50 ms",
+        "p90",
+        "backward p50 ms",
+        "p90",
+    )
+    times = ("forward_p50_ms", "forward_p90_ms", "backward_p50_ms", "backward_p90_ms")
     rows = [
-        [name, *(f"{scores[key]:.2f}" for key in columns)]
-        for name, scores in (*result["clips"].items(), ("**average**", result["average"]))
+        [
+            f"{row['batch']}, {row['gaussians']:,}, {row['width']}x{row['height']}, {row['sigma_px']:g} px",
+            f"{row['binned_pairs']:,}",
+            *(f"{row[name]:.2f}" for name in times),
+        ]
+        for row in result["results"]
     ]
+    if machine["device"] == "cuda":
+        device = f"{machine['gpu']}, CUDA {machine['cuda']}, driver {machine['driver_version']}"
+    else:
+        device = f"{machine['cpu']}, {machine['threads']} threads"
+    words = (
+        f"rasterizer in training, {device}, torch {machine['torch']}, load average "
+        f"{machine['load_average_1min']}, {machine['scheduling']} scheduling; commit {machine['commit']}."
+    )
+    return [words, "", *_markdown(header, rows)]
+
+
+def eval_table(result: dict[str, Any]) -> list[str]:
+    """PSNR, one row per clip; then the averages of what else was measured."""
+    average = result["average"]
+    columns = {"key": "key frames", "between": "in between", "blend": "blending the originals"}
+    if "dis" in average:
+        columns["dis"] = "optical flow of the originals"
+    columns["rendered_blend"] = "blending the rendered"
+
+    def cells(scores: dict[str, Any], digits: int = 2) -> list[str]:
+        return [f"{scores[name]:.{digits}f}" if name in scores else "-" for name in columns]
+
+    rows = [[name, *cells(scores)] for name, scores in (*result["clips"].items(), ("**average**", average))]
     words = f"{result['metric']}; gap {result['gap']}, {result['engine']}, {result['split']} split."
-    return [words, "", *_markdown(("clip", *columns.values()), rows)]
+    lines = [words, "", *_markdown(("clip", *columns.values()), rows)]
+    others = [metric for metric in result.get("metrics", ()) if metric != "psnr"]
+    rows = [[_metric_name(metric), *cells(average[metric], _digits(metric))] for metric in others]
+    for name, part in result.get("paper", {}).items():
+        title = f"{name}, gap {part['gap']}: "
+        rows.append([title + _metric_name("psnr"), *cells(part["average"])])
+        rows += [[title + _metric_name(m), *cells(part["average"][m], _digits(m))] for m in others]
+    return [*lines, "", *_markdown(("average", *columns.values()), rows)] if rows else lines
+
+
+def _metric_name(metric: str) -> str:
+    """psnr_256 -> PSNR at 256x256."""
+    name, _, size = metric.partition("_")
+    return f"{name.upper()} at {size}x{size}" if size else name.upper()
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric.startswith("psnr") else 4
 
 
 def table(path: Path) -> list[str]:
     """The Markdown of one results file.
 
     Raises:
-        InputError: not JSON, or of none of the three kinds.
+        InputError: not JSON, or of none of the four kinds.
     """
     try:
         result = json.loads(path.read_text())
@@ -111,9 +163,11 @@ def table(path: Path) -> list[str]:
             return fps_table(result)
         if result.get("benchmark") == "rasterizer":
             return rasterizer_table(result)
+        if result.get("benchmark") == "raster_grad":
+            return gradient_table(result)
         if {"metric", "clips", "average"} <= result.keys():
             return eval_table(result)
-    raise InputError(f"{path}: is not a result of fps, rasterizer or eval.", "Leave it out.")
+    raise InputError(f"{path}: is not a result of fps, rasterizer, raster_grad or eval.", "Leave it out.")
 
 
 def document(paths: Sequence[Path]) -> str:
@@ -142,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m streamsplat_edge.benchmarks.table", description="Results as Markdown tables."
     )
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="JSON", help="results of fps, rasterizer, eval"
+        "results", nargs="+", type=Path, metavar="JSON", help="results of fps, rasterizer, raster_grad, eval"
     )
     parser.add_argument(
         "--update", type=Path, metavar="FILE", help="replace the tables in this Markdown file"

@@ -45,20 +45,6 @@ void rotation_of(const float* quat, double r[3][3]) {
   r[2][2] = 1.0 - 2.0 * (x * x + y * y);
 }
 
-// Upper bound of ln(255 v), at most 0.007 above it.
-inline float log255_upper(float v) {
-  const float scaled = 255.0f * v;
-  std::int32_t bits;
-  std::memcpy(&bits, &scaled, sizeof bits);
-  const float exponent = static_cast<float>((bits >> 23) - 127);
-  bits = (bits & 0x007FFFFF) | 0x3F800000;
-  float m;
-  std::memcpy(&m, &bits, sizeof m);
-  // Quadratic fit of log2 on [1, 2), error +-0.00494, raised by that much.
-  const float log2_upper = exponent + (-0.34484843f * m + 2.02466578f) * m - 1.67487759f + 0.0050f;
-  return 0.69314718f * log2_upper;
-}
-
 // NaN and infinity are the only values v with v * 0 != 0; a sum of such products is 0 only if all are finite.
 inline bool all_finite(const SplatInput& in, std::int64_t i) {
   const float* m = in.means + 3 * i;
@@ -166,14 +152,13 @@ void shape_general(const Projection& p, const SplatInput& in, std::int64_t first
 void place(const Projection& p, ProjectBatch& batch) {
   const float width = static_cast<float>(p.width), height = static_cast<float>(p.height);
   const int width_i = p.width, height_i = p.height, tiles_x = p.tiles_x, tiles_y = p.tiles_y;
-  // alpha >= 1/255 needs dx^2 / (2 a) <= ln(255 opacity); the margins cover float rounding, pixels are tested exactly.
   for (int j = 0; j < kProjectBatch; ++j) {
     const float opacity = batch.opacity[j] < kOpacityMax ? batch.opacity[j] : kOpacityMax;
     const float x = ndc_to_pixel(batch.u[j] * kHomogeneous, width_i);
     const float y = ndc_to_pixel(batch.v[j] * kHomogeneous, height_i);
     const float reach = 2.0f * log255_upper(opacity);
-    const float half_x = sqrtf(batch.a[j] * reach) * 1.00001f + 0.01f;
-    const float half_y = sqrtf(batch.c[j] * reach) * 1.00001f + 0.01f;
+    const float half_x = support_half(batch.a[j], reach);
+    const float half_y = support_half(batch.c[j], reach);
     batch.opacity[j] = opacity;
     batch.x[j] = x;
     batch.y[j] = y;

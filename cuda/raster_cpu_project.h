@@ -22,11 +22,6 @@ struct Projection {
   ViewInput view;
 };
 
-// Sigma is limited to 1e9 pixels, so that squares and determinants of extreme but valid scales stay finite in float32;
-// at that size a Gaussian is constant over any image. Opacity is limited so that exp(-40) times it stays below 1/255.
-constexpr float kSigmaMax = 1e9f;
-constexpr float kOpacityMax = 1e6f;
-
 constexpr int kProjectBatch = 64;
 
 struct ProjectBatch {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
-#include <cmath>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -103,18 +102,8 @@ void parallel_for(int tasks, int threads, Fn&& fn) {
   if (error) std::rethrow_exception(error);
 }
 
-float sigma_pixels(float scale, int size) { return scale * (0.5f * static_cast<float>(size)); }
-
-// NaN and infinity are the only values v with v * 0 != 0.
-bool all_finite(const GradInputs& in, std::size_t row) {
-  const float *xz = in.xz + 2 * row, *scale = in.scale + 2 * row, *rgb = in.rgb + 3 * row;
-  return (xz[0] * 0.0f + xz[1] * 0.0f) + (scale[0] * 0.0f + scale[1] * 0.0f) +
-             (rgb[0] * 0.0f + rgb[1] * 0.0f + rgb[2] * 0.0f) + (in.depth[row] * 0.0f + in.opacity[row] * 0.0f) ==
-         0.0f;
-}
-
-// Projects rows [begin, end) of an image. Culled, with an empty box: not finite, behind the camera, or no pixel can
-// reach alpha 1/255.
+// Projects rows [begin, end) of an image. Culled ones get an empty box: those that cannot be seen, and those of which
+// no pixel can reach alpha 1/255.
 void project_rows(const GradInputs& in, int b, int begin, int end, GradState* state) {
   Projection p{};
   p.width = state->width;
@@ -130,7 +119,7 @@ void project_rows(const GradInputs& in, int b, int begin, int end, GradState* st
     bool keep[kProjectBatch] = {};
     for (int j = 0; j < kProjectBatch; ++j) {
       const std::size_t row = base + first + j;
-      keep[j] = j < members && in.depth[row] > 0.0f && in.opacity[row] >= kAlphaMin && all_finite(in, row);
+      keep[j] = j < members && can_be_seen(in, static_cast<std::int64_t>(row));
       batch.u[j] = keep[j] ? in.xz[2 * row] : 0.0f;
       batch.v[j] = keep[j] ? -in.xz[2 * row + 1] : 0.0f;
       batch.depth[j] = keep[j] ? in.depth[row] : 1.0f;
@@ -139,11 +128,7 @@ void project_rows(const GradInputs& in, int b, int begin, int end, GradState* st
       batch.c[j] = keep[j] ? in.scale[2 * row + 1] : 1.0f;
     }
     for (int j = 0; j < kProjectBatch; ++j) {
-      float sigma_x = std::fabs(sigma_pixels(batch.a[j], p.width));
-      float sigma_y = std::fabs(sigma_pixels(batch.c[j], p.height));
-      sigma_x = sigma_x < kSigmaMax ? sigma_x : kSigmaMax;
-      sigma_y = sigma_y < kSigmaMax ? sigma_y : kSigmaMax;
-      const float a = sigma_x * sigma_x + kLowPass, c = sigma_y * sigma_y + kLowPass;
+      const float a = pixel_variance(batch.a[j], p.width), c = pixel_variance(batch.c[j], p.height);
       batch.a[j] = a;
       batch.c[j] = c;
       batch.det[j] = a * c;
@@ -344,28 +329,16 @@ void unblend(const GradState& state, int b, int block, const float* background, 
 // Chains the sums of rows [begin, end) to the inputs.
 void finish_rows(const GradState& state, const GradInputs& in, int b, int begin, int end, const float* sums,
                  const GradResults& out) {
-  const std::size_t base = static_cast<std::size_t>(b) * state.count;
-  const float fx = 0.5f * static_cast<float>(state.width), fy = 0.5f * static_cast<float>(state.height);
+  const std::int64_t base = static_cast<std::int64_t>(b) * state.count;
   const Splat* const splats = state.images[b].splats.data();
   for (int i = begin; i < end; ++i) {
     const Splat& s = splats[i];
-    const std::size_t row = base + i;
-    float *const xz = out.xz + 2 * row, *const scale = out.scale + 2 * row, *const rgb = out.rgb + 3 * row;
     if (s.box_x0 == s.box_x1) {
-      xz[0] = xz[1] = scale[0] = scale[1] = rgb[0] = rgb[1] = rgb[2] = out.opacity[row] = out.depth[row] = 0.0f;
+      chain_nothing(base + i, out);
       continue;
     }
-    const float* const q = sums + static_cast<std::size_t>(i) * kGradSums;
-    // power = -(dx^2 / A + dy^2 / C) / 2 with dx = u - x, u = fx x_ndc + const, v = -fy z_ndc + const and
-    // A = (fx s)^2 + 0.3. Where s is limited (clamp_sigma) 1 / A^2 leaves nothing of the derivative.
-    const float inv_x = 2.0f * s.half_inv_x, inv_y = 2.0f * s.half_inv_y;
-    xz[0] = -inv_x * q[1] * fx * kHomogeneous;
-    xz[1] = inv_y * q[3] * fy * kHomogeneous;
-    scale[0] = inv_x * q[2] * fx * (inv_x * sigma_pixels(in.scale[2 * row], state.width));
-    scale[1] = inv_y * q[4] * fy * (inv_y * sigma_pixels(in.scale[2 * row + 1], state.height));
-    out.opacity[row] = q[0] / s.opacity;
-    for (int c = 0; c < 3; ++c) rgb[c] = q[5 + c];
-    out.depth[row] = q[8];
+    chain_sums(sums + static_cast<std::size_t>(i) * kGradSums, s.half_inv_x, s.half_inv_y, s.opacity, in, base + i,
+               state.width, state.height, out);
   }
 }
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "raster_cpu_kernel.h"
+#include "raster_grad_math.h"
 
 namespace streamsplat {
 
@@ -66,21 +67,6 @@ struct GradState {
   const int batch, count, height, width, blocks_x, blocks_y;
   const SimdLevel level;
   std::vector<GradImage> images;
-};
-
-// All arrays are C-contiguous, batch first; xz and scale are [B,N,2] in ndc (z up), depth and opacity [B,N],
-// rgb [B,N,3], background [B,3].
-struct GradInputs {
-  const float *xz, *depth, *scale, *opacity, *rgb, *background;
-};
-struct GradOutputs {
-  float *rgb, *depth, *alpha;  // [B,H,W,3], [B,H,W] = sum of depth * weight, [B,H,W]
-};
-struct GradUpstream {
-  const float *rgb, *depth, *alpha;  // dL/d(outputs), same shapes
-};
-struct GradResults {
-  float *xz, *depth, *scale, *opacity, *rgb, *background;  // dL/d(inputs), same shapes; culled Gaussians get zeros
 };
 
 // Fills `state` and `out`.

@@ -6,15 +6,13 @@
 #include <cstdint>
 
 #include "raster_cpu_kernel.h"
+#include "raster_grad_math.h"
 
 namespace streamsplat {
 
 constexpr int kBlockWidth = 32;  // pixels of a block; a multiple of the widest vector
 constexpr int kBlockHeight = 32;
 constexpr int kBlockPixels = kBlockWidth * kBlockHeight;
-
-// Per Gaussian and block: q, q dx, q dx^2, q dy, q dy^2, r, g, b, depth (q = dL/dpower).
-constexpr int kGradSums = 9;
 
 // Pixels of one block, row-major. t is 0 where blending has stopped and outside the image.
 struct alignas(64) BlockPlanes {

@@ -7,6 +7,8 @@
 #define STREAMSPLAT_SPLAT_MATH_H_
 
 #include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #if defined(__CUDACC__)
 #define SS_HD __host__ __device__ __forceinline__
@@ -22,6 +24,11 @@ constexpr float kAlphaMax = 0.99f;                     // a single Gaussian neve
 constexpr float kAlphaMin = 1.0f / 255.0f;             // below this a Gaussian adds nothing to a pixel
 constexpr float kTransmittanceMin = 1e-4f;             // blending stops before transmittance would fall below this
 constexpr float kHomogeneous = 1.0f / (1.0f + 1e-7f);  // the published projection divides by w + 1e-7 with w = 1
+
+// Sigma is limited to 1e9 pixels, so that squares and determinants of extreme but valid scales stay finite in float32;
+// at that size a Gaussian is constant over any image. Opacity is limited so that exp(-40) times it stays below 1/255.
+constexpr float kSigmaMax = 1e9f;
+constexpr float kOpacityMax = 1e6f;
 
 // Normalised device coordinate in [-1, 1] to pixel coordinate ((ndc + 1) size - 1) / 2; the centre of pixel i is i.
 // Rounded once: that meets the golden data, while rounding ndc + 1 first as well misses 1e-5 on depth.
@@ -65,6 +72,24 @@ SS_HD float splat_radius(float a, float c, float det) {
   const float disc = mid * mid - det;
   return ceil_positive(3.0f * sqrtf(mid + sqrtf(disc > 0.1f ? disc : 0.1f)));
 }
+
+// Upper bound of ln(255 v) for v > 0, at most 0.007 above it.
+SS_HD float log255_upper(float v) {
+  const float scaled = 255.0f * v;
+  int32_t bits;
+  memcpy(&bits, &scaled, sizeof bits);
+  const float exponent = static_cast<float>((bits >> 23) - 127);
+  bits = (bits & 0x007FFFFF) | 0x3F800000;
+  float m;
+  memcpy(&m, &bits, sizeof m);
+  // Quadratic fit of log2 on [1, 2), error +-0.00494, raised by that much.
+  const float log2_upper = exponent + (-0.34484843f * m + 2.02466578f) * m - 1.67487759f + 0.0050f;
+  return 0.69314718f * log2_upper;
+}
+
+// Half the extent in pixels, along one axis, of where alpha can reach 1/255: dx^2 / (2 variance) <= ln(255 opacity).
+// `reach` = 2 log255_upper(opacity). The margins cover float rounding; every pixel is tested exactly later.
+SS_HD float support_half(float variance, float reach) { return sqrtf(variance * reach) * 1.00001f + 0.01f; }
 
 // First and one-past-last tile along one axis. Truncation toward zero and the +15 are the published behaviour; the
 // clamp happens in float so that extreme but valid radii do not overflow the integer.

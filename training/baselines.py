@@ -7,8 +7,7 @@ Baselines over the frames between key frames (0, gap, 2 gap, ... and the last of
     dis      optical flow (OpenCV DIS, medium) both ways, both key frames warped to time t and mixed by time
 
 `half` is no interpolation: every frame reduced by area averaging to half size and enlarged bicubically again.
-PSNR is over all pixels and channels of uint8 frames in dB, averaged over frames; identical frames count as
-100 dB.
+PSNR is that of `metrics.psnr`, averaged over frames.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.video import write_bytes
@@ -30,21 +27,15 @@ from .data.cache import Cache
 from .data.loader import EvalShot, eval_clips
 from .data.sample import F32, U8
 from .data.video import dis_flow, warp
+from .metrics import psnr
 
 METHODS = ("blend", "nearest", "dis")
-IDENTICAL = 100.0
 
 
-def psnr(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    """PSNR in dB of two uint8-ranged images of the same shape."""
-    error = float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2))
-    return IDENTICAL if error == 0 else min(IDENTICAL, float(10 * np.log10(255.0**2 / error)))
-
-
-def pairs(count: int, gap: int) -> list[tuple[int, int]]:
-    """Key-frame pairs of a shot of `count` frames: every `gap`-th frame and the last."""
+def pairs(count: int, gap: int, *, whole: bool = False) -> list[tuple[int, int]]:
+    """Key-frame pairs of a shot of `count` frames: every `gap`-th frame and, unless `whole`, the last."""
     keys = list(range(0, count, gap))
-    if keys[-1] != count - 1:
+    if keys[-1] != count - 1 and not whole:
         keys.append(count - 1)
     return list(itertools.pairwise(keys))
 
@@ -68,6 +59,25 @@ def flow_interpolate(first: U8, last: U8, forward: F32, backward: F32, t: float)
     return np.clip((1 - t) * a + t * b + 0.5, 0, 255).astype(np.uint8)
 
 
+class PairBaselines:
+    """All of `METHODS` between two key frames, uint8 [H, W, 3]; the flow is computed once, on first use."""
+
+    def __init__(self, first: U8, last: U8) -> None:
+        self._ends = first, last
+        self._flows: tuple[F32, F32] | None = None
+
+    def at(self, t: float) -> dict[str, U8]:
+        """Method -> frame at t in (0, 1)."""
+        first, last = self._ends
+        if self._flows is None:
+            self._flows = dis_flow(first, last), dis_flow(last, first)
+        return {
+            "blend": blend(first, last, t),
+            "nearest": nearest(first, last, t),
+            "dis": flow_interpolate(first, last, *self._flows, t),
+        }
+
+
 def half_resolution(image: U8) -> U8:
     """Area average to half size, bicubic back."""
     height, width = image.shape[:2]
@@ -75,12 +85,9 @@ def half_resolution(image: U8) -> U8:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def in_between(shot: EvalShot, gap: int) -> Iterator[tuple[int, int, int, float]]:
-    """(first key, last key, frame, time in (0, 1)) of every frame between key frames."""
-    for first, last in pairs(len(shot.frames), gap):
-        span = shot.times[last] - shot.times[first]
-        for row in range(first + 1, last):
-            yield first, last, row, float((shot.times[row] - shot.times[first]) / span)
+def pair_time(shot: EvalShot, first: int, last: int, row: int) -> float:
+    """Time of a frame on the scale where the key frames around it are at 0 and 1."""
+    return float((shot.times[row] - shot.times[first]) / (shot.times[last] - shot.times[first]))
 
 
 def measure(cache: Cache, gap: int = 4, split: str = "eval") -> dict[str, Any]:
@@ -92,14 +99,13 @@ def measure(cache: Cache, gap: int = 4, split: str = "eval") -> dict[str, Any]:
     scores: dict[str, dict[str, list[float]]] = {}
     for shot in eval_clips(cache, split):
         clip = scores.setdefault(shot.clip, {name: [] for name in (*METHODS, "half")})
-        flows: tuple[int, F32, F32] | None = None
-        for first, last, row, t in in_between(shot, gap):
-            a, b, truth = shot.frames[first], shot.frames[last], shot.frames[row]
-            if flows is None or flows[0] != first:
-                flows = (first, dis_flow(a, b), dis_flow(b, a))
-            clip["blend"].append(psnr(blend(a, b, t), truth))
-            clip["nearest"].append(psnr(nearest(a, b, t), truth))
-            clip["dis"].append(psnr(flow_interpolate(a, b, flows[1], flows[2], t), truth))
+        frames = shot.frames
+        for first, last in pairs(len(frames), gap):
+            methods = PairBaselines(frames[first], frames[last])
+            for row in range(first + 1, last):
+                t = pair_time(shot, first, last, row)
+                for name, image in methods.at(t).items():
+                    clip[name].append(psnr(image, frames[row]))
         clip["half"] += [psnr(half_resolution(frame), frame) for frame in shot.frames]
     if not scores:
         raise InputError(f"{cache.root} has no clip in the split {split!r}.", "Prepare the cache with one.")

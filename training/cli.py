@@ -23,7 +23,8 @@ def _add_train(subparsers: Any) -> None:
         "train",
         help="train a stage (needs the extra [train])",
         description="Trains one stage from a recipe. A run that was stopped is resumed by the same command.",
-        epilog="Ctrl-C saves the run after the step at hand.",
+        epilog="Ctrl-C saves the run after the step at hand. Several GPUs: accelerate launch --multi_gpu "
+        "-m streamsplat_edge train ... --device cuda.",
     )
     parser.add_argument(
         "stage",
@@ -46,6 +47,22 @@ def _add_train(subparsers: Any) -> None:
         "--init-motion", metavar="FILE", help="weights of stage motion to start from (default: the recipe's)"
     )
     parser.add_argument(
+        "--dino", metavar="PATH", help="DINOv2 weights, file or folder (default: the recipe's)"
+    )
+    parser.add_argument("--lpips", metavar="FILE", help="LPIPS weights (default: the recipe's)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes that make batches (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        default=None,  # not False, which would overrule the recipe
+        help="log numbers and pictures to DIR/tensorboard",
+    )
+    parser.add_argument(
         "--max-minutes", type=_minutes, metavar="M", help="stop after this long; run again to resume"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -56,12 +73,26 @@ def _add_eval(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "eval",
         help="measure a bundle on held-out clips (needs the extra [train])",
-        description="PSNR of key frames and of frames in between, beside blending and repeating key frames.",
+        description="PSNR, SSIM and LPIPS of key frames and of frames in between, beside repetition, blend "
+        "and optical-flow interpolation of the key frames.",
+        epilog="docs/evaluation.md says what exactly is measured.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder")
     parser.add_argument("--data", metavar="DIR", required=True, help="media cache with an eval split")
     parser.add_argument(
-        "--gap", type=_gap, metavar="N", help="source frames per pair (default: what the bundle says)"
+        "--gap", type=_positive, metavar="N", help="source frames per pair (default: what the bundle says)"
+    )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="measure four and eight frames in between as well, as the paper does",
+    )
+    parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights (safetensors)")
+    parser.add_argument(
+        "--picture",
+        metavar="FILE.png",
+        type=Path,
+        help="contact sheet: a typical frame and the worst one of each clip, beside truth and baselines",
     )
     parser.add_argument(
         "--engine",
@@ -72,7 +103,7 @@ def _add_eval(subparsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="also write the JSON here")
     parser.add_argument("--store", action="store_true", help="keep the result in the bundle's manifest")
-    parser.add_argument("--force", action="store_true", help="replace an existing FILE")
+    parser.add_argument("--force", action="store_true", help="replace existing outputs")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(handler=_eval)
 
@@ -84,7 +115,7 @@ def _minutes(text: str) -> float:
     return value
 
 
-def _gap(text: str) -> int:
+def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
@@ -98,7 +129,14 @@ def _train(arguments: argparse.Namespace) -> int:
     from .trainer import train
 
     recipe = load_recipe(
-        arguments.config, data=arguments.data, init=arguments.init, init_motion=arguments.init_motion
+        arguments.config,
+        data=arguments.data,
+        init=arguments.init,
+        init_motion=arguments.init_motion,
+        dino=arguments.dino,
+        lpips_weights=arguments.lpips,
+        workers=arguments.workers,
+        tensorboard=arguments.tensorboard,
     )
     if recipe.stage != arguments.stage:
         raise InputError(
@@ -106,7 +144,17 @@ def _train(arguments: argparse.Namespace) -> int:
             f"Run `streamsplat-edge train {recipe.stage} --config {arguments.config}`.",
         )
     seconds = None if arguments.max_minutes is None else 60 * arguments.max_minutes
-    outcome = train(recipe, arguments.out, max_seconds=seconds, progress=not arguments.quiet)
+    outcome = train(
+        recipe,
+        arguments.out,
+        device=arguments.device,
+        max_seconds=seconds,
+        progress=not arguments.quiet,
+    )
+    if not outcome.main:
+        return 0
+    if outcome.skipped:
+        print(f"{outcome.skipped} steps changed nothing: not finite (see log.jsonl)", file=sys.stderr)
     if outcome.step < outcome.steps:
         print(
             f"stopped after step {outcome.step} of {outcome.steps}; the same command goes on", file=sys.stderr
@@ -116,19 +164,28 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    require("train", "torch", "cv2")
+    require("train", "torch", "safetensors", "cv2")
     from ..runtime.bundle import store_quality
+    from ..runtime.errors import InputError
     from ..runtime.video import check_output, write_bytes
     from .data.cache import Cache
     from .evaluate import evaluate, format_table
 
-    if arguments.output:
-        check_output(arguments.output, force=arguments.force)
+    outputs = [path for path in (arguments.output, arguments.picture) if path]
+    for path in outputs:
+        check_output(path, force=arguments.force)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"{arguments.output} is named for the JSON and for the picture.", "Give two names.")
+    if arguments.store and arguments.bundle.is_dir():
+        check_output(arguments.bundle / "bundle.json", force=True)
     result = evaluate(
         arguments.bundle,
         Cache(arguments.data),
         gap=arguments.gap,
         engine=arguments.engine,
+        lpips=arguments.lpips,
+        paper=arguments.paper,
+        picture=arguments.picture,
         progress=not arguments.quiet,
     )
     text = json.dumps(result, indent=1, allow_nan=False)

@@ -32,7 +32,8 @@ class ModelConfig:
         decoder: "attention" (published) or "matching" (motion from correlation, see `matching.py`).
         colour: "absolute" (published: a head says the colour) or "residual" (a learned 7x7 filter of the
             frame about the Gaussian's cell, and a head says the difference).
-        depth_levels: 0 (published: any inverse depth), or the number of levels it is rounded to.
+        depth_levels: 0 (published: any inverse depth), or the number of levels to which it is rounded, one
+            depth per token.
         dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
         depth_mapping: "published" (1 / (0.2 + 9.8 y)) or "paper" (2 / (1 + y)).
         depth_input: "zeros" (the depth channel is always zero; the model learns its own depth) or "stage".

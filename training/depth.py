@@ -34,14 +34,14 @@ _HINT = (
     "Use depth_anything_v2_vits.pth, ..._vitb.pth or ..._vitl.pth, or a local copy of a hub folder such as "
     "Depth-Anything-V2-Small-hf."
 )
-# Width of the transformer -> size, depth, heads, fused width, widths of the four levels, blocks they come from.
+# Width of the transformer -> size, depth, heads, fused width, widths of the four levels, their blocks.
 _SIZES: dict[int, tuple[str, int, int, int, list[int], list[int]]] = {
     384: ("small", 12, 6, 64, [48, 96, 192, 384], [3, 6, 9, 12]),
     768: ("base", 12, 12, 128, [96, 192, 384, 768], [3, 6, 9, 12]),
     1024: ("large", 24, 16, 256, [256, 512, 1024, 1024], [5, 12, 18, 24]),
 }
 
-# Original name of a part of the head -> its name in `transformers`, which counts the fusion from the other end.
+# Original name of a part of the head -> its name in `transformers`, which counts the fusion backwards.
 _HEAD = {
     **{f"projects.{i}": f"neck.reassemble_stage.layers.{i}.projection" for i in range(4)},
     **{f"resize_layers.{i}": f"neck.reassemble_stage.layers.{i}.resize" for i in (0, 1, 3)},
@@ -180,8 +180,8 @@ def load_depth_anything(
             file of a metric model has the same keys, so that it cannot be told apart.
     """
     path = Path(path)
-    kind = transformers_for(_NAME).DepthAnythingForDepthEstimation
     if path.is_dir():
+        kind = transformers_for(_NAME).DepthAnythingForDepthEstimation
         model = load_hub_folder(kind, path, _NAME, _HINT)
         if model.config.depth_estimation_type != "relative":
             raise InputError(f"{path} estimates metric depth, not relative inverse depth.", _HINT)
@@ -200,7 +200,7 @@ def load_depth_anything(
             )
         config = depth_config(width)
     _check_size(path, config.reassemble_hidden_size, size)
-    model = kind(config)
+    model = transformers_for(_NAME).DepthAnythingForDepthEstimation(config)
     renamed = from_original_depth_keys(state)
     load_renamed(model, renamed, path, _NAME, _HINT, optional=("backbone.embeddings.mask_token",))
     return DepthAnything(model)

@@ -52,16 +52,17 @@ def initialise(model: StreamSplat) -> None:
             decoder.positional_embedding.copy_(sinusoidal_table(config.tokens, config.dim).repeat(2, 1)[None])
         for name in ("scale", "opacity", "xyz_static"):
             _linear(heads, f"gs_layer.{name}").weight.mul_(0.1)
-        # 0.1 softplus(b) is the size in canonical units. Copied colours are sharpest from points, which the
-        # low-pass widens to a pixel; learned ones start as splats that touch.
-        share, opacity = (0.12, 4.5) if heads.residual else (0.6, 2.5)
+        # 0.1 softplus(b) is the size in canonical units. Splats start touching, but where every pixel has one
+        # that copies its colour: those are sharpest as points, which the low-pass widens to a pixel.
+        points = heads.residual and config.grid == (config.height, config.width)
+        share, opacity = (0.12, 4.5) if points else (0.6, 2.5)
         half_cell = torch.tensor([1.0 / cols, 1.0 / rows])
         _linear(heads, "gs_layer.scale").bias.copy_(torch.log(torch.expm1(10 * share * half_cell)))
         _linear(heads, "gs_layer.opacity").bias.fill_(opacity)
         if heads.residual:
             for name in ("rgb", "xyz_static"):
                 _linear(heads, f"gs_layer.{name}").weight.zero_()
-            heads.colour_filter.weight.copy_(_deblurring(heads, (rows, cols)))
+            heads.colour_filter.weight.copy_(_deblurring(heads, (rows, cols)) if points else _identity())
         if heads.probabilistic:
             log_scale = _linear(heads, "mix_layer.xyz_static_scale")
             log_scale.weight.zero_()
@@ -95,8 +96,9 @@ def _cross_fade(decoder: MatchingDecoder, heads: DynamicHeads) -> None:
         weight[0] = 0.0
         weight[0, inputs] = 1.0
     last = _linear(heads, "gs_layer.opacity_dynamic.layers.7")
-    last.weight[0, 0] = 1.85  # silu(silu(3)) = 2.7: gamma0 = 5, a nearly linear fade about the middle
-    last.bias.copy_(torch.tensor([0.1, 0.0]))
+    last.weight[0, 0] = 1.85  # silu(silu(3)) = 2.7: gamma0 = 5, a nearly linear fade
+    # gamma1 = 0.3: neighbours overlap, so that a third of the opacity covers half of what is behind.
+    last.bias.copy_(torch.tensor([0.1, -0.85]))
 
 
 def _match(attention: Attention) -> None:
@@ -104,6 +106,12 @@ def _match(attention: Attention) -> None:
     weight[:dim] *= _MATCH_GAIN
     weight[dim : 2 * dim] = weight[:dim]
     nn.init.normal_(attention.out_proj.weight, std=dim**-0.5)
+
+
+def _identity() -> Tensor:
+    kernel = torch.zeros(1, 1, COLOUR_FILTER, COLOUR_FILTER)
+    kernel[..., COLOUR_FILTER // 2, COLOUR_FILTER // 2] = 1.0
+    return kernel
 
 
 def _deblurring(heads: StaticHeads, grid: tuple[int, int]) -> Tensor:

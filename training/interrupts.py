@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -13,10 +14,16 @@ class Interrupts:
 
     The second one raises KeyboardInterrupt. Outside the main thread, where Python handles no signals, it does
     nothing.
+
+    Args:
+        echo: seconds after the first one in which another counts as the same. The launcher of several
+            processes passes on a signal that the terminal has already sent to each of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo: float = 0.0) -> None:
         self.received = False
+        self._echo = echo
+        self._first = 0.0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -30,9 +37,11 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        if self.received:
+        if not self.received:
+            self.received = True
+            self._first = time.monotonic()
+        elif time.monotonic() - self._first >= self._echo:
             raise KeyboardInterrupt
-        self.received = True
 
 
 def leave_ctrl_c_to_the_parent(_worker: int) -> None:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from ..runtime.errors import InputError
 from .model import StreamSplat
 from .recipe import Recipe
 
@@ -44,14 +45,23 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
     }
     matrices = [p for p in trained if id(p) in hidden]
     rest = [p for p in trained if id(p) not in hidden]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0),
-    ]
+    adamw = torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0)
+    if not matrices:
+        raise InputError(
+            f"Stage {recipe.stage!r} of this model has no hidden matrices for optimizer 'muon'.",
+            'Set optimizer = "adamw".',
+        )
+    muon = torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
+    return [muon, adamw]
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:
-    """Factor of the learning rate in `step` (from 0): linear warm-up, then cosine down to `final_lr`."""
+    """Factor of the learning rate in `step` (from 0): linear warm-up, then cosine down to `final_lr`.
+
+    Steps are those of the optimiser, however many processes share a batch. The published schedule is advanced
+    through `accelerate`, once per process in every optimiser step, so that its 50,000 steps of warm-up on 8
+    GPUs are 6,250 here; and its warm-up starts from 1e-10 where this one starts one step up.
+    """
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     progress = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))

@@ -1,10 +1,13 @@
-"""Differentiable rasterizer on the CPU: ``torch.autograd`` around the C++ forward and backward pass.
+"""Differentiable rasterizer: ``torch.autograd`` around a native forward and backward pass.
 
+Tensors on the CPU go to the C++ version (cuda/raster_grad.cpp), tensors on a GPU to the CUDA version
+(cuda/raster_grad.cu), where the package was installed with it; nothing is moved from one to the other.
 The canonical, axis-aligned view only, with the semantics of REFERENCE.md section 3 (cuda/splat_math.h).
 The gradient is exact for the computation with its discrete decisions held fixed: the depth order, culling,
 the tile rectangle, the 1/255 skip and the early stop. Depth receives a gradient through the accumulated
-depth only. Where alpha is clamped to 0.99 nothing passes to position, scale and opacity. Results do not
-depend on the number of threads.
+depth only. Where alpha is clamped to 0.99 nothing passes to position, scale and opacity. Results are the
+same bits every time on the same kind of device, whatever the number of threads; between devices they differ
+by rounding.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ from torch.autograd.function import once_differentiable
 from streamsplat_edge import _core
 from streamsplat_edge.runtime.errors import InputError
 
+from .rasterizer_cuda import RasterizeCuda, load
+
 _NAMES = ("xz", "depth", "scale", "opacity", "rgb", "background")
 _SIMD = ("avx512", "avx2", "scalar")
 _MAX_SIDE = 32000  # pixel boxes are int16
 
 
-class _Rasterize(torch.autograd.Function):
+class _RasterizeCpu(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, height: int, width: int, simd: str, *inputs: Tensor
@@ -62,13 +67,20 @@ def _check(tensors: tuple[Tensor, ...], height: int, width: int) -> None:
             f"image size {height}x{width} cannot be rendered.", f"Use sides from 1 to {_MAX_SIDE} pixels."
         )
     depth = tensors[1]
+    if depth.device.type not in ("cpu", "cuda"):
+        raise InputError(
+            f"depth is on {depth.device}, where there is no rasterizer.",
+            "Move all inputs to the CPU or a GPU.",
+        )
     if depth.dim() != 2:
         raise InputError(f"depth has shape {tuple(depth.shape)}, not [B, N].", "Add a batch dimension.")
     b, n = depth.shape
     expected = ((b, n, 2), (b, n), (b, n, 2), (b, n), (b, n, 3), (b, 3))
     for name, tensor, shape in zip(_NAMES, tensors, expected, strict=True):
-        if tensor.device.type != "cpu":
-            raise InputError(f"{name} is on {tensor.device}.", "This rasterizer runs on the CPU: use .cpu().")
+        if tensor.device != depth.device:
+            raise InputError(
+                f"{name} is on {tensor.device}, but depth on {depth.device}.", "Move all to one device."
+            )
         if not tensor.is_floating_point():
             raise InputError(f"{name} is {tensor.dtype}, not floating point.", "Convert it with .float().")
         if tuple(tensor.shape) != shape:
@@ -101,7 +113,8 @@ def rasterize(
         background: ``[B, 3]`` colour behind everything.
         height: image rows in pixels.
         width: image columns in pixels.
-        simd: ``"auto"`` (the best of this CPU), ``"avx512"``, ``"avx2"`` or ``"scalar"``.
+        simd: ``"auto"`` (the best of this CPU), ``"avx512"``, ``"avx2"`` or ``"scalar"``; of no meaning on
+            a GPU, where only ``"auto"`` is taken.
 
     Returns:
         rgb ``[B, H, W, 3]``; depth ``[B, H, W]``, accumulated (sum of depth times weight, not divided by
@@ -109,13 +122,20 @@ def rasterize(
         in any of its values adds nothing and receives zero gradients.
 
     Raises:
-        InputError: a shape, device or type that does not fit, or a ``simd`` that this CPU lacks.
+        InputError: a shape, device or type that does not fit, a ``simd`` that this CPU lacks, or too many
+            Gaussians for one call.
+        EngineError: the tensors are on a GPU, and the CUDA version is not installed or a CUDA call failed.
     """
     tensors = (xz, depth, scale, opacity, rgb, background)
     _check(tensors, height, width)
+    floats = [t.float() for t in tensors]
+    result: tuple[Tensor, Tensor, Tensor]
+    if depth.device.type == "cuda":
+        if simd != "auto":
+            raise InputError(f"simd {simd!r} was asked for on {depth.device}.", 'Use simd="auto" on a GPU.')
+        result = RasterizeCuda.apply(load(), height, width, *floats)
+        return result
     if simd != "auto" and not (simd in _SIMD and _core.simd_supported(simd)):
         raise InputError(f"simd {simd!r} is unknown or not supported by this CPU.", 'Use simd="auto".')
-    result: tuple[Tensor, Tensor, Tensor] = _Rasterize.apply(
-        height, width, simd, *(t.float() for t in tensors)
-    )
+    result = _RasterizeCpu.apply(height, width, simd, *floats)
     return result

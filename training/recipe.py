@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,13 +17,23 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# Fields that do not change what a step computes, or only say where to find what it needs: a run may be
+# resumed with others.
+FREE_FIELDS = frozenset(
+    {
+        "threads", "workers", "save_every", "tensorboard", "image_every",
+        "data", "init", "init_motion", "lpips_weights", "dino",
+    }
+)  # fmt: skip
+
 # Least values; what is not listed may be any of its type.
 _LEAST = {
     "steps": 1, "batch": 1, "seed": 0, "weight_decay": 0, "warmup": 0, "final_lr": 0, "synthetic": 0,
-    "warm_start": 0, "frames": 3, "renders": 2, "depth_weight": 0, "motion_weight": 0, "mask_weight": 0,
-    "save_every": 1, "threads": 0,
+    "warm_start": 0, "frames": 3, "renders": 0, "depth_weight": 0, "motion_weight": 0, "mask_weight": 0,
+    "ssi_depth_weight": 0, "ssi_depth_start": 0, "lpips_weight": 0, "lpips_start": 0, "save_every": 1,
+    "image_every": 1, "workers": 1, "threads": 0,
 }  # fmt: skip
-_MOST = {"seed": 2**32 - 1, "final_lr": 1, "synthetic": 1}
+_MOST = {"seed": 2**32 - 1, "final_lr": 1, "synthetic": 1, "ssi_depth_start": 1, "lpips_start": 1}
 _POSITIVE = ("lr", "matrix_lr", "clip")
 
 
@@ -45,13 +56,29 @@ class Recipe:
         warmup: steps of linear warm-up; final_lr: fraction of the learning rate at the end of the cosine.
         synthetic: fraction of sequences from the synthetic generator (stage "dynamic"; the mix of single
             frames is fixed, see `data.loader.Mixer.batch_stills`).
+        augmentation: "light" (flips, zooms and tints of real clips) or "published" (REFERENCE.md section 6).
         probabilistic: sample positions in stage 1 (paper: probabilistic position sampling).
         warm_start: steps of the linear warm start of weights that start from nothing, so not with `init`
             (see `initialise.warm_start`).
         frames: frames per pair, ends included (stage "dynamic").
-        renders: supervised times per pair, one of them an end (stage "dynamic").
+        renders: supervised times per pair, one of them an end; 0 = every frame (stage "dynamic").
+        bidirectional: move and render the Gaussians of both frames; False leaves only those of the earlier
+            one, for the paper's ablation (stage "dynamic").
+        sampled_motion: sample motion in stage "dynamic" as positions are in stage "static"; not published as
+            such, though its head (`xyz_dynamic_scale`) is.
+        loss: "mse" (published) or "psnr": the mean over renders of ln(MSE + 1e-5) in its place, by which
+            pictures count alike whether they are easy or hard.
         depth_weight, motion_weight, mask_weight: loss weights (see `objectives.py`).
+        ssi_depth_weight, lpips_weight: weights of the published depth and perceptual terms (`losses.py`,
+            `perceptual.py`); they count from the fraction `ssi_depth_start`, `lpips_start` of the run on.
+        lpips_weights: file of LPIPS weights.
+        dino: file or folder of DINOv2 weights, for condition "dino" (stage "dynamic").
+        precision: of the transformers' matrix products; heads, sampling, rendering and losses are fp32.
+        nonfinite_gradients: "skip" the step, or "replace" NaN by 0 and infinity by 1e5 (published). With
+            precision "fp16" such steps are skipped, for the gradient scaler lives from them.
         save_every: steps from one saved state to the next.
+        tensorboard: also log to TensorBoard, with images every `image_every` steps.
+        workers: processes that make batches ahead.
         threads: of torch and the rasterizer; 0 = as many as torch takes.
     """
 
@@ -73,14 +100,29 @@ class Recipe:
     final_lr: float = 0.1
     clip: float = 1.0
     synthetic: float = 0.3
+    augmentation: Literal["light", "published"] = "light"
     probabilistic: bool = True
     warm_start: int = 0
     frames: int = 5
     renders: int = 3
+    loss: Literal["mse", "psnr"] = "mse"
     depth_weight: float = 0.1
     motion_weight: float = 0.0
     mask_weight: float = 0.0
+    ssi_depth_weight: float = 0.0
+    ssi_depth_start: float = 0.0
+    lpips_weight: float = 0.0
+    lpips_start: float = 0.0
+    lpips_weights: str = ""
+    dino: str = ""
+    bidirectional: bool = True
+    sampled_motion: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    nonfinite_gradients: Literal["skip", "replace"] = "skip"
     save_every: int = 250
+    tensorboard: bool = False
+    image_every: int = 250
+    workers: int = 1
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -103,8 +145,16 @@ class Recipe:
                 raise ValueError(f"field {name!r} must be more than 0, not {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"field 'betas' must lie in [0, 1), not {self.betas}")
+        if self.renders == 1:
+            raise ValueError("field 'renders' must be 2 or more, or 0 for every frame, not 1")
         if self.stage == "dynamic" and not self.init:
             raise ValueError("field 'init' is missing: stage 'dynamic' starts from weights of stage 'static'")
+        if self.lpips_weight and not self.lpips_weights:
+            raise ValueError("field 'lpips_weights' is missing: the file that 'lpips_weight' needs")
+        if self.warm_start and self.config.colour != "absolute":
+            raise ValueError(
+                "field 'warm_start' fits colour 'absolute'; colour 'residual' starts right without"
+            )
         if self.init_motion and self.stage != "dynamic":
             raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
         if self.stage == "motion" and self.config.decoder != "matching":
@@ -118,6 +168,19 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `load_recipe` takes them."""
         return asdict(self)
+
+    def key(self) -> str:
+        """What a resumed run must have in common with the one that was stopped, as JSON."""
+        return json.dumps({k: v for k, v in asdict(self).items() if k not in FREE_FIELDS}, sort_keys=True)
+
+    def differences(self, key: str) -> list[str]:
+        """The fields in which this recipe differs from the one whose `key` this is, in words.
+
+        A field that did not exist when `key` was made had its default then.
+        """
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        then, now = json.loads(json.dumps(defaults)) | json.loads(key), json.loads(self.key())
+        return [f"{k} = {then.get(k)!r}, here {now[k]!r}" for k in now if then.get(k) != now[k]]
 
 
 def load_recipe(path: Path, **overrides: Any) -> Recipe:

@@ -4,6 +4,7 @@ log.jsonl            one JSON object per step
 state.pt             everything needed to go on after the last saved step
 recipe.json          what was asked for
 model.safetensors    the weights, once a call of `train` has ended
+tensorboard/         event files, where the recipe asks for them
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ class RunFolder:
         InputError: another process trains there.
     """
 
+    WEIGHTS = "model.safetensors"
+    TENSORBOARD = "tensorboard"
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.weights = path / "model.safetensors"
         self._state = path / "state.pt"
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ class RunFolder:
         self._log.close()
 
     def read_state(self) -> dict[str, Any] | None:
-        """What `write_state` stored last; None where nothing was.
+        """What `write_state` stored last, on the CPU; None where nothing was.
 
         Raises:
             InputError: the file is damaged.
@@ -65,7 +68,7 @@ class RunFolder:
         if not self._state.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self._state, weights_only=True)
+            state: dict[str, Any] = torch.load(self._state, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises nearly anything on damaged files
             raise InputError(
                 f"{self._state} cannot be read: {error}.",

@@ -47,9 +47,9 @@ class StaticHeads(nn.Module):
         rgb = filter(frame) at the Gaussian's cell + tanh(.) / 4,
 
     so that detail need not pass through the tokens; the filter undoes the blur of the rasterizer, whose
-    low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`, y is
-    rounded, so that nearly equal depths are equal and Gaussians of a level are drawn in the order of the grid
-    in every frame.
+    low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`, y is the
+    mean of the token it comes from, rounded, so that nearly equal depths are equal and Gaussians of a level
+    are drawn in the order of the grid in every frame.
 
     With `probabilistic` (paper: probabilistic position sampling) the offset inside the cell is drawn from a
     truncated normal during training, whose mean is 0.999 tanh(.) and whose log-scale is a head of its own; in
@@ -77,6 +77,8 @@ class StaticHeads(nn.Module):
             }
         )
         self.depth_levels = config.depth_levels
+        self.grid = config.grid
+        self.token_cells = 2 ** len(config.upsample_windows)
         self.residual = config.colour == "residual"
         self.cell_pixels = (config.height // rows, config.width // cols)
         if self.residual:
@@ -103,10 +105,14 @@ class StaticHeads(nn.Module):
         return colour.flatten(2).transpose(1, 2) + 0.25 * torch.tanh(raw)
 
     def _levels(self, xyz: Tensor) -> Tensor:
-        """Round y; the gradient passes as if it were not rounded."""
+        """y averaged over each token's Gaussians and rounded; the gradient passes as if it were not."""
         x, y, z = xyz.unbind(-1)
-        rounded = torch.round(y * self.depth_levels) / self.depth_levels
-        return torch.stack([x, y + (rounded - y).detach(), z], -1)
+        span = self.token_cells
+        tokens = F.avg_pool2d(y.reshape(-1, 1, *self.grid), span)
+        rounded = torch.round(tokens * self.depth_levels) / self.depth_levels
+        tokens = tokens + (rounded - tokens).detach()
+        cells = F.interpolate(tokens, scale_factor=float(span), mode="nearest")
+        return torch.stack([x, cells.flatten(1), z], -1)
 
     def forward(self, features: Tensor, rgb: Tensor) -> Tensor:
         """features [B, G, F] of the frame rgb [B, 3, H, W]."""

@@ -3,72 +3,77 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch.utils.data import DataLoader
+from torch import nn
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from .checkpoint import (
-    Part,
-    holds_dynamic_half,
-    load_motion_weights,
-    load_static_weights,
-    load_weights,
-    save_weights,
-)
+from .checkpoint import Part, save_weights
 from .data.cache import Cache
-from .data.loader import Batch, Mixer, StepDataset, Stills
-from .initialise import initialise, warm_start
-from .interrupts import Interrupts, leave_ctrl_c_to_the_parent
-from .model import StreamSplat
-from .objectives import dynamic_objective, flow_objective, static_objective
-from .optim import build_optimizers, lr_factor
+from .interrupts import Interrupts
+from .objectives import Setting
+from .processes import Processes, join_processes
 from .recipe import Recipe
+from .run import Run
 from .runfolder import RunFolder
 
-# So many steps in a row with a loss or gradients that are not finite end a run; single ones are skipped.
-_MAX_BAD_STEPS = 50
-# Fields of the recipe that do not change what a step computes.
-_FREE_FIELDS = ("threads", "save_every", "data", "init", "init_motion")
-_WARM_START_BATCH = 8
+if TYPE_CHECKING:
+    from .monitor import Monitor
+
 _SAVED: dict[str, Part] = {"static": "static", "motion": "motion", "dynamic": "all"}
-_OBJECTIVES: dict[str, Any] = {
-    "static": static_objective,
-    "motion": flow_objective,
-    "dynamic": dynamic_objective,
-}
+# Of several processes: Ctrl-C reaches each of them, and then once more from their launcher.
+_ECHO_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `train` ended with: the weights' path, steps done so far, steps of the recipe."""
+    """What a call of `train` ended with.
+
+    Attributes:
+        weights: the file.
+        step, steps: steps done so far, steps of the recipe.
+        skipped: steps so far that changed nothing because data, loss or gradients were not finite.
+        main: whether this process is the one that logs, saves and reports.
+    """
 
     weights: Path
     step: int
     steps: int
+    skipped: int = 0
+    main: bool = True
 
 
-def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progress: bool = True) -> Outcome:
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    max_seconds: float | None = None,
+    progress: bool = True,
+) -> Outcome:
     """Run or resume a stage in folder `out` (see `runfolder` for what it holds).
 
     Ctrl-C or SIGTERM end the step at hand, save the state, and raise KeyboardInterrupt; a second one stops at
-    once.
+    once. Where several processes were started (see `processes`), all of them call this; the first one logs
+    and saves.
 
     Args:
         recipe: what to train.
-        out: the run's folder; a state found there is resumed.
+        out: the run's folder; a state found there is resumed, on any device and number of processes.
+        device: where to compute.
         max_seconds: stop (resumably) after this long.
         progress: show a progress bar on stderr.
 
     Raises:
         InputError: the recipe does not fit its data or weights, the folder holds another run or is in use, or
-            loss or gradients stayed non-finite.
+            data, loss or gradients stayed non-finite.
+        EngineError: the device is not there, or a package is missing.
         OutputError: the folder cannot be written; the state saved last is kept.
     """
     begin = time.monotonic()
@@ -76,196 +81,99 @@ def train(recipe: Recipe, out: Path, *, max_seconds: float | None = None, progre
     _check_trainable(recipe, cache)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    with RunFolder(out) as folder:
-        run = _Run(recipe, cache)
-        state = folder.read_state()
-        if state is None:
-            run.start(progress)
-        else:
-            run.resume(state, out)
-        folder.write_recipe(recipe.to_dict())
+    with ExitStack() as stack:
+        processes = join_processes(device)
+        stack.callback(processes.close)
+        folder = stack.enter_context(RunFolder(out)) if processes.main else None
+        progress = progress and processes.main
+        run = Run(recipe, cache, Setting(processes, *_frozen_networks(recipe, processes)))
+        run.begin(processes.from_main(folder and folder.read_state()), out, progress)
+        monitor = None
+        if folder is not None:
+            folder.write_recipe(recipe.to_dict())
+            if recipe.tensorboard:
+                monitor = _open_monitor(out, run, stack)
         deadline = None if max_seconds is None else begin + max_seconds
-        with Interrupts() as interrupts:
-            _loop(run, folder, deadline, interrupts, progress)
+        with Interrupts(_ECHO_SECONDS if processes.count > 1 else 0.0) as interrupts:
+            _loop(run, folder, monitor, deadline, interrupts, progress)
         if interrupts.received:
             raise KeyboardInterrupt
-        metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
-        save_weights(run.model, folder.weights, metadata, _SAVED[recipe.stage])
-    return Outcome(folder.weights, run.step, recipe.steps)
+        weights = out / RunFolder.WEIGHTS
+        if processes.main:
+            metadata = {"recipe": json.dumps(recipe.to_dict()), "step": str(run.step)}
+            save_weights(run.model, weights, metadata, _SAVED[recipe.stage])
+    return Outcome(weights, run.step, recipe.steps, run.skipped, processes.main)
 
 
 def _check_trainable(recipe: Recipe, cache: Cache) -> None:
     config = recipe.config
-    if config.depth_input != "zeros" or config.condition == "dino":
-        raise InputError(
-            f"The trainer feeds neither depth nor DINOv2 yet, which preset {recipe.preset!r} asks for.",
-            'Under [model]: depth_input = "zeros", condition = "tokens", condition_dim = condition_len = 0.',
-        )
     if (cache.height, cache.width) != (config.height, config.width):
         raise InputError(
             f"{cache.root} holds frames of {cache.width}x{cache.height}, "
             f"the model takes {config.width}x{config.height}.",
             f"Prepare a cache with --height {config.height} --width {config.width}.",
         )
+    if recipe.stage == "dynamic" and config.condition == "dino" and not recipe.dino:
+        raise InputError(
+            f'Preset {recipe.preset!r} has the condition "dino", and no DINOv2 weights were named.',
+            "Give --dino FILE or FOLDER (dinov2_vitb14_reg4_pretrain.pth or its hub folder), or set under "
+            '[model]: condition = "tokens", condition_dim = condition_len = 0.',
+        )
+
+
+def _frozen_networks(recipe: Recipe, processes: Processes) -> tuple[nn.Module | None, nn.Module | None]:
+    """LPIPS and DINOv2, where the recipe needs them. They are no part of the model and of its checkpoints."""
+    lpips = dino = None
+    if recipe.lpips_weight:
+        from .perceptual import load_lpips
+
+        lpips = load_lpips(Path(recipe.lpips_weights)).to(processes.device)
+    if recipe.stage == "dynamic" and recipe.config.condition == "dino":
+        from .condition import load_dino
+
+        dino = load_dino(Path(recipe.dino)).to(processes.device)
+    return lpips, dino
+
+
+def _open_monitor(out: Path, run: Run, stack: ExitStack) -> Monitor:
+    from .monitor import Monitor
+
+    monitor = Monitor(out / RunFolder.TENSORBOARD, run.step)
+    stack.callback(monitor.close)
+    return monitor
 
 
 def _loop(
-    run: _Run, folder: RunFolder, deadline: float | None, interrupts: Interrupts, progress: bool
+    run: Run,
+    folder: RunFolder | None,
+    monitor: Monitor | None,
+    deadline: float | None,
+    interrupts: Interrupts,
+    progress: bool,
 ) -> None:
-    recipe = run.recipe
-    begin = time.monotonic() - folder.rewind_log(run.step)
+    recipe, processes = run.recipe, run.setting.processes
+    begin = time.monotonic() - (folder.rewind_log(run.step) if folder else 0.0)
     saved = None
     with tqdm(
         total=recipe.steps, initial=run.step, disable=not progress, desc=recipe.stage, unit="step"
     ) as bar:
         for batch in run.batches():
             row = run.advance(batch)
-            folder.log({"step": run.step, **row, "s": time.monotonic() - begin})
+            if folder:
+                folder.log({"step": run.step, **row, "s": time.monotonic() - begin})
+            if monitor:
+                monitor.scalars(run.step, row)
+                if run.step % recipe.image_every == 0 and recipe.stage != "motion":  # which renders nothing
+                    monitor.images(run.step, run.preview(batch))
             bar.update(1)
             bar.set_postfix({k: f"{v:.4g}" for k, v in row.items()}, refresh=False)
-            if run.step % recipe.save_every == 0:
+            if folder and run.step % recipe.save_every == 0:
                 folder.write_state(run.state())
                 saved = run.step
-            if interrupts.received or (deadline is not None and time.monotonic() > deadline):
+            # Asked of all: a process that stopped alone would leave the others waiting for its gradients.
+            late = deadline is not None and time.monotonic() > deadline
+            if processes.any(interrupts.received or late):
+                interrupts.received = processes.any(interrupts.received)
                 break
-    if saved != run.step:
+    if folder and saved != run.step:
         folder.write_state(run.state())
-
-
-class _Run:
-    """Model, optimisers and position of a run: what a saved state restores."""
-
-    def __init__(self, recipe: Recipe, cache: Cache) -> None:
-        self.recipe = recipe
-        torch.manual_seed(recipe.seed)
-        self.model = StreamSplat(
-            recipe.config, probabilistic=recipe.probabilistic and recipe.stage == "static"
-        )
-        self.mixer = Mixer(cache, synthetic_fraction=recipe.synthetic, seed=recipe.seed)
-        self._frames = {"static": 1, "motion": 2, "dynamic": recipe.frames}[recipe.stage]
-        self.mixer.check_frames(self._frames)
-        # The layout that convolutions are fastest in on a CPU.
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizers = build_optimizers(self.model, recipe)
-        self._base_lrs = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.train()
-        if recipe.stage == "dynamic":
-            self.model.gs_predictor.eval()
-        self.step = 0
-        self.bad = 0  # steps in a row that were skipped
-        self._data = cache.fingerprint
-
-    def start(self, progress: bool) -> None:
-        """Weights to begin with: from `init`, or from nothing with a warm start."""
-        initialise(self.model)
-        if self.recipe.init:
-            init = Path(self.recipe.init)
-            (load_weights if holds_dynamic_half(init) else load_static_weights)(self.model, init)
-            if self.recipe.init_motion:
-                load_motion_weights(self.model, Path(self.recipe.init_motion))
-        elif self.recipe.warm_start:
-            error = warm_start(self.model, self.mixer, self.recipe.warm_start, _WARM_START_BATCH, progress)
-            if progress:
-                tqdm.write(
-                    f"warm start: mean squared error {error:.5f} after {self.recipe.warm_start} steps",
-                    file=sys.stderr,
-                )
-
-    def resume(self, state: dict[str, Any], out: Path) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            InputError: it belongs to another recipe or to other data.
-        """
-        then, now = json.loads(state["recipe"]), json.loads(self._key())
-        different = [f"{k} = {then.get(k)!r}, here {now.get(k)!r}" for k in now if then.get(k) != now.get(k)]
-        if different:
-            raise InputError(
-                f"{out} holds a run of another recipe: {'; '.join(different)}.",
-                "Choose another --out, or remove that folder.",
-            )
-        if state.get("data") not in (None, self._data):
-            raise InputError(
-                f"{out} holds a run on other data than {self.recipe.data}.",
-                "Give its --data, choose another --out, or remove that folder.",
-            )
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.bad = state["step"], state["bad"]
-
-    def _key(self) -> str:
-        """What a resumed run must have in common with the one that was stopped."""
-        values = {k: v for k, v in self.recipe.to_dict().items() if k not in _FREE_FIELDS}
-        return json.dumps(values, sort_keys=True)
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on. Data and noise of a step depend on its number only."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "step": self.step,
-            "bad": self.bad,
-            "recipe": self._key(),
-            "data": self._data,
-        }
-
-    def batches(self) -> DataLoader[Any]:
-        """The batches of the steps that are left, made ahead.
-
-        In a process, not a thread: the generators are Python code, and the lock they would hold stalls every
-        torch call. Forked, so that the mixer's photographs and maps are shared instead of copied.
-        """
-        recipe, mixer = self.recipe, self.mixer
-
-        def make(step: int) -> Batch | Stills:
-            if recipe.stage == "static":
-                return mixer.batch_stills(step, recipe.batch)
-            return mixer.batch(step, recipe.batch, self._frames)
-
-        return DataLoader(
-            StepDataset(make, self.step, recipe.steps),
-            batch_size=None,
-            num_workers=1,
-            prefetch_factor=8,
-            multiprocessing_context="fork",
-            worker_init_fn=leave_ctrl_c_to_the_parent,
-        )
-
-    def advance(self, batch: Any) -> dict[str, float]:
-        """One optimiser step, skipped where loss or gradients are not finite. Returns the log row.
-
-        Raises:
-            InputError: too many steps in a row were skipped.
-        """
-        recipe, step = self.recipe, self.step
-        for optimizer, lrs in zip(self.optimizers, self._base_lrs, strict=True):
-            optimizer.zero_grad(set_to_none=True)
-            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * lr_factor(step, recipe)
-        # Seeded per step, not running on: a resumed run draws what an unbroken one would have drawn.
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        torch.manual_seed(recipe.seed * 7919 + step)
-        loss, parts = _OBJECTIVES[recipe.stage](self.model, batch, recipe, generator)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
-        row = {
-            "loss": loss.item(),
-            **{k: round(float(v), 6) for k, v in parts.items()},
-            "grad": norm.item(),
-        }
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
-            self.bad = 0
-            for optimizer in self.optimizers:
-                optimizer.step()
-        else:
-            self.bad += 1
-            if self.bad > _MAX_BAD_STEPS:
-                raise InputError(
-                    f"Loss or gradients were not finite in {self.bad} steps in a row, up to step {step + 1}.",
-                    "Lower the learning rate, or look for NaN in the data.",
-                )
-            row["skipped"] = 1
-        self.step += 1
-        return row

@@ -36,6 +36,15 @@ RASTERIZER = {
         | dict(min_ms=1.0, p50_ms=2.0, p90_ms=3.25)
     ],
 }
+RASTER_GRAD = {
+    "benchmark": "raster_grad",
+    "machine": dict(device="cuda", gpu="G", cuda="13.0", driver_version="580.1", torch="2.13.0", commit="abc")
+    | dict(load_average_1min="0.1", scheduling="s"),
+    "results": [
+        dict(batch=8, gaussians=73728, height=288, width=512, sigma_px=2.0, binned_pairs=7654321)
+        | dict(forward_p50_ms=1.5, forward_p90_ms=1.75, backward_p50_ms=4.25, backward_p90_ms=4.5)
+    ],
+}
 
 
 def write(path: Path, value: object) -> Path:
@@ -49,6 +58,7 @@ def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
     measured = tmp_path / "fps.json"
     assert fps.main([str(clip), "--bundle", str(tmp_path / "fake.bundle"), "--json", str(measured)]) == 0
     paths = [measured, write(tmp_path / "r.json", RASTERIZER), write(tmp_path / "e.json", EVAL)]
+    paths.append(write(tmp_path / "g.json", RASTER_GRAD))
     text = table.document(paths)
     for words in (
         "`fps.json`: **",
@@ -58,10 +68,28 @@ def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
         "123,456",
         "| 3.25 |",
         "power not",
+        "G, CUDA 13.0, driver 580.1",
+        "7,654,321 | 1.50 | 1.75 | 4.25 |",
     ):
         assert words in text, words
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {7, 6}
+
+
+def test_evaluations_show_every_metric_and_the_papers_protocol() -> None:
+    scores = {"key": 0.91, "between": 0.82, "blend": 0.73, "dis": 0.74, "rendered_blend": 0.6}
+    others = {"ssim": scores, "psnr_256": scores}
+    average = {"key": 30.0, "between": 28.0, "blend": 27.0, "dis": 29.5, "rendered_blend": 26.5, **others}
+    paper = {"middle_4": {"gap": 5, "clips": {}, "average": {"key": 31.25, **others}}}
+    metrics = dict.fromkeys(("psnr", "ssim", "psnr_256"), "what it is")
+    result = EVAL | {"clips": {"a": average}, "average": average, "metrics": metrics, "paper": paper}
+    lines = table.eval_table(result)
+    assert "| blending the originals | optical flow of the originals | blending the rendered |" in lines[2]
+    assert "| **average** | 30.00 | 28.00 | 27.00 | 29.50 | 26.50 |" in lines
+    assert "| SSIM | 0.9100 | 0.8200 | 0.7300 | 0.7400 | 0.6000 |" in lines
+    assert "| PSNR at 256x256 | 0.91 | 0.82 | 0.73 | 0.74 | 0.60 |" in lines
+    assert "| middle_4, gap 5: PSNR | 31.25 | - | - | - | - |" in lines
+    assert "| middle_4, gap 5: SSIM | 0.9100 | 0.8200 | 0.7300 | 0.7400 | 0.6000 |" in lines
 
 
 def test_update_replaces_only_what_is_between_the_markers(tmp_path: Path) -> None:

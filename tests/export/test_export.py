@@ -31,8 +31,7 @@ from streamsplat_edge.training.model import StreamSplat
 
 CONFIG = preset(
     "tiny", height=32, width=64, dim=32, head_dim=16, encoder_depth=1, decoder_depth=1,
-    upsample_windows=(32,), upsample_blocks=(2,), condition="tokens", condition_dim=0,
-    decoder="attention", colour="absolute", depth_levels=0,
+    upsample_windows=(32, 64), upsample_blocks=(2, 1),
 )  # fmt: skip
 
 
@@ -89,7 +88,7 @@ def written_before(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 EXPECTED = {
     ("encode", "tokens"), ("encode", "features"), ("encode", "gaussians"),
-    ("deform", "motion"), ("deform", "fade"),
+    ("deform", "motion"), ("deform", "fade"), ("condition", "condition"),
 }  # fmt: skip
 
 
@@ -131,7 +130,8 @@ def test_graphs_use_elementary_operators_and_carry_no_paths(bundle: Bundle) -> N
         assert (
             len(set(computed)) == len(computed) == len(set(n.name for n in proto.graph.node)) <= len(outputs)
         )
-        assert any("resblocks.0" in n.name for n in proto.graph.node) and proto.graph.input[0].doc_string
+        module = {"encode": "resblocks.0", "condition": "conv_1", "deform": "decoder.level_8.norm"}[stage]
+        assert any(module in n.name for n in proto.graph.node) and proto.graph.input[0].doc_string
         assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
 
 
@@ -147,8 +147,9 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
     from streamsplat_edge.training.objectives import to_rgbd
 
     with torch.no_grad():
-        tokens, features, gaussians = model.encode(to_rgbd(torch.from_numpy(frames).permute(0, 3, 1, 2)))
-        motion, fade = model.deform(tokens[None], features[None])
+        rgbd = to_rgbd(torch.from_numpy(frames).permute(0, 3, 1, 2))
+        tokens, features, gaussians = model.encode(rgbd)
+        motion, fade = model.deform(tokens[None], features[None], model.condition(rgbd[:, :3])[None])
         expected, _, _ = render_pair(
             gaussians[None],
             motion,
@@ -158,7 +159,7 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
             (32, 64),
             "published",
         )
-    difference = np.abs(rgb.astype(float) - expected[0, 0].numpy() * 255)
+    difference = np.abs(rgb.astype(float) - expected[0, 0].clamp(0, 1).numpy() * 255)
     assert np.quantile(difference, 0.999) <= 0.51
 
 
@@ -174,7 +175,7 @@ def test_existing_bundle_is_only_replaced_by_force(
     assert (out / "bundle.json").read_bytes() == before
     second, report = export_bundle(source, out, name="second", force=True)
     assert (first.name, second.name, Bundle.load(out).name) == ("first", "second", "second")
-    assert len(report.comparisons) == 5 and Bundle.load(out).verification["passed"] is True
+    assert len(report.comparisons) == 6 and Bundle.load(out).verification["passed"] is True
 
 
 def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None) -> None:
@@ -208,7 +209,10 @@ def test_checkpoints_of_no_use_are_refused(checkpoint: Path, tmp_path: Path) -> 
     refuses(checkpoint, "is a tiny model, not base", {"preset": "base"})
     for change, message in (
         ({"depth_input": "stage"}, "needs Depth Anything V2"),
-        ({"condition": "dino", "condition_dim": 8, "condition_len": 4}, "needs DINOv2"),
+        (
+            {"condition": "dino", "condition_dim": 8, "condition_len": 4, "decoder": "attention"},
+            "needs DINOv2",
+        ),
     ):
         other = tmp_path / "other.safetensors"
         save_weights(StreamSplat(replace(CONFIG, **change)), other, {})

@@ -67,6 +67,7 @@ def cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def recipe(cache: Cache) -> Recipe:
     """Six small steps of stage 1 that are saved after three."""
     return Recipe(
-        stage="static", preset="tiny", data=str(cache.root), steps=6, batch=2, seed=3, model=MODEL,
+        stage="static", preset="tiny", data=str(cache.root), steps=6, batch=2, seed=3,
+        model={**MODEL, "colour": "absolute", "depth_levels": 0},
         optimizer="muon", lr=2e-3, warmup=2, save_every=3, warm_start=10, synthetic=0.5,
     )  # fmt: skip

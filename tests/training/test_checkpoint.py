@@ -110,7 +110,7 @@ def test_base_has_the_published_number_of_parameters() -> None:
     for name in ("gs_predictor", "gs_predictor.encoder", "gs_predictor.predictor", "decoder", "encoder_proj"):
         assert sum(p.numel() for p in model.get_submodule(name).parameters()) == counts[name], name
     assert sum(p.numel() for p in model.parameters()) == counts["total_in_checkpoint(parameters)"]
-    trained = sum(p.numel() for p in model.dynamic_parameters())
+    trained = sum(p.numel() for p in model.parameters_of("dynamic"))
     assert trained == counts["trainable_in_stage2"]
 
 
@@ -266,7 +266,7 @@ def test_weights_of_a_model_with_the_same_shapes_that_computes_something_else_ar
 
 
 def test_the_static_half_fits_models_that_differ_in_the_rest(tmp_path: Path) -> None:
-    save_weights(keyed_model(), tmp_path / "w.safetensors", {}, static_only=True)
+    save_weights(keyed_model(), tmp_path / "w.safetensors", {}, "static")
     model = StreamSplat(replace(SMALL, decoder_depth=2, condition="dino", condition_dim=8, condition_len=4))
     load_static_weights(model, tmp_path / "w.safetensors")
     static = keyed_model().gs_predictor.state_dict()

@@ -6,20 +6,30 @@ import torch
 import torch.nn.functional as F
 from media_samples import MODEL
 
-from streamsplat_edge.training.config import preset
+from streamsplat_edge.training.config import ModelConfig, preset
 from streamsplat_edge.training.data.cache import Cache
 from streamsplat_edge.training.data.loader import Mixer
-from streamsplat_edge.training.gaussians import fade_factor, render_static
+from streamsplat_edge.training.gaussians import fade_factor, render_pair, render_static
 from streamsplat_edge.training.initialise import initialise, warm_start
 from streamsplat_edge.training.model import StreamSplat
-from streamsplat_edge.training.objectives import to_rgbd
+from streamsplat_edge.training.objectives import psnr, to_rgbd
 
-CONFIG = preset("tiny", **MODEL)
+MATCHING = preset("tiny", **MODEL)
+# The published decoder and heads.
+CONFIG = preset(
+    "tiny",
+    **MODEL,
+    condition="tokens",
+    condition_dim=0,
+    decoder="attention",
+    colour="absolute",
+    depth_levels=0,
+)
 
 
-def initialised(seed: int = 0, **kwargs: bool) -> StreamSplat:
+def initialised(seed: int = 0, config: ModelConfig = CONFIG, **kwargs: bool) -> StreamSplat:
     torch.manual_seed(seed)
-    model = StreamSplat(CONFIG, **kwargs)
+    model = StreamSplat(config, **kwargs)
     initialise(model)
     return model.eval()
 
@@ -49,6 +59,44 @@ def test_first_motion_is_small_and_the_fade_a_soft_cross_fade() -> None:
     assert (motion.abs() < 0.1 * torch.tensor(CONFIG.dynamic_scalar)).all()
     half_way, end = fade_factor(fade, torch.tensor(0.5)), fade_factor(fade, torch.tensor(1.0))
     assert half_way.min() > 0.6 and half_way.max() < 0.95 and (end < half_way).all()
+
+
+def smooth_pair(config: ModelConfig) -> torch.Tensor:
+    """Two unrelated pictures [2, 3, H, W] in [0, 1] with detail down to a few pixels."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(2, 3, config.height // 3, config.width // 3, generator=generator)
+    return F.interpolate(coarse, (config.height, config.width), mode="bicubic").clamp(0, 1)
+
+
+def test_one_gaussian_per_pixel_starts_sharp() -> None:
+    config = preset("tiny", **{**MODEL, "upsample_windows": [60, 60, 60], "upsample_blocks": [0, 0, 0]})
+    rgb = smooth_pair(config)
+    with torch.no_grad():
+        _, _, gaussians = initialised(config=config).encode(torch.cat([rgb, torch.zeros_like(rgb[:, :1])], 1))
+        shown, _, _ = render_static(
+            gaussians, torch.full((2, 3), 0.5), (config.height, config.width), config.depth_mapping
+        )
+    inner = (slice(None), slice(8, -8), slice(8, -8))  # at the border neighbours are missing
+    assert psnr((shown - rgb.permute(0, 2, 3, 1))[inner].square().mean()) > 45
+
+
+def test_matching_starts_as_a_cross_fade_at_rest() -> None:
+    config = preset("tiny", **{**MODEL, "upsample_windows": [60, 60, 60], "upsample_blocks": [0, 0, 0]})
+    model, rgb = initialised(config=config), smooth_pair(config)
+    times = torch.tensor([[0.0, 0.5, 1.0]])
+    with torch.no_grad():
+        tokens, features, gaussians = model.encode(torch.cat([rgb, torch.zeros_like(rgb[:, :1])], 1))
+        motion, fade = model.deform(tokens[None], features[None], model.condition(rgb)[None])
+        shown, _, _ = render_pair(
+            gaussians[None], motion, fade, times, torch.full((1, 3), 0.5),
+            (config.height, config.width), config.depth_mapping,
+        )  # fmt: skip
+    pixels = torch.tensor([config.width / 2, config.height / 2])
+    assert (motion[..., 0::2] * pixels).abs().max() < 1, "hardly any motion in the image"
+    first, last = rgb.permute(0, 2, 3, 1)
+    for image, share in zip(shown[0], (0.0, 0.5, 1.0), strict=True):
+        weight = ((image - first) * (last - first)).sum() / (last - first).square().sum()
+        assert abs(weight - share) < 0.2, "how far the picture is on its way from the first to the last"
 
 
 def test_initialise_is_decided_by_the_seed() -> None:

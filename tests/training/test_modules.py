@@ -212,7 +212,10 @@ def test_gaussians_stay_in_their_cell() -> None:
     config = PUBLISHED_SMALL
     model = keyed_model(config)
     with torch.no_grad():
-        gaussians = model.gs_predictor.predictor(50 * torch.randn(1, config.gaussians, config.feature_dim))[0]
+        gaussians = model.gs_predictor.predictor(
+            50 * torch.randn(1, config.gaussians, config.feature_dim),
+            torch.zeros(1, 3, config.height, config.width),
+        )[0]
     rows, cols = config.grid
     row, col = torch.arange(config.gaussians) // cols, torch.arange(config.gaussians) % cols
     column_position = (gaussians[:, 0] + 1) / 2 * cols
@@ -267,9 +270,10 @@ def test_shapes_of_the_presets() -> None:
         assert config.feature_dim * 2 ** len(config.upsample_windows) == config.dim
     config = preset("tiny", height=64, width=64)
     model = StreamSplat(config).eval()
+    rgbd = torch.rand(2, 4, config.height, config.width)
     with torch.no_grad():
-        tokens, features, gaussians = model.encode(torch.rand(2, 4, config.height, config.width))
-        motion, fade = model.deform(tokens[None], features[None])
+        tokens, features, gaussians = model.encode(rgbd)
+        motion, fade = model.deform(tokens[None], features[None], model.condition(rgbd[:, :3])[None])
     assert tokens.shape == (2, config.tokens, config.dim)
     assert features.shape == (2, config.gaussians, config.feature_dim)
     assert gaussians.shape == (2, config.gaussians, 9)
@@ -303,8 +307,9 @@ def test_config_errors_name_the_field() -> None:
         ("upsample_windows", (64,), "one entry per upsampling stage"),
         ("upsample_windows", (0, 64), "windows of 0"),
         ("upsample_blocks", (2, -1), "negative"),
-        ("condition", "clip", "'dino' or 'tokens', not 'clip'"),
+        ("condition", "clip", "'dino' or 'tokens' or 'conv', not 'clip'"),
         ("condition_len", 0, "condition_dim and condition_len"),
+        ("depth_levels", -1, "'depth_levels' must be 0 or more"),
         ("depth_mapping", "log", "'published' or 'paper', not 'log'"),
         ("dynamic_scalar", (0.5, 0.5), "a list of 3"),
         ("dynamic_scalar", (0.5, 0.5, float("nan")), "a finite number"),

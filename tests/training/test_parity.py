@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from streamsplat_edge.runtime.rasterizer import Rasterizer, Splats, evaluate_at
+from streamsplat_edge.runtime.rasterizer import Rasterizer, Splats, View, evaluate_at
 from streamsplat_edge.training.checkpoint import load_weights
 from streamsplat_edge.training.condition import DinoCondition, dino_config, from_original_keys
 from streamsplat_edge.training.config import preset
@@ -228,9 +228,36 @@ def _splats(found: dict[str, Array], t: float) -> Splats:
     return splats
 
 
-def _check_image(name: str, image: Array) -> None:
-    fragile = END[f"{name.split('_')[0]}_fragile"]
+def _order_decides(splats: Splats, row: int, col: int) -> bool:
+    """Whether the Gaussian drawn last here and the one that stops it have the same depth but for rounding.
+
+    Rounding: four units in the last place of float32. Computed in float64 from REFERENCE.md section 3.
+    """
+    n, view = splats.count, View.canonical()
+    x, y, depth = (splats.means[:n].astype(np.float64) @ view.rotation.T.astype(np.float64)).T
+    centre = np.stack([((x + 1) * 512 - 1) / 2, ((y + 1) * 288 - 1) / 2])
+    variance = (splats.scales[:n, [0, 2]].T.astype(np.float64) * [[256], [144]]) ** 2 + 0.3
+    middle, det = variance.mean(0), variance.prod(0)
+    radius = np.ceil(3 * np.sqrt(middle + np.sqrt(np.maximum(0.1, middle**2 - det))))
+    tile = np.array([[col // 16], [row // 16]])
+    covers = (tile >= np.trunc((centre - radius) / 16)) & (tile < np.trunc((centre + radius + 15) / 16))
+    alpha = splats.opacity[:n] * np.exp(-((centre - [[col], [row]]) ** 2 / variance).sum(0) / 2)
+    drawn = np.flatnonzero(covers.all(0) & (depth > 0) & (alpha >= 1 / 255))
+    drawn = drawn[np.argsort(depth[drawn].astype(np.float32), kind="stable")]
+    stop = int(np.argmax(np.cumprod(1 - np.minimum(0.99, alpha[drawn])) < 1e-4))
+    last, next_ = depth[drawn[stop - 1]], depth[drawn[stop]]
+    return stop > 0 and float(next_ - last) <= 4 * float(np.spacing(np.float32(next_)))
+
+
+def _check_image(name: str, image: Array, splats: Splats) -> None:
+    fragile = END[f"{name.split('_')[0]}_fragile"].copy()
     difference = np.abs(image[::4, ::4] - END[name]).reshape(*fragile.shape, -1).max(axis=-1)
+    # The file's mask belongs to the reference's own inputs. Ours differ by rounding, which depends on the
+    # processor and can exchange two Gaussians: allowed at single pixels, only where it is shown to matter.
+    off = np.argwhere((difference > IMAGE_TOLERANCE) & ~fragile)
+    assert len(off) <= 3, f"{name}: {len(off)} pixels off"
+    for row, col in off:
+        fragile[row, col] = _order_decides(splats, 4 * int(row), 4 * int(col))
     worst = difference[~fragile].max()
     print(f"{name}: largest difference {worst:.2e}, {difference.max():.2e} in fragile pixels")
     assert worst <= IMAGE_TOLERANCE and difference.max() <= FRAGILE_TOLERANCE
@@ -258,5 +285,5 @@ def test_end_to_end(found: dict[str, Array], index: int) -> None:
         pair[0], pair[1], pair[2], torch.tensor([[t]]), torch.full((1, 3), 0.5), (288, 512), "published"
     )
     for i, name in enumerate(("rgb", "depth", "alpha")):
-        _check_image(f"{key}_{name}", getattr(buffers, name))
-        _check_image(f"{key}_{name}", rendered[i][0, 0].numpy())
+        _check_image(f"{key}_{name}", getattr(buffers, name), splats)
+        _check_image(f"{key}_{name}", rendered[i][0, 0].numpy(), splats)

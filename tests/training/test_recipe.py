@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.training import recipe as recipe_module
+from streamsplat_edge.training.model import StreamSplat
+from streamsplat_edge.training.optim import build_optimizers, lr_factor
 from streamsplat_edge.training.recipe import Recipe, load_recipe
 
 GOOD = 'stage = "static"\npreset = "tiny"\ndata = "cache"\nsteps = 1\nbatch = 1\n'
@@ -21,12 +25,55 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_recipes_that_ship_are_valid() -> None:
-    folder = Path(recipe_module.__file__).parent / "configs"
-    recipes = {path.stem: load_recipe(path) for path in folder.glob("*.toml")}
-    assert {"tiny_static", "tiny_dynamic"} <= recipes.keys()
-    for name, recipe in recipes.items():
-        assert name == f"{recipe.preset}_{recipe.stage}" and recipe.config.gaussians > 0
+CONFIGS = sorted((Path(recipe_module.__file__).parent / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipes_that_ship_are_valid(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert path.stem == f"{recipe.preset}_{recipe.stage}" and recipe.config.gaussians > 0
+    with torch.device("meta"):  # shapes only: the base model has 182 million parameters
+        model = StreamSplat(recipe.config, recipe.probabilistic and recipe.stage == "static")
+    optimizers = build_optimizers(model, recipe)
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    held = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert trained and sorted(held) == sorted(trained)
+
+
+def test_base_recipes_are_the_published_ones() -> None:
+    assert {"base_static", "base_dynamic", "tiny_static", "tiny_dynamic"} <= {path.stem for path in CONFIGS}
+    folder = CONFIGS[0].parent
+    static, dynamic = (load_recipe(folder / f"base_{stage}.toml") for stage in ("static", "dynamic"))
+    for recipe in (static, dynamic):
+        assert (recipe.optimizer, recipe.lr, recipe.betas) == ("adamw", 5e-4, (0.9, 0.95))
+        assert (recipe.weight_decay, recipe.clip, recipe.precision) == (0.05, 1.0, "bf16")
+        assert recipe.nonfinite_gradients == "replace" and recipe.lpips_weight == 0.05
+        assert (recipe.depth_weight, recipe.motion_weight) == (0.0, 0.0), "direct supervision is ours"
+    assert static.probabilistic and (static.batch, static.ssi_depth_weight) == (8 * 32, 0.05)
+    assert (dynamic.batch, dynamic.ssi_depth_weight, dynamic.mask_weight) == (8 * 16, 0.01, 3.0)
+    assert (dynamic.frames, dynamic.renders) == (6, 0)
+    # 50,000 and 20,000 steps of a scheduler that eight processes advance; floors of 0.1 and 0.5.
+    assert (8 * static.warmup, 8 * dynamic.warmup) == (50_000, 20_000)
+    assert lr_factor(0, static) == pytest.approx(1 / 6250) and lr_factor(6249, static) == 1
+    assert lr_factor(static.steps, static) == pytest.approx(0.1)
+    assert lr_factor(dynamic.steps, dynamic) == pytest.approx(0.5)
+    assert lr_factor((static.steps + 6250) // 2, static) == pytest.approx(0.55, abs=1e-4)
+
+
+def test_differences_to_a_stored_recipe_are_named(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, GOOD))
+    assert recipe.differences(replace(recipe, threads=3, data="moved", tensorboard=True).key()) == []
+    other = replace(recipe, lr=1e-3, betas=(0.9, 0.9))
+    assert recipe.differences(other.key()) == [
+        "betas = [0.9, 0.9], here [0.9, 0.95]",
+        "lr = 0.001, here 0.0005",
+    ]
+    old = json.loads(recipe.key())
+    del old["precision"], old["betas"]
+    assert recipe.differences(json.dumps(old)) == []
+    assert replace(recipe, precision="bf16").differences(json.dumps(old)) == [
+        "precision = 'fp32', here 'bf16'"
+    ]
 
 
 def test_fields_overrides_and_model_table(tmp_path: Path) -> None:
@@ -53,7 +100,12 @@ def test_fields_overrides_and_model_table(tmp_path: Path) -> None:
         ("init = 3", "field 'init' must be a text"),
         ("synthetic = 1.01", "field 'synthetic' must be 1 or less"),
         ("frames = 2", "field 'frames' must be 3 or more"),
-        ("renders = 1", "field 'renders' must be 2 or more"),
+        ("renders = 1", "field 'renders' must be 2 or more, or 0 for every frame"),
+        ("lpips_weight = 0.05", "field 'lpips_weights' is missing"),
+        ("lpips_start = 1.5", "field 'lpips_start' must be 1 or less"),
+        ("lpip_start = 0.5", r"unknown field 'lpip_start' \(did you mean 'lpips_start'\?\)"),
+        ('precision = "fp8"', "field 'precision' must be 'fp32' or 'bf16' or 'fp16', not 'fp8'"),
+        ('nonfinite_gradients = "keep"', "field 'nonfinite_gradients' must be 'skip' or 'replace'"),
         ("save_every = 0", "field 'save_every' must be 1 or more"),
         ("betas = [0.9]", "field 'betas' must be a list of 2, each a finite number"),
         ("betas = 0.9", "field 'betas' must be a list of 2"),
@@ -80,7 +132,7 @@ def test_mistakes_are_named(tmp_path: Path, line: str, message: str) -> None:
     [
         ('stage = "static"\n', "missing: preset, data, steps, batch"),
         (GOOD.replace('"tiny"', '"tinny"'), r"unknown preset 'tinny' \(did you mean 'tiny'\?\)"),
-        (GOOD.replace('"static"', '"first"'), "field 'stage' must be 'static' or 'dynamic'"),
+        (GOOD.replace('"static"', '"first"'), "field 'stage' must be 'static' or 'motion' or 'dynamic'"),
         (GOOD.replace('"static"', '"dynamic"'), "field 'init' is missing"),
         ("stage = ", "not valid TOML"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -13,20 +15,28 @@ from typing import Any
 
 import pytest
 import torch
-from media_samples import HEIGHT, MODEL
+from media_samples import HEIGHT, MODEL, WIDTH
 from safetensors.torch import load_file
 
 from streamsplat_edge.runtime.errors import InputError, OutputError
-from streamsplat_edge.training import trainer
+from streamsplat_edge.training import condition, objectives
+from streamsplat_edge.training import run as run_module
 from streamsplat_edge.training.checkpoint import (
     holds_dynamic_half,
     load_static_weights,
     load_weights,
     read_config,
 )
+from streamsplat_edge.training.data.loader import Mixer
 from streamsplat_edge.training.model import StreamSplat
 from streamsplat_edge.training.recipe import Recipe
 from streamsplat_edge.training.trainer import Outcome, train
+
+# As published: colours that are not copied from the frame, and no matching.
+PLAIN = {**MODEL, "colour": "absolute", "depth_levels": 0}
+DINO = {
+    **PLAIN, "decoder": "attention", "condition": "dino", "condition_dim": 8, "condition_len": 15
+}  # fmt: skip
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -52,14 +62,28 @@ def unbroken(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_static_stage_learns(recipe: Recipe, tmp_path: Path) -> None:
-    train(replace(recipe, steps=40, warm_start=60), tmp_path, progress=False)
+    train(replace(recipe, steps=40, warm_start=60, model=PLAIN), tmp_path, progress=False)
     curve = losses(tmp_path)
     assert sum(curve[-8:]) < 0.7 * sum(curve[:8])
 
 
+def test_bfloat16_and_float16_learn_too(recipe: Recipe, tmp_path: Path) -> None:
+    for precision in ("bf16", "fp16"):
+        low = replace(recipe, precision=precision, steps=4, warm_start=0, optimizer="adamw", clip=1e3)
+        train(low, tmp_path / precision, progress=False)
+    train(replace(low, precision="fp32"), tmp_path / "fp32", progress=False)
+    exact = losses(tmp_path / "fp32")
+    for precision in ("bf16", "fp16"):
+        curve = losses(tmp_path / precision)
+        assert curve != exact, "the transformers ran in another precision"
+        assert curve == pytest.approx(exact, rel=0.05)
+    state = torch.load(tmp_path / "fp16/state.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 0 and all(v.dtype != torch.float16 for v in state["model"].values())
+
+
 def in_call(number: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
     """Calls `act` in the `number`-th call of the static objective."""
-    objective = trainer.static_objective
+    objective = objectives.OBJECTIVES["static"]
     calls = 0
 
     def acting(*arguments: Any) -> Any:
@@ -69,7 +93,7 @@ def in_call(number: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
             act()
         return objective(*arguments)
 
-    monkeypatch.setattr(trainer, "static_objective", acting)
+    monkeypatch.setitem(objectives.OBJECTIVES, "static", acting)
 
 
 def test_killed_run_resumes_to_the_same_curve(
@@ -92,6 +116,35 @@ def test_killed_run_resumes_to_the_same_curve(
     seconds = [row["s"] for row in rows(tmp_path)]
     assert seconds == sorted(seconds), "time goes on where the log was cut"
     assert same_weights(tmp_path, unbroken)
+
+
+def test_run_ended_by_sigkill_resumes_to_the_same_curve(
+    recipe: Recipe, unbroken: Path, tmp_path: Path
+) -> None:
+    def wait_and_die() -> None:
+        in_call(5, pytest.MonkeyPatch(), lambda: os.kill(os.getpid(), signal.SIGKILL))
+        train(recipe, tmp_path, progress=False)
+
+    process = multiprocessing.get_context("fork").Process(target=wait_and_die)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    assert not (tmp_path / "model.safetensors").exists()
+    train(recipe, tmp_path, progress=False)
+    assert losses(tmp_path) == losses(unbroken) and same_weights(tmp_path, unbroken)
+
+
+def test_state_of_before_a_field_existed_is_resumed(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    train(recipe, tmp_path, max_seconds=0.0, progress=False)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    key = json.loads(state["recipe"])
+    for name in ("precision", "lpips_weight", "bidirectional"):
+        del key[name]
+    del state["scaler"], state["skipped"]
+    torch.save({**state, "recipe": json.dumps(key)}, tmp_path / "state.pt")
+    train(recipe, tmp_path, progress=False)
+    assert losses(tmp_path) == losses(unbroken)
 
 
 def test_ctrl_c_finishes_the_step_and_saves_it(
@@ -156,7 +209,7 @@ def test_warm_start_runs_once_and_is_said_on_stderr(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
-    monkeypatch.setattr(trainer, "warm_start", lambda *arguments: calls.append(arguments) or 0.25)
+    monkeypatch.setattr(run_module, "warm_start", lambda *arguments: calls.append(arguments) or 0.25)
     train(recipe, tmp_path, max_seconds=0.0, progress=True)
     train(recipe, tmp_path, max_seconds=0.0, progress=True)
     assert len(calls) == 1 and calls[0][2] == recipe.warm_start
@@ -167,8 +220,8 @@ def test_warm_start_runs_once_and_is_said_on_stderr(
 def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
     first = unbroken / "model.safetensors"
     second = replace(
-        recipe, stage="dynamic", steps=3, init=str(first), frames=4, renders=2, motion_weight=0.02,
-        mask_weight=1.0,
+        recipe, stage="dynamic", steps=3, optimizer="adamw", warm_start=0, init=str(first), frames=4,
+        renders=2, motion_weight=0.02, mask_weight=1.0,
     )  # fmt: skip
     weights = train(second, tmp_path, progress=False).weights
     assert not holds_dynamic_half(first)
@@ -179,6 +232,51 @@ def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, 
     assert not any(name.startswith("gs_predictor.") for name in changed)
     assert any(name.startswith("decoder.") for name in changed)
     assert any(name.startswith("gs_dynamic_predictor.gs_layer.opacity_dynamic") for name in changed)
+
+
+def test_depth_reaches_a_model_that_takes_it(recipe: Recipe, tmp_path: Path) -> None:
+    without = replace(recipe, model=PLAIN, steps=2)
+    with_depth = replace(without, model={**PLAIN, "depth_input": "stage"})
+    train(without, tmp_path / "zeros", progress=False)
+    weights = train(with_depth, tmp_path / "static", progress=False).weights
+    assert losses(tmp_path / "static") != losses(tmp_path / "zeros")
+    kernel = "model.gs_predictor.encoder.transformer_encoder.conv.weight"
+    start, end = (
+        load_file(str(f / "model.safetensors"))[kernel][:, 3] for f in (tmp_path / "zeros", weights.parent)
+    )
+    assert not torch.equal(start, end), "the depth channel has learnt"
+    second = replace(
+        with_depth, stage="dynamic", optimizer="adamw", warm_start=0, init=str(weights), frames=4
+    )
+    assert train(second, tmp_path / "dynamic", progress=False).step == 2
+
+
+def test_dino_is_used_and_not_saved(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Colours(torch.nn.Module):
+        """Stands in for DINOv2: 3x5 patches, each described by eight numbers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = torch.nn.Linear(3, 8).requires_grad_(False)
+
+        def forward(self, rgb: torch.Tensor) -> torch.Tensor:
+            seen.append(rgb)
+            return self.mix(torch.nn.functional.adaptive_avg_pool2d(rgb, (3, 5)).flatten(2).transpose(1, 2))
+
+    seen: list[torch.Tensor] = []
+    asked: list[Path] = []
+    monkeypatch.setattr(condition, "load_dino", lambda path: asked.append(path) or Colours())
+    first = train(replace(recipe, model=DINO, steps=1), tmp_path / "first", progress=False).weights
+    assert not asked, "stage 1 does not look at the condition"
+    second = replace(
+        recipe, stage="dynamic", steps=2, init=str(first), model=DINO, dino="dino.pth", frames=4
+    )  # fmt: skip
+    weights = train(second, tmp_path / "second", progress=False).weights
+    assert asked == [Path("dino.pth")]
+    assert [tuple(rgb.shape) for rgb in seen] == [(2 * recipe.batch, 3, HEIGHT, WIDTH)] * 2
+    assert seen[0].min() >= 0 and 0.5 < seen[0].max() <= 1
+    assert not any("mix.weight" in name for name in load_file(str(weights)))
+    assert load_file(str(weights))["model.decoder.transformer_decoder.condition_proj.weight"].shape == (32, 8)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
@@ -224,9 +322,13 @@ def test_folder_that_cannot_be_made_is_refused(recipe: Recipe, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {**MODEL, "height": HEIGHT + 8}}, "holds frames of 80x48, the model takes 80x56"),
-        ({"model": {**MODEL, "depth_input": "stage"}}, "neither depth nor DINOv2"),
-        ({"preset": "base", "model": {}}, "neither depth nor DINOv2"),
+        ({"model": {**PLAIN, "height": HEIGHT + 16}}, "holds frames of 80x48, the model takes 80x64"),
+        (
+            {"stage": "dynamic", "init": "x", "model": DINO},
+            'condition "dino", and no DINOv2 weights were named',
+        ),
+        ({"stage": "dynamic", "init": "x", "model": DINO, "dino": "nowhere"}, "nowhere cannot be read"),
+        ({"lpips_weight": 1.0, "lpips_weights": "nowhere"}, "LPIPS weights cannot be read"),
         ({"stage": "dynamic", "init": "x", "frames": 99}, "no train clip has a shot of 99 frames"),
         ({"init": "nowhere.safetensors"}, "not a readable safetensors"),
         ({"data": "nowhere"}, "not a media cache"),
@@ -241,10 +343,66 @@ def test_recipes_that_do_not_fit_are_refused(
         train(replace(recipe, **changes), tmp_path, progress=False)
 
 
+def test_data_with_nan_are_skipped_and_a_row_of_them_stops(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Mixer.batch_stills
+    bad = {0, 2}
+
+    def poisoned(self: Mixer, step: int, *arguments: Any) -> Any:
+        stills = make(self, step, *arguments)
+        if step in bad:
+            stills.inv_depth[1, 5, 7] = float("inf")
+        return stills
+
+    monkeypatch.setattr(Mixer, "batch_stills", poisoned)
+    monkeypatch.setattr(run_module, "_MAX_BAD_STEPS", 2)
+    outcome = train(recipe, tmp_path / "few", progress=False)
+    assert outcome.skipped == 2
+    assert [row.get("bad_data") for row in rows(tmp_path / "few")] == [1, None, 1, None, None, None]
+    bad = {1, 2, 3}
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 4") as error:
+        train(recipe, tmp_path / "many", progress=False)
+    assert error.value.hint.startswith("Look for NaN in the data")
+
+
+def test_gradients_that_are_not_finite_are_replaced_where_the_recipe_says_so(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = objectives.OBJECTIVES["static"]
+
+    def poisoned(model: StreamSplat, *arguments: Any) -> Any:
+        loss, parts = objective(model, *arguments)
+        bias = model.gs_predictor.predictor.gs_layer["rgb"].bias
+        # A finite value with the gradients NaN, -inf and 1.
+        return loss + _Gradients.apply(bias), parts
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "static", poisoned)
+    one = replace(recipe, steps=1, warm_start=0, warmup=0, clip=1.0, optimizer="adamw", weight_decay=0.0)
+    assert train(one, tmp_path / "skip", progress=False).skipped == 1
+    outcome = train(replace(one, nonfinite_gradients="replace"), tmp_path / "replace", progress=False)
+    assert outcome.skipped == 0 and rows(tmp_path / "replace")[0]["grad"] == pytest.approx(1e5, rel=1e-3)
+    before, after = (
+        load_file(str(tmp_path / run / "model.safetensors"))["model.gs_predictor.predictor.gs_layer.rgb.bias"]
+        for run in ("skip", "replace")
+    )
+    assert after[1] > before[1] and torch.isfinite(after).all()
+
+
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bias: torch.Tensor) -> torch.Tensor:
+        return bias.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> torch.Tensor:
+        return upstream.new_tensor([float("nan"), float("-inf"), 1.0])
+
+
 def test_steps_with_nan_are_skipped_and_a_row_of_them_stops(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = trainer.static_objective
+    objective = objectives.OBJECTIVES["static"]
     bad = {1, 2, 4}
     calls = 0
 
@@ -254,12 +412,13 @@ def test_steps_with_nan_are_skipped_and_a_row_of_them_stops(
         loss, parts = objective(*arguments)
         return loss * float("nan" if calls in bad else 1.0), parts
 
-    monkeypatch.setattr(trainer, "static_objective", poisoned)
-    monkeypatch.setattr(trainer, "_MAX_BAD_STEPS", 2)
-    weights = train(recipe, tmp_path / "few", progress=False).weights
+    monkeypatch.setitem(objectives.OBJECTIVES, "static", poisoned)
+    monkeypatch.setattr(run_module, "_MAX_BAD_STEPS", 2)
+    outcome = train(recipe, tmp_path / "few", progress=False)
+    assert outcome.skipped == 3
     assert [row["step"] for row in rows(tmp_path / "few") if row.get("skipped")] == sorted(bad)
     assert [row["loss"] is None for row in rows(tmp_path / "few")] == [True, True, False, True, False, False]
-    assert all(torch.isfinite(t).all() for t in load_file(str(weights)).values())
+    assert all(torch.isfinite(t).all() for t in load_file(str(outcome.weights)).values())
     calls, bad = 0, {2, 3, 4}
     with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 4"):
         train(recipe, tmp_path / "many", progress=False)

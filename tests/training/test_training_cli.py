@@ -121,10 +121,43 @@ def test_eval_refusals(
     assert code == 2 and "not a media cache" in json.loads(stdout)["error"]["message"]
 
 
+def test_eval_draws_a_picture_and_checks_its_outputs_before_the_work(
+    bundle: Path,
+    cache: Cache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture = tmp_path / "sheet.png"
+    command = ("eval", bundle, "--data", cache.root, "--quiet")
+    code, stdout, stderr = call(capsys, *command, "--picture", picture)
+    assert code == 0 and "ssim_256" in stdout and stderr == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def too_late(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured before the refusal")
+
+    monkeypatch.setattr("streamsplat_edge.training.evaluate.open_stream", too_late)
+    missing = tmp_path / "no" / "x.png"
+    for arguments, message, hint in (
+        (("--picture", picture), "exists already", "--force"),
+        (("--picture", missing), "does not exist", "mkdir -p"),
+        (("--picture", missing.parent.parent), "is a folder", "file name"),
+        (
+            ("--picture", tmp_path / "a", "-o", tmp_path / "a"),
+            "for the JSON and for the picture",
+            "two names",
+        ),
+        (("--lpips", tmp_path / "none"), "LPIPS weights cannot be read", "docs/evaluation.md"),
+    ):
+        code, _, stderr = call(capsys, *command, *arguments)
+        assert code == 2 and message in stderr and hint in stderr, arguments
+
+
 def test_cache_command(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--height", str(HEIGHT), "--width", str(WIDTH)]
     assert cache_module.main([str(media), str(tmp_path / "cache"), *size]) == 0
     assert "train: 2 clips" in capsys.readouterr().out
     with pytest.raises(SystemExit) as error:
         cache_module.main([str(tmp_path), str(tmp_path / "other")])
-    assert error.value.code == 2 and "manifest.json cannot be read" in capsys.readouterr().err
+    assert error.value.code == 2 and "Looked for media: manifest.json" in capsys.readouterr().err

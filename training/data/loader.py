@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .cache import Cache, Clip, Shot
-from .sample import U8, Sample
+from .augment import PublishedAugmentation
+from .reader import Cache, Clip, Shot
+from .sample import F16, U8, Sample
 from .synthetic import SyntheticSampler
 from .video import VideoSampler
 
@@ -60,10 +61,15 @@ class Stills:
 class Mixer:
     """Makes batches from a media cache.
 
+    A cache without clips serves where every sequence is synthetic, one without photographs where none is;
+    single frames are then drawn from what there is.
+
     Args:
         cache_dir: the cache, or its folder.
         synthetic_fraction: probability that a sequence is synthetic (single frames have a fixed mix).
         seed: of the whole run.
+        augmentation: "light" flips, zooms and tints real clips; "published" treats everything as the
+            published training did (`augment.PublishedAugmentation`) and nothing else.
 
     Raises:
         InputError: no cache, or nothing to train on in it.
@@ -74,30 +80,44 @@ class Mixer:
         cache_dir: str | Path | Cache,
         synthetic_fraction: float = 0.5,
         seed: int = 0,
+        augmentation: Literal["light", "published"] = "light",
     ) -> None:
         cache = cache_dir if isinstance(cache_dir, Cache) else Cache(cache_dir)
         self.height, self.width = cache.height, cache.width
         self.synthetic_fraction = synthetic_fraction
         self.seed = seed
-        self.video = VideoSampler(cache)
-        self.synthetic = SyntheticSampler.from_cache(cache)
+        self.augmentation = augmentation
+        self.video: VideoSampler | None = None
+        self.synthetic: SyntheticSampler | None = None
+        if synthetic_fraction < 1 or cache.can_move("train"):
+            self.video = VideoSampler(cache, augmented=augmentation == "light")
+        if synthetic_fraction > 0 or cache.has_photos("train"):
+            self.synthetic = SyntheticSampler.from_cache(cache)
 
     def check_frames(self, frames: int) -> None:
-        """Raise InputError where no train clip has a shot of that many frames."""
-        self.video.check_frames(frames)
+        """Raise InputError where clips are drawn from but none has a shot of that many frames."""
+        if self.video is not None and self.synthetic_fraction < 1:
+            self.video.check_frames(frames)
 
     def sequence(self, step: int, position: int, frames: int | None = None) -> Sample:
         """Sample `position` of the batch of `step`."""
         rng = np.random.default_rng([self.seed, SEQUENCES, step, position])
-        if rng.random() < self.synthetic_fraction:
-            return self.synthetic.sample(rng, frames)
-        return self.video.sample(rng, frames)
+        synthetic = rng.random() < self.synthetic_fraction
+        sampler = self.synthetic if synthetic else self.video
+        assert sampler is not None, "the constructor made what the fraction asks for"
+        sample = sampler.sample(rng, frames)
+        if self.augmentation == "published":
+            sample = PublishedAugmentation.draw(rng, self.height, self.width).sample(sample)
+        return sample
 
-    def batch(self, step: int, batch_size: int, frames: int | None = None) -> Batch:
-        """The batch of `step`. `frames` is T (None: 2..7 per step); the key-frame gap is T-1 to 6 frames."""
+    def batch(self, step: int, batch_size: int, frames: int | None = None, first: int = 0) -> Batch:
+        """The batch of `step`. `frames` is T (None: 2..7 per step); the key-frame gap is T-1 to 6 frames.
+
+        `first` is the position of its first sample: processes that share a batch make a part each.
+        """
         if frames is None:
             frames = int(np.random.default_rng([self.seed, SEQUENCES, step]).integers(2, 8))
-        samples = [self.sequence(step, i, frames) for i in range(batch_size)]
+        samples = [self.sequence(step, i, frames) for i in range(first, first + batch_size)]
         return Batch(
             frames=_channels_first(np.stack([s.frames for s in samples])),
             times=torch.from_numpy(np.stack([s.times for s in samples])),
@@ -110,27 +130,42 @@ class Mixer:
             source=[s.source for s in samples],
         )
 
-    def batch_stills(self, step: int, batch_size: int) -> Stills:
-        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest photographs."""
-        images, depths, valid = [], [], []
-        for position in range(batch_size):
-            rng = np.random.default_rng([self.seed, STILLS, step, position])
-            kind = rng.random()
-            depth = np.zeros((self.height, self.width), np.float32)
-            if kind < 2 / 3:
-                image = self.video.still(rng)
-            elif kind < 2 / 3 + 1 / 4:
-                image, depth = self.synthetic.still(rng)
+    def batch_stills(self, step: int, batch_size: int, first: int = 0) -> Stills:
+        """Single frames for stage 1: 2/3 of videos, 1/4 synthetic with depth, the rest photographs.
+
+        `first` is the position of its first sample, as of `batch`.
+        """
+        stills = [self._still(step, position) for position in range(first, first + batch_size)]
+        nothing = np.zeros((self.height, self.width), np.float16)
+        return Stills(
+            _channels_first(np.stack([image for image, _ in stills])),
+            torch.from_numpy(np.stack([nothing if depth is None else depth for _, depth in stills])),
+            torch.tensor([depth is not None for _, depth in stills], dtype=torch.bool),
+        )
+
+    def _still(self, step: int, position: int) -> tuple[U8, F16 | None]:
+        """A single frame, uint8 [H, W, 3], and its inverse depth float16 [H, W] (None: not known)."""
+        rng = np.random.default_rng([self.seed, STILLS, step, position])
+        kind = rng.random()
+        if self.synthetic is None:
+            kind *= 2 / 3
+        elif self.video is None:
+            kind = 2 / 3 + kind / 3
+        depth: F16 | None = None
+        if self.video is not None and kind < 2 / 3:
+            image, depth = self.video.still(rng)
+        else:
+            assert self.synthetic is not None, "without it every frame is of a video"
+            if kind < 2 / 3 + 1 / 4:
+                image, exact = self.synthetic.still(rng)
+                depth = exact.astype(np.float16)
             else:
                 image = photo_crop(rng, self.synthetic.photos, self.height, self.width)
-            images.append(image)
-            depths.append(depth.astype(np.float16))
-            valid.append(2 / 3 <= kind < 2 / 3 + 1 / 4)
-        return Stills(
-            _channels_first(np.stack(images)),
-            torch.from_numpy(np.stack(depths)),
-            torch.tensor(valid, dtype=torch.bool),
-        )
+        if self.augmentation == "published":
+            change = PublishedAugmentation.draw(rng, self.height, self.width)
+            image = change.images(image[None])[0]
+            depth = None if depth is None else change.depths(depth[None])[0]
+        return image, depth
 
 
 def _channels_first(array: NDArray[np.generic]) -> Tensor:

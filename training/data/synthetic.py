@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from streamsplat_edge.runtime.errors import InputError
 
-from .cache import Cache
+from .reader import Cache
 from .sample import F32, U8, Sample, colour_table, pick_times
 
 F64 = NDArray[np.float64]
@@ -203,7 +203,7 @@ class SyntheticSampler:
         if not photos:
             raise InputError(
                 "There are no train photographs to make synthetic scenes from.",
-                "Add some to images.json of the media folder and prepare the cache again.",
+                "Add some to photos/ (or images.json of the media folder) and prepare the cache again.",
             )
         self.photos, self.sprites = list(photos), list(sprites)
         self.height, self.width = height, width

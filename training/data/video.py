@@ -1,8 +1,8 @@
-"""Sequences from real clips, with pseudo labels for motion (no depth).
+"""Sequences from real clips, with pseudo labels for motion, and depth and masks where the cache has them.
 
 A sequence is a window of kept frames inside one shot. Clips are drawn with weight sqrt(length), the talking
 heads (`face_*`) together at most 10 % of the time; of three candidate windows the one with the most change is
-taken.
+taken. Clips of the published data sets follow the published rule instead (`Clip.span`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from streamsplat_edge.runtime.errors import InputError
 
-from .cache import Cache, Clip
-from .sample import F32, U8, Bool, Sample, colour_table, pick_times
+from .augment import LightAugmentation
+from .reader import Cache, Clip
+from .sample import F16, F32, U8, Bool, Sample, pick_times
 
 FACE_SHARE = 0.10
 CANDIDATES = 3
@@ -26,7 +27,6 @@ MAX_GAP = 6
 MAX_CHANGE = 55.0
 # A window longer than this times its nominal length spans a freeze: its motion is not even in time.
 MAX_STRETCH = 4.0
-MAX_ZOOM = 1.4
 
 
 def dis_flow(first: U8, last: U8, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> F32:
@@ -68,13 +68,14 @@ class VideoSampler:
     Args:
         cache: the media cache.
         clips: names to restrict to; default all train clips.
+        augmented: run half of the sequences backwards and change all of them (`LightAugmentation`).
 
     Raises:
         InputError: a named clip is unknown or belongs to another split than train, or nothing is left to
             draw from.
     """
 
-    def __init__(self, cache: Cache, clips: Sequence[str] | None = None) -> None:
+    def __init__(self, cache: Cache, clips: Sequence[str] | None = None, *, augmented: bool = True) -> None:
         by_name = {clip.name: clip for clip in cache.clips}
         for name in clips or ():
             if name not in by_name:
@@ -89,6 +90,7 @@ class VideoSampler:
         if not self.clips:
             raise InputError(f"{cache.root} has no train clip with motion.", "Prepare the cache again.")
         self.height, self.width = cache.height, cache.width
+        self.augmented = augmented
         self._longest = max(shot.stop - shot.start for clip in self.clips for shot in clip.shots)
         self.weights = clip_weights(self.clips)
 
@@ -112,32 +114,44 @@ class VideoSampler:
             InputError: no shot has that many frames.
         """
         clip, start, rows = self._window(rng, frames)
-        if rng.random() < 0.5:
+        if self.augmented and rng.random() < 0.5:
             rows = rows[::-1]
         times = np.abs(clip.times[rows] - clip.times[rows[0]])
-        images = np.ascontiguousarray(clip.frames[rows])
-        images = self._augment(rng, images)
+        change = self._change(rng)
+        images = change.images(clip.frames[rows])
         forward, backward = dis_flow(images[0], images[-1]), dis_flow(images[-1], images[0])
-        count = len(images)
+        shape = (len(rows), self.height, self.width)
+        known = clip.depth_known(rows)
         return Sample(
             frames=images,
             times=(times / times[-1]).astype(np.float32),
-            inv_depth=np.zeros((count, self.height, self.width), np.float16),
-            depth_valid=False,
+            inv_depth=(
+                np.zeros(shape, np.float16) if clip.inv_depth is None else change.depths(clip.inv_depth[rows])
+            ),
+            depth_valid=known,
             flow_fwd=forward.astype(np.float16),
             flow_bwd=backward.astype(np.float16),
             valid_fwd=consistency_mask(forward, backward),
             valid_bwd=consistency_mask(backward, forward),
-            mask=np.zeros((count, self.height, self.width), bool),
+            mask=np.zeros(shape, bool) if clip.masks is None else change.masks(clip.masks[rows]),
             source=f"{clip.name}@{start}",
         )
 
-    def still(self, rng: np.random.Generator) -> U8:
-        """One augmented frame, uint8 [H, W, 3]."""
+    def still(self, rng: np.random.Generator) -> tuple[U8, F16 | None]:
+        """One augmented frame, uint8 [H, W, 3], and its inverse depth float16 [H, W] (None: not known)."""
         clip = self.clips[int(rng.choice(len(self.clips), p=self.weights))]
         shot = clip.shots[int(rng.choice(len(clip.shots), p=_shares([s.stop - s.start for s in clip.shots])))]
         row = int(rng.integers(shot.start, shot.stop))
-        return self._augment(rng, np.ascontiguousarray(clip.frames[row : row + 1]))[0]
+        rows = np.array([row])
+        change = self._change(rng)
+        depth = None
+        if clip.inv_depth is not None and clip.depth_known(rows):
+            depth = change.depths(clip.inv_depth[rows])[0]
+        return change.images(clip.frames[rows])[0], depth
+
+    def _change(self, rng: np.random.Generator) -> LightAugmentation:
+        size = self.height, self.width
+        return LightAugmentation.draw(rng, *size) if self.augmented else LightAugmentation(*size)
 
     def _window(self, rng: np.random.Generator, frames: int | None) -> tuple[Clip, int, NDArray[np.int64]]:
         """Clip, first row and rows of a sequence."""
@@ -145,6 +159,11 @@ class VideoSampler:
         self.check_frames(least + 1)
         while True:
             clip = self.clips[int(rng.choice(len(self.clips), p=self.weights))]
+            if clip.span is not None:
+                rows = _published_rows(rng, clip, frames)
+                if rows is not None:
+                    return clip, int(rows[0]), rows
+                continue
             gap = int(rng.integers(least, max(MAX_GAP, least) + 1))
             # High frame rates hardly move from frame to frame: take every second one half of the time.
             step = 2 if clip.fps > 40 and rng.random() < 0.5 else 1
@@ -166,25 +185,23 @@ class VideoSampler:
         rows = best + step * pick_times(rng, gap + 1, gap + 1 if frames is None else frames)
         return clip, best, rows
 
-    def _augment(self, rng: np.random.Generator, images: U8) -> U8:
-        """Same flip, crop-zoom and colour change for all frames [T, H, W, 3]."""
-        if rng.random() < 0.5:
-            images = np.ascontiguousarray(images[:, :, ::-1])
-        if rng.random() < 0.6:
-            zoom = 1 + (MAX_ZOOM - 1) * rng.random() ** 1.5
-            h, w = self.height / zoom, self.width / zoom
-            y, x = rng.uniform(0, self.height - h), rng.uniform(0, self.width - w)
-            to_source = np.array([[1 / zoom, 0, x + 0.5 / zoom - 0.5], [0, 1 / zoom, y + 0.5 / zoom - 0.5]])
-            flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-            size = (self.width, self.height)
-            border = cv2.BORDER_REFLECT_101
-            images = np.stack(
-                [cv2.warpAffine(i, to_source, size, flags=flags, borderMode=border) for i in images]
-            )
-        if rng.random() < 0.5:
-            table = colour_table(rng)[None]
-            images = np.stack([cv2.LUT(i, table) for i in images])
-        return np.ascontiguousarray(images)
+
+def _published_rows(rng: np.random.Generator, clip: Clip, frames: int | None) -> NDArray[np.int64] | None:
+    """Rows of a sequence by the published rule (REFERENCE.md section 6); None where no shot is long enough.
+
+    From the `span` frames after the first, or as many as are needed or there, frames - 1 different ones are
+    drawn; the last of them is the other key frame.
+    """
+    count = int(rng.integers(2, MAX_GAP + 2)) if frames is None else frames
+    shots = [shot for shot in clip.shots if shot.stop - shot.start >= count]
+    if not shots or clip.span is None:
+        return None
+    lengths = np.array([shot.stop - shot.start for shot in shots])
+    shot = shots[int(rng.choice(len(shots), p=_shares(lengths.tolist())))]
+    span = min(max(clip.span, count - 1), shot.stop - shot.start - 1)
+    start = int(rng.integers(shot.start, shot.stop - span))
+    later = np.sort(rng.permutation(np.arange(1, span + 1))[: count - 1])
+    return start + np.concatenate([[0], later]).astype(np.int64)
 
 
 def _shares(lengths: Sequence[int]) -> NDArray[np.float64]:
