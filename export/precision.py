@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from ..runtime.errors import InputError
 from ..training.dynamic import DynamicHeads
-from ..training.matching import MatchingDecoder
+from ..training.matching import MatchingDecoder, MatchingLevel
 from ..training.modules import Attention
 from ..training.static import StaticHeads
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision of the matrix products -> torch's type."""
 
-# Positions, colours and motion: a step of fp16 near 1 is half a pixel of a 1000-pixel image. Matching moves
-# features by coordinates that it adds up from level to level.
-_FULL_PRECISION = (StaticHeads, DynamicHeads, MatchingDecoder)
+# Positions, colours and motion: a step of fp16 near 1 is half a pixel of a 1000-pixel image.
+_FULL_PRECISION = (StaticHeads, DynamicHeads)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 _PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
 _BF16_CONV_OPSET = 22
@@ -57,16 +56,23 @@ def lowered(module: nn.Module, precision: str, opset: int = 20) -> nn.Module:
     if precision == "fp32":
         return module
     result = copy.deepcopy(module)
-    kept = list(getattr(result, "full_precision", ()))
+    # Layers that say a motion, which is added up from level to level, are output heads too.
+    kept = [part.flow for part in result.modules() if isinstance(part, MatchingLevel)]
+    kept += getattr(result, "full_precision", ())
     if precision == "bf16" and opset < _BF16_CONV_OPSET:
         kept += [part for part in result.modules() if isinstance(part, _CONVOLUTIONS)]
     _lower(result, PRECISIONS[precision], "", tuple(kept))
     return result
 
 
-def _lower(module: nn.Module, dtype: torch.dtype, name: str, kept: tuple[nn.Module, ...]) -> None:
+def _lower(
+    module: nn.Module, dtype: torch.dtype, name: str, kept: tuple[nn.Module, ...], widened: bool = False
+) -> None:
+    """Lowers the products in `module`; with `widened` each returns float32 again."""
     if isinstance(module, _FULL_PRECISION):
         return
+    # Matching adds, compares and moves the results of its convolutions: between them it stays in float32.
+    widened = widened or isinstance(module, MatchingDecoder)
     if module in kept:
 
         def widen_inputs(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -83,8 +89,14 @@ def _lower(module: nn.Module, dtype: torch.dtype, name: str, kept: tuple[nn.Modu
             return tuple(value.to(dtype) if isinstance(value, Tensor) else value for value in inputs)
 
         module.register_forward_pre_hook(cast_inputs)
+    if isinstance(module, _PRODUCTS) and widened:
+
+        def widen_output(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            return output.float()
+
+        module.register_forward_hook(widen_output)
     for child_name, child in module.named_children():
-        _lower(child, dtype, f"{name}.{child_name}" if name else child_name, kept)
+        _lower(child, dtype, f"{name}.{child_name}" if name else child_name, kept, widened)
 
 
 def _rounded(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:

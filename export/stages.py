@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..training.config import ModelConfig
+from ..training.matching import STRIDE
 from ..training.model import StreamSplat
 from .published import DepthStage
 
@@ -108,10 +109,10 @@ class StageGraph:
 def stage_graphs(
     model: StreamSplat, condition: nn.Module | None = None, depth: DepthStage | None = None
 ) -> list[StageGraph]:
-    """The stages of `model` in the order the runtime runs them, with example inputs from a fixed seed.
+    """The stages of `model` in the order the runtime runs them, with example inputs of the right shapes.
 
-    The examples are smooth random pictures and what the stages before make of them, so that tracing and
-    verification see values of the right magnitude.
+    Tracing reads shapes only, and verification feeds what a stream records, so the examples are random
+    numbers and no stage has to run for the next.
 
     Args:
         condition: rgb [1, 3, H, W] -> [1, M, C], for a model whose condition is a stage of its own.
@@ -120,32 +121,31 @@ def stage_graphs(
     config: ModelConfig = model.config
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, config.height // 16 + 1, config.width // 16 + 1, generator=generator)
 
-    def pictures(size: tuple[int, int]) -> Tensor:
-        return nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+    def example(*shape: int) -> Tensor:
+        return torch.rand(1, *shape, generator=generator)
 
+    size = (config.height, config.width)
     stages: list[StageGraph] = []
-    rgb = pictures((config.height, config.width))
-    planes = torch.zeros_like(rgb[:, :1])
-    frames: list[dict[str, Tensor]] = [{}, {}]
-    with torch.no_grad():
-        if depth is not None:
-            seen = pictures(depth.input_size)
-            planes = torch.cat([depth(seen[i : i + 1]) for i in range(2)])
-            low, high = (planes.amin((1, 2, 3), keepdim=True), planes.amax((1, 2, 3), keepdim=True))
-            planes = (planes - low) / (high - low).clamp_min(1e-6)
-            stages.append(StageGraph("depth", depth, {"rgb": seen[:1]}, ("depth",)))
-        rgbd = torch.cat([rgb, planes], dim=1)
-        for i, frame in enumerate(frames):
-            frame["tokens"], frame["features"], _ = model.encode(rgbd[i : i + 1])
-            if condition is not None:
-                frame["condition"] = condition(rgb[i : i + 1])
+    if depth is not None:
+        stages.append(StageGraph("depth", depth, {"rgb": example(3, *depth.input_size)}, ("depth",)))
     outputs = ("tokens", "features", "gaussians")
-    stages.append(StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, outputs))
+    stages.append(StageGraph("encode", EncodeStage(model), {"rgbd": example(4, *size)}, outputs))
     if condition is not None:
-        stages.append(StageGraph("condition", condition, {"rgb": rgb[:1]}, ("condition",)))
-    inputs = {f"{name}_{i}": value for i, frame in enumerate(frames) for name, value in frame.items()}
+        stages.append(StageGraph("condition", condition, {"rgb": example(3, *size)}, ("condition",)))
+    inputs: dict[str, Tensor] = {}
+    for i in range(2):
+        inputs[f"tokens_{i}"] = example(config.tokens, config.dim)
+        inputs[f"features_{i}"] = example(config.gaussians, config.feature_dim)
+        if condition is not None:
+            inputs[f"condition_{i}"] = example(*condition_shape(config))
     kind = DeformStage if condition is None else ConditionedDeformStage
     stages.append(StageGraph("deform", kind(model), inputs, ("motion", "fade")))
     return stages
+
+
+def condition_shape(config: ModelConfig) -> tuple[int, int]:
+    """Number M and width C of condition tokens."""
+    if config.condition == "conv":
+        return config.height // STRIDE * (config.width // STRIDE), config.condition_dim
+    return config.condition_len or config.tokens, config.condition_dim or config.dim
