@@ -28,6 +28,7 @@ _FULL_PRECISION = (StaticHeads, DynamicHeads)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 _PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
 _BF16_CONV_OPSET = 22
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)  # TensorRT-RTX 1.7 has no bf16 kernels for them
 
 
 def check_precision(precision: str) -> None:
@@ -47,7 +48,8 @@ def lowered(module: nn.Module, precision: str, opset: int = 20) -> nn.Module:
             and, through its float32 layer scales, DINOv2 do). Modules listed in its attribute
             `full_precision`, if it has one, stay in float32.
         precision: one of `PRECISIONS`.
-        opset: ONNX operator set it is for; convolutions have no bf16 before 22 and stay in float32 there.
+        opset: ONNX operator set it is for; convolutions have no bf16 before 22 and stay in float32 there,
+            transposed ones always.
 
     Raises:
         InputError: unknown precision, or a weight that it cannot hold.
@@ -59,8 +61,9 @@ def lowered(module: nn.Module, precision: str, opset: int = 20) -> nn.Module:
     # Layers that say a motion, which is added up from level to level, are output heads too.
     kept = [part.flow for part in result.modules() if isinstance(part, MatchingLevel)]
     kept += getattr(result, "full_precision", ())
-    if precision == "bf16" and opset < _BF16_CONV_OPSET:
-        kept += [part for part in result.modules() if isinstance(part, _CONVOLUTIONS)]
+    if precision == "bf16":
+        kinds = _CONVOLUTIONS if opset < _BF16_CONV_OPSET else _TRANSPOSED
+        kept += [part for part in result.modules() if isinstance(part, kinds)]
     _lower(result, PRECISIONS[precision], "", tuple(kept))
     return result
 

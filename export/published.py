@@ -1,7 +1,9 @@
 """The published front ends as stages: DINOv2 for `condition`, Depth Anything V2 for `depth`.
 
-Both interpolate a position embedding by antialiased or offset bicubics, which no engine has an operator for;
-at a fixed size the result is a constant and is computed here.
+Both interpolate a position embedding by antialiased or offset bicubics, which no engine has an operator
+for; at a fixed size the result is a constant and is computed here. Their attention has no mask, which
+`transformers` does not know while it is traced: its own attention would bring a mask of ones and a search
+for rows of NaN into the graph.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 from ..training.condition import DinoCondition
 from ..training.depth import DepthAnything
 
+_ATTENTION = "streamsplat_plain"
+
 
 class DinoStage(nn.Module):
     """rgb [1, 3, H, W] -> condition [1, M, C]: patch tokens of DINOv2 with registers, M = rows x columns."""
@@ -23,6 +27,7 @@ class DinoStage(nn.Module):
         """Takes `condition` over: its position embedding is fixed to its size."""
         super().__init__()
         self.model = condition
+        _attend_plainly(condition.model)
         _fix_positions(condition.model.embeddings, *condition.size)
 
     def forward(self, rgb: Tensor) -> Tensor:
@@ -44,11 +49,27 @@ class DepthStage(nn.Module):
         self.input_size = depth.network_size(height, width)
         # The last layer, one number per pixel: depths of a frame spread over its whole range of values.
         self.full_precision = (depth.model.head.conv3,)
+        _attend_plainly(depth.model)
         _fix_positions(depth.model.backbone.embeddings, *self.input_size)
 
     def forward(self, rgb: Tensor) -> Tensor:
         depth = self.model(pixel_values=rgb).predicted_depth[:, None].float()
         return F.interpolate(depth, self.output_size, mode="bilinear", align_corners=True)
+
+
+def _attend_plainly(model: Any) -> None:
+    """Let a model of `transformers` attend by torch's function without a mask."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_ATTENTION, _plain_attention)
+    model.set_attn_implementation(_ATTENTION)
+
+
+def _plain_attention(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, scaling: float, **__: Any
+) -> tuple[Tensor, None]:
+    """query, key, value [B, heads, N, d] -> [B, N, heads, d], as `transformers` wants attention."""
+    return F.scaled_dot_product_attention(query, key, value, scale=scaling).transpose(1, 2), None
 
 
 def _fix_positions(embeddings: Any, height: int, width: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,53 +164,3 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
         build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
     assert "--workspace" in error.value.hint
-
-
-CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
-
-
-@pytest.mark.plans
-@pytest.mark.parametrize("opset", [20, 23])
-@pytest.mark.parametrize(("preset_name", "precision"), [("tiny", "fp32"), ("tiny", "fp16"), ("base", "fp16")])
-def test_every_stage_builds(
-    tmp_path: Path, preset_name: str, precision: str, opset: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Time, memory and size are printed; every attention of base is one fused kernel."""
-    import torch
-
-    from streamsplat_edge.export.graphs import write_graph
-    from streamsplat_edge.export.load import LoadedModel
-    from streamsplat_edge.export.precision import lowered
-    from streamsplat_edge.export.published import DinoStage
-    from streamsplat_edge.export.stages import ConditionStage
-    from streamsplat_edge.runtime.bundle import StageVariant
-    from streamsplat_edge.training.condition import DinoCondition, dino_config
-    from streamsplat_edge.training.config import preset
-    from streamsplat_edge.training.model import StreamSplat
-
-    monkeypatch.setattr(build_module, "inspect", inspect)
-    torch.manual_seed(0)
-    model = StreamSplat(preset(preset_name)).eval()
-    kinds = {"dino": lambda: DinoStage(DinoCondition(dino_config())), "conv": lambda: ConditionStage(model)}
-    make = kinds.get(model.config.condition)
-    # The example inputs of base would take minutes to compute and do not matter here.
-    loaded = LoadedModel(model, make() if make else None, None)
-    module, attentions = trt_api.load("tensorrt_rtx"), {}
-    for stage in loaded.graphs():
-        path = tmp_path / f"{stage.name}.onnx"
-        graph = write_graph(replace(stage, module=lowered(stage.module, precision, opset)), path, opset)
-        variant = StageVariant(stage.name, path, precision, (), graph.inputs, graph.outputs, "0" * 64)
-        for capability in CAPABILITIES:
-            start = time.perf_counter()
-            options = replace(OPTIONS, capabilities=(capability,))
-            plan, found = build_module.build_plan(variant, module, options)
-            peak = build_module.resource.getrusage(build_module.resource.RUSAGE_SELF).ru_maxrss / 1e6
-            print(
-                f"{preset_name} {stage.name} {precision} opset {opset} SM {capability}: "
-                f"{time.perf_counter() - start:.1f} s, peak {peak:.2f} GB, {len(plan) / 1e6:.1f} MB, {found}"
-            )
-            attentions[stage.name] = found.attentions
-            assert found.products.get(precision), "products in the precision asked for"
-        path.unlink()
-    if preset_name == "base":
-        assert attentions == {"encode": 14, "condition": 12, "deform": 24}
