@@ -23,7 +23,8 @@ DEMO_BUNDLE := demo/tiny.bundle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing format test-install test-parity test-cuda gpu-check coverage bench clean check-tools
+.PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 \
+  test-cuda gpu-check coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -44,6 +45,13 @@ test-install: .venv-test/.installed
 test-parity:  ## full-size comparison with the published model's golden data (minutes)
 test-parity: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m parity
+
+test-plans: .venv-test/.installed  ## TensorRT-RTX plans of tiny and base, without a GPU (minutes)
+	@$(MAKE) --no-print-directory -j2 --output-sync test-plans-20 test-plans-23
+
+# One operator set per core; each needs 4 GB.
+test-plans-20 test-plans-23: test-plans-%: .venv-test/.installed
+	.venv-test/bin/python -m pytest -m plans -s -k opset$*
 
 test-cuda:  ## compile the CUDA code for every architecture; needs nvcc but no GPU (minutes)
 test-cuda: .venv-test/.installed
@@ -102,7 +110,7 @@ clean:  ## remove environments, builds, caches and out/
 .venv-test/.installed: $(NATIVE)
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-test/bin/pip || $(PYTHON) -m venv --clear .venv-test
-	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino]'
+	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino,tensorrt-rtx]'
 	@touch $@
 
 .venv-gpu/.installed: $(NATIVE)

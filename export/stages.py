@@ -8,20 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..training.config import ModelConfig
-from ..training.conv_depth import normalised
+from ..training.matching import STRIDE
 from ..training.model import StreamSplat
-
-
-class ConvDepthStage(nn.Module):
-    """rgb [1, 3, H, W] -> depth [1, 1, H, W], relative inverse depth, of a model with its own network."""
-
-    def __init__(self, model: StreamSplat) -> None:
-        super().__init__()
-        self.model = model.depth_encoder
-
-    def forward(self, rgb: Tensor) -> Tensor:
-        depth: Tensor = self.model(rgb)
-        return depth.float()
+from .published import DepthStage
+from .small import ConvDepthStage
 
 
 class EncodeStage(nn.Module):
@@ -36,19 +26,35 @@ class EncodeStage(nn.Module):
 
 
 class ConditionStage(nn.Module):
-    """rgb [1, 3, H, W] -> condition tokens [1, M, C]."""
+    """rgb [1, 3, H, W] -> condition [1, M, C], of a model that brings its own condition encoder."""
 
     def __init__(self, model: StreamSplat) -> None:
         super().__init__()
         self.model = model.condition_encoder
 
     def forward(self, rgb: Tensor) -> Tensor:
-        return self.model(rgb)
+        condition: Tensor = self.model(rgb)
+        return condition.float()
 
 
 class DeformStage(nn.Module):
-    """tokens, features and condition (where the model has one) of both key frames -> motion [2, G, 3], fade
-    [2, G, 2]; 0 is the earlier frame."""
+    """tokens, features of both key frames -> motion [2, G, 3], fade [2, G, 2]; 0 is the earlier frame."""
+
+    def __init__(self, model: StreamSplat) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens_0: Tensor, features_0: Tensor, tokens_1: Tensor, features_1: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        motion, fade = self.model.deform(
+            torch.stack([tokens_0, tokens_1], dim=1), torch.stack([features_0, features_1], dim=1)
+        )
+        return motion.flatten(0, 1), fade.flatten(0, 1)
+
+
+class ConditionedDeformStage(nn.Module):
+    """tokens, features, condition of both key frames -> motion [2, G, 3], fade [2, G, 2]; 0 is earlier."""
 
     def __init__(self, model: StreamSplat) -> None:
         super().__init__()
@@ -58,18 +64,37 @@ class DeformStage(nn.Module):
         self,
         tokens_0: Tensor,
         features_0: Tensor,
+        condition_0: Tensor,
         tokens_1: Tensor,
         features_1: Tensor,
-        condition_0: Tensor | None = None,
-        condition_1: Tensor | None = None,
+        condition_1: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        condition = None
-        if condition_0 is not None and condition_1 is not None:
-            condition = torch.stack([condition_0, condition_1], dim=1)
         motion, fade = self.model.deform(
-            torch.stack([tokens_0, tokens_1], dim=1), torch.stack([features_0, features_1], dim=1), condition
+            torch.stack([tokens_0, tokens_1], dim=1),
+            torch.stack([features_0, features_1], dim=1),
+            torch.stack([condition_0, condition_1], dim=1),
         )
-        return motion[0], fade[0]
+        return motion.flatten(0, 1), fade.flatten(0, 1)
+
+
+TENSORS = {
+    "rgb": "Colours in [0, 1], channel order RGB.",
+    "depth": "Relative inverse depth, larger is nearer; the runtime scales it to [0, 1].",
+    "rgbd": "RGB in [0, 1], then inverse depth in [0, 1] (zeros where the model has no depth input).",
+    "condition": "What the other key frame of a pair attends to.",
+    "tokens": "One token per patch, row-major.",
+    "features": "One row per Gaussian, for deform.",
+    "gaussians": "x, y, z, r, g, b, scale x, scale z, opacity. y is normalised inverse depth.",
+    "tokens_0": "tokens of the earlier key frame.",
+    "tokens_1": "tokens of the later key frame.",
+    "features_0": "features of the earlier key frame.",
+    "features_1": "features of the later key frame.",
+    "condition_0": "condition of the earlier key frame.",
+    "condition_1": "condition of the later key frame.",
+    "motion": "x, y, z over the whole pair; row 0 the earlier key frame's Gaussians, row 1 the later's.",
+    "fade": "gamma0, gamma1 of the opacity over time; rows as in motion.",
+}
+"""What the files say about their inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -82,39 +107,46 @@ class StageGraph:
     outputs: tuple[str, ...]
 
 
-def stage_graphs(model: StreamSplat) -> list[StageGraph]:
-    """The stages of `model` in the order the runtime runs them, with example inputs from a fixed seed.
+def stage_graphs(
+    model: StreamSplat, condition: nn.Module | None = None, depth: DepthStage | ConvDepthStage | None = None
+) -> list[StageGraph]:
+    """The stages of `model` in the order the runtime runs them, with example inputs of the right shapes.
 
-    The examples are smooth random pictures and what `encode` makes of them, so that tracing and verification
-    see values of the right magnitude.
+    Tracing reads shapes only, and verification feeds what a stream records, so the examples are random
+    numbers and no stage has to run for the next.
+
+    Args:
+        condition: rgb [1, 3, H, W] -> [1, M, C], for a model whose condition is a stage of its own.
+        depth: for a model whose depth channel is filled by a stage.
     """
     config: ModelConfig = model.config
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, config.height // 16, config.width // 16, generator=generator)
-    rgb = nn.functional.interpolate(
-        coarse, (config.height, config.width), mode="bilinear", align_corners=False
-    )
+
+    def example(*shape: int) -> Tensor:
+        return torch.rand(1, *shape, generator=generator)
+
+    size = (config.height, config.width)
     stages: list[StageGraph] = []
-    planes = torch.zeros_like(rgb[:, :1])
-    if config.depth_input == "conv":
-        stages.append(StageGraph("depth", ConvDepthStage(model), {"rgb": rgb[:1]}, ("depth",)))
-        with torch.no_grad():
-            planes = normalised(model.depth(rgb))
-    rgbd = torch.cat([rgb, planes], dim=1)
-    with torch.no_grad():
-        (tokens_0, features_0, _), (tokens_1, features_1, _) = (
-            model.encode(rgbd[i : i + 1]) for i in range(2)
-        )
-    pair = {"tokens_0": tokens_0, "features_0": features_0, "tokens_1": tokens_1, "features_1": features_1}
-    if config.condition == "conv":
-        condition = ConditionStage(model)
-        stages.append(StageGraph("condition", condition, {"rgb": rgb[:1]}, ("condition",)))
-        with torch.no_grad():
-            pair |= {f"condition_{i}": condition(rgb[i : i + 1]).contiguous() for i in range(2)}
+    if depth is not None:
+        stages.append(StageGraph("depth", depth, {"rgb": example(3, *depth.input_size)}, ("depth",)))
     outputs = ("tokens", "features", "gaussians")
-    return [
-        *stages,
-        StageGraph("encode", EncodeStage(model), {"rgbd": rgbd[:1]}, outputs),
-        StageGraph("deform", DeformStage(model), pair, ("motion", "fade")),
-    ]
+    stages.append(StageGraph("encode", EncodeStage(model), {"rgbd": example(4, *size)}, outputs))
+    if condition is not None:
+        stages.append(StageGraph("condition", condition, {"rgb": example(3, *size)}, ("condition",)))
+    inputs: dict[str, Tensor] = {}
+    for i in range(2):
+        inputs[f"tokens_{i}"] = example(config.tokens, config.dim)
+        inputs[f"features_{i}"] = example(config.gaussians, config.feature_dim)
+        if condition is not None:
+            inputs[f"condition_{i}"] = example(*condition_shape(config))
+    kind = DeformStage if condition is None else ConditionedDeformStage
+    stages.append(StageGraph("deform", kind(model), inputs, ("motion", "fade")))
+    return stages
+
+
+def condition_shape(config: ModelConfig) -> tuple[int, int]:
+    """Number M and width C of condition tokens."""
+    if config.condition == "conv":
+        return config.height // STRIDE * (config.width // STRIDE), config.condition_dim
+    return config.condition_len or config.tokens, config.condition_dim or config.dim

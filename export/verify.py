@@ -1,77 +1,297 @@
-"""Does an exported stage compute what the PyTorch module does?"""
+"""Do the files and plans of a bundle compute what the model does? Stage by stage, and in rendered frames.
+
+The reference (PyTorch in fp32, or the bundle's own fp32 files) runs the real stream on key frames, and what
+goes into and comes out of every stage is recorded. Each candidate then gets the recorded inputs stage by
+stage, and runs the stream by itself end to end. Distances are a few lines of NumPy: Polygraphy's comparators
+have no relative L2, which is the measure of the published golden data, and would be one more requirement.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ..runtime.bundle import Bundle
-from ..runtime.engines import create
-from .graphs import ExportError
-from .stages import StageGraph
+from ..runtime import engines
+from ..runtime.bundle import Bundle, StageVariant
+from ..runtime.engines import Engine
+from ..runtime.errors import EngineError, InputError, StreamSplatError
+from ..runtime.stream import Stream
 
-# REFERENCE.md section 10: the reference's own float32 is within 9.1e-7 of float64; 1e-5 leaves room for
-# another order of sums.
-FP32_BOUND = 1e-5
+if TYPE_CHECKING:
+    from .load import LoadedModel
+    from .stages import StageGraph
+
+Arrays = dict[str, np.ndarray]
+_TIMES = (0.0, 0.5, 1.0)  # of each pair, rendered
+
+
+class VerificationError(StreamSplatError):
+    """Files or plans of a bundle do not compute what they should."""
+
+
+def default_thresholds() -> dict[str, dict[str, float]]:
+    """Per precision: the largest relative L2 distance of a stage's output, the least PSNR of a rendering.
+
+    fp32: REFERENCE.md section 10, the reference's own float32 is within 9.1e-7 of float64. fp16 and bf16
+    round, so that outputs are bounded loosely, against garbage, and frames tightly.
+    """
+    return {
+        "fp32": {"relative_l2": 1e-5, "psnr_db": 60.0},
+        "fp16": {"relative_l2": 2e-2, "psnr_db": 45.0},
+        "bf16": {"relative_l2": 1e-1, "psnr_db": 30.0},
+    }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Agreement of one output tensor: relative L2 distance and the largest absolute difference."""
+    """Agreement of one output tensor of a stage over all its recorded calls (the worst of them)."""
 
+    backend: str
+    precision: str
     stage: str
     output: str
     relative_l2: float
     max_abs: float
+    cosine: float
+    finite: bool
 
 
-def verify_stages(
-    bundle: Bundle, stages: list[StageGraph], *, engine: str = "onnxruntime", bound: float = FP32_BOUND
-) -> list[Comparison]:
-    """Run every stage in PyTorch and in `engine` on the stages' example inputs.
+@dataclass
+class Report:
+    """What `verify_bundle` found.
 
-    Args:
-        bundle: holds the files of the stages.
-        stages: modules and example inputs.
-        engine: what runs the files.
-        bound: largest relative L2 distance of an output.
+    Attributes:
+        reference, source: what was taken for true; where the frames came from.
+        comparisons: every output of every stage, per candidate.
+        psnr_db: per candidate, the worst rendered frame against the reference; infinite where equal.
+        skipped: candidates that cannot run here, with the reason.
+        failures: what is beyond its threshold, in words; empty for success.
+    """
+
+    reference: str
+    source: str
+    thresholds: Mapping[str, Mapping[str, float]]
+    comparisons: list[Comparison] = field(default_factory=list)
+    psnr_db: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)  # stage, precision
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest: infinite PSNR as 999, since JSON has no infinity."""
+        return {
+            "thresholds": {k: dict(v) for k, v in self.thresholds.items()},
+            "reference": self.reference,
+            "source": self.source,
+            "passed": not self.failures,
+            "psnr_db": {k: min(v, 999.0) for k, v in self.psnr_db.items()},
+            "skipped": dict(self.skipped),
+            "failures": list(self.failures),
+            "stages": [asdict(c) for c in self.comparisons if c.finite],
+        }
+
+
+def compare(got: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, bool]:
+    """Relative L2, largest absolute difference, cosine, and whether both are finite (else NaN thrice)."""
+    a, b = got.astype(np.float64).ravel(), truth.astype(np.float64).ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan, math.nan, math.nan, False
+    norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    distance = float(np.linalg.norm(a - b)) / max(norm_b, 1e-12)
+    cosine = float(a @ b) / max(norm_a * norm_b, 1e-24) if norm_a or norm_b else 1.0
+    return distance, float(np.abs(a - b).max()), cosine, True
+
+
+def frame_psnr(got: np.ndarray, truth: np.ndarray) -> float:
+    """PSNR of float frames in [0, 1], in dB; infinite where equal."""
+    error = float(np.mean((got.astype(np.float64) - truth) ** 2))
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+class ModuleEngine(Engine):
+    """A stage in PyTorch behind the engine interface, for reference."""
+
+    def __init__(self, variant: StageVariant, graph: StageGraph) -> None:
+        super().__init__(variant)
+        self._graph = graph
+        self.precision = "fp32"
+        self.description = "PyTorch fp32"
+
+    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+        import torch
+
+        names = [spec.name for spec in self.inputs]
+        order = [names.index(name) for name in self._graph.inputs]
+        targets = {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
+
+        def run() -> None:
+            with torch.no_grad():
+                results = self._graph.module(*(torch.from_numpy(inputs[i].copy()) for i in order))
+            results = results if isinstance(results, tuple) else (results,)
+            for name, value in zip(self._graph.outputs, results, strict=True):
+                np.copyto(targets[name], value.numpy())
+
+        return run
+
+
+class _Recorder(Engine):
+    """Runs another engine and keeps copies of what went in and came out."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner, self.stage = inner, inner.stage
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+        self.precision, self.description = inner.precision, inner.description
+        self.calls: list[tuple[Arrays, Arrays]] = []
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        kept = {name: value.copy() for name, value in inputs.items()}
+        self.inner.run(inputs, outputs)
+        self.calls.append((kept, {name: value.copy() for name, value in outputs.items()}))
+
+    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+        return self.inner._bind(inputs, outputs)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def module_engines(bundle: Bundle, loaded: LoadedModel) -> dict[str, Engine]:
+    """The model in PyTorch, as the engines of a stream of this bundle."""
+    graphs = {graph.name: graph for graph in loaded.graphs()}
+    return {stage: ModuleEngine(bundle.variants(stage)[0], graphs[stage]) for stage in bundle.stage_names}
+
+
+def file_engines(bundle: Bundle, engine: str, precision: str, *, device: str = "cpu") -> dict[str, Engine]:
+    """The bundle's files of one precision in an engine.
 
     Raises:
-        ExportError: an output is not finite on either side, or too far off; the message lists all of them.
+        BundleError: a stage has no such file. EngineError: the engine cannot run it here.
     """
-    results: list[Comparison] = []
-    failures: list[str] = []
-    for stage in stages:
-        with torch.no_grad():
-            computed = stage.module(*stage.inputs.values())
-            expected = dict(
-                zip(stage.outputs, computed if isinstance(computed, tuple) else (computed,), strict=True)
+    loaded: dict[str, Engine] = {}
+    try:
+        for stage in bundle.stage_names:
+            variant = next((v for v in bundle.variants(stage) if v.precision == precision), None)
+            variant = variant or bundle.variant(stage, engine, precision)
+            # Verification may run a file in an engine that it is not recommended for.
+            variant = replace(variant, engines=(engine,))
+            loaded[stage] = engines.create(engine, variant, device=device, precision=precision)
+    except BaseException:
+        for opened in loaded.values():
+            opened.close()
+        raise
+    return loaded
+
+
+def _run_stream(
+    bundle: Bundle, stages: Mapping[str, Engine], frames: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Rendered float frames [H, W, 3] of every pair, at `_TIMES`."""
+    rendered = []
+    with Stream(bundle, stages) as stream:
+        for i, image in enumerate(frames):
+            stream.push(image, float(i))
+            if i:
+                for t in _TIMES:
+                    stream.render(i - 1 + t, copy=False)
+                    rendered.append(stream.buffers.rgb.copy())
+    return rendered
+
+
+def verify_bundle(
+    bundle: Bundle,
+    reference: Mapping[str, Engine] | None,
+    frames: Sequence[np.ndarray],
+    *,
+    thresholds: Mapping[str, Mapping[str, float]],
+    source: str,
+) -> Report:
+    """Compare every precision in ONNX Runtime, and every plan that runs here, with the reference.
+
+    Args:
+        bundle: what is verified.
+        reference: an engine per stage, closed afterwards; None for the bundle's fp32 files in ONNX Runtime.
+        frames: two or more key frames, uint8 RGB of any size.
+        thresholds: per precision, see `default_thresholds`.
+        source: where the frames come from, for the report.
+
+    Raises:
+        InputError: no reference was given and the bundle has no fp32 files.
+    """
+    precisions = sorted({v.precision for s in bundle.stage_names for v in bundle.variants(s)})
+    if reference is None:
+        if "fp32" not in precisions:
+            raise InputError(
+                f"{bundle.path} has no fp32 files to compare with.",
+                "Give its weights with --checkpoint, or export with --precision fp32,fp16.",
             )
-        variant = bundle.variant(stage.name, engine)
-        with create(engine, variant, precision=variant.precision) as runner:
-            outputs = {spec.name: np.empty(spec.shape, spec.dtype) for spec in runner.outputs}
-            runner.run({k: v.numpy() for k, v in stage.inputs.items()}, outputs)
-        for name, reference in expected.items():
-            truth, got = reference.numpy().astype(np.float64), outputs[name].astype(np.float64)
-            where = [
-                place
-                for place, values in (("PyTorch", truth), (engine, got))
-                if not np.isfinite(values).all()
-            ]
-            if where:
-                failures.append(f"{stage.name}.{name} holds NaN or infinity in {' and '.join(where)}")
+        reference = file_engines(bundle, "onnxruntime", "fp32")
+    recorders = {stage: _Recorder(engine) for stage, engine in reference.items()}
+    name = next(iter(recorders.values())).description
+    report = Report(name, source, thresholds)
+    truth = _run_stream(bundle, recorders, frames)
+    for engine, precision in _candidates(bundle, precisions):
+        label = f"{engine} {precision}"
+        try:
+            stages = file_engines(
+                bundle, engine, precision, device="cpu" if engine == "onnxruntime" else "cuda"
+            )
+        except EngineError as error:
+            report.skipped[label] = error.message
+            continue
+        if name == stages["encode"].description:  # the reference itself
+            for opened in stages.values():
+                opened.close()
+            report.skipped[label] = "is the reference"
+            continue
+        _compare_stages(report, engine, precision, stages, recorders)
+        rendered = _run_stream(bundle, stages, frames)
+        worst = min(frame_psnr(a, b) for a, b in zip(rendered, truth, strict=True))
+        report.psnr_db[label] = worst
+        bound = thresholds.get(precision, {}).get("psnr_db", -math.inf)
+        if not worst >= bound:
+            report.failures.append(f"{label}: rendered frames agree to {worst:.1f} dB, {bound:g} are needed")
+    return report
+
+
+def _candidates(bundle: Bundle, precisions: Sequence[str]) -> list[tuple[str, str]]:
+    found = [("onnxruntime", precision) for precision in precisions if precision != "bf16"]
+    by_stage = [
+        {(p.entry.runtime, v.precision) for v in bundle.variants(stage) for p in v.plans}
+        for stage in bundle.stage_names
+    ]
+    return found + sorted(set.intersection(*by_stage))
+
+
+def _compare_stages(
+    report: Report,
+    backend: str,
+    precision: str,
+    stages: Mapping[str, Engine],
+    recorders: Mapping[str, _Recorder],
+) -> None:
+    """Every stage on the recorded inputs; appends to the report."""
+    bound = report.thresholds.get(precision, {}).get("relative_l2", math.inf)
+    for stage, engine in stages.items():
+        got = {spec.name: np.empty(spec.shape, spec.dtype) for spec in engine.outputs}
+        worst: dict[str, tuple[float, float, float, bool]] = {}
+        for inputs, expected in recorders[stage].calls:
+            engine.run(inputs, got)
+            for name, truth in expected.items():
+                found, before = compare(got[name], truth), worst.get(name)
+                if before is None or (before[3] and (not found[3] or found[0] > before[0])):
+                    worst[name] = found
+        for name, found in worst.items():
+            report.comparisons.append(Comparison(backend, precision, stage, name, *found))
+            where = f"{backend} {precision}: {stage}.{name}"
+            if not found[3]:
+                report.failures.append(f"{where} holds NaN or infinity")
+            elif found[0] > bound:
+                report.failures.append(f"{where} differs by {found[0]:.2e} (relative L2, bound {bound:.0e})")
+            else:
                 continue
-            distance = float(np.linalg.norm(got - truth) / max(np.linalg.norm(truth), 1e-12))
-            results.append(Comparison(stage.name, name, distance, float(np.abs(got - truth).max())))
-            if distance > bound:
-                failures.append(
-                    f"{stage.name}.{name} differs by {distance:.2e} (relative L2, bound {bound:.0e})"
-                )
-    if failures:
-        raise ExportError(
-            "The exported graphs do not compute what the model does: " + "; ".join(failures) + ".",
-            "If the weights are sound, report this with the versions `streamsplat-edge doctor` prints.",
-        )
-    return results
+            if (stage, precision) not in report.failed:
+                report.failed.append((stage, precision))

@@ -28,6 +28,7 @@ from .bundle_schema import (
     PlanEntry,
     TensorSpec,
     VariantEntry,
+    WeightsEntry,
     decode_json,
     fail,
     finite_json,
@@ -39,17 +40,29 @@ __all__ = [
     "ENGINE_NAMES",
     "Bundle",
     "ModelConfig",
+    "Plan",
     "PlanEntry",
     "StageVariant",
     "TensorSpec",
     "VariantSource",
     "check_replaceable",
+    "sha256_of",
+    "store",
     "store_quality",
     "write_bundle",
 ]
 
+_REBUILD = "Build it again: streamsplat-edge build."
 _CORRUPT = "The file was changed or damaged after export: copy or download the bundle again."
 _MANIFEST_LIMIT = 16 << 20  # bytes; a manifest is some kilobytes, so anything larger is not one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialised TensorRT engine on disk and its key."""
+
+    path: Path
+    entry: PlanEntry
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class StageVariant:
     """One file of a stage, located on disk and ready for an engine.
 
     `precision` is the precision recipe of the file itself; an engine may run an fp32 file at bf16.
+    `weights` is the file beside it with its weights, if any. `plans` were built from this very file.
     """
 
     stage: str
@@ -66,13 +80,16 @@ class StageVariant:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     sha256: str
+    weights: Path | None = None
+    plans: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)
 class VariantSource:
     """A stage file to be copied into a bundle by `write_bundle`.
 
-    `file` is the name inside the bundle; empty means the name of `source`.
+    `file` is the name inside the bundle; empty means the name of `source`. `weights` keeps its name, since
+    the ONNX file refers to it.
     """
 
     source: Path
@@ -81,6 +98,7 @@ class VariantSource:
     precision: str = "fp32"
     engines: Sequence[str] = ENGINE_NAMES
     file: str = ""
+    weights: Path | None = None
 
 
 class Bundle:
@@ -105,9 +123,13 @@ class Bundle:
         manifest = parse_manifest(decode_json(_read_manifest(root), MANIFEST_NAME))
         for stage, variants in manifest.stages.items():
             for i, entry in enumerate(variants):
-                _check_file(root, entry, f"stages.{stage}.variants[{i}]", verify_hashes)
+                field = f"stages.{stage}.variants[{i}]"
+                _check_file(root, entry, field, verify_hashes)
+                if entry.weights is not None:
+                    _check_file(root, entry.weights, f"{field}.weights", verify_hashes)
+        # Engines compare the hash of the plan they load: there may be many, of gigabytes.
         for i, plan in enumerate(manifest.plans):
-            _locate(root, plan.file, f"plans[{i}].file")
+            _check_file(root, plan, f"plans[{i}]", False, _REBUILD)
         return cls(root, manifest)
 
     @property
@@ -130,6 +152,11 @@ class Bundle:
     @property
     def quality(self) -> dict[str, Any]:
         return self._manifest.quality
+
+    @property
+    def verification(self) -> dict[str, Any]:
+        """Thresholds and the last result of `streamsplat-edge verify` for exactly these files."""
+        return self._manifest.verification
 
     @property
     def plans(self) -> tuple[PlanEntry, ...]:
@@ -155,6 +182,12 @@ class Bundle:
                 entry.inputs,
                 entry.outputs,
                 entry.sha256,
+                self.path / entry.weights.file if entry.weights else None,
+                tuple(
+                    Plan(self.path / plan.file, plan)
+                    for plan in self.plans
+                    if plan.stage == stage and plan.onnx_sha256 == entry.sha256
+                ),
             )
             for entry in self._manifest.stages[stage]
         )
@@ -232,16 +265,22 @@ def _locate(root: Path, name: str, field: str) -> Path:
     return real
 
 
-def _check_file(root: Path, entry: VariantEntry, field: str, verify_hash: bool) -> None:
+def _check_file(
+    root: Path,
+    entry: VariantEntry | WeightsEntry | PlanEntry,
+    field: str,
+    verify_hash: bool,
+    hint: str = _CORRUPT,
+) -> None:
     path = _locate(root, entry.file, f"{field}.file")
     size = path.stat().st_size
     if size != entry.bytes:
-        raise fail(f"{field}.bytes", f"is {entry.bytes}, but {entry.file} has {size} bytes", _CORRUPT)
+        raise fail(f"{field}.bytes", f"is {entry.bytes}, but {entry.file} has {size} bytes", hint)
     if verify_hash:
         actual = sha256_of(path)
         if actual != entry.sha256:
             raise fail(
-                f"{field}.sha256", f"is {entry.sha256[:12]}…, but {entry.file} has {actual[:12]}…", _CORRUPT
+                f"{field}.sha256", f"is {entry.sha256[:12]}…, but {entry.file} has {actual[:12]}…", hint
             )
 
 
@@ -269,6 +308,7 @@ def write_bundle(
     *,
     provenance: Mapping[str, Any],
     quality: Mapping[str, Any],
+    verification: Mapping[str, Any] | None = None,
     plans: Iterable[PlanEntry] = (),
     plan_files: Mapping[str, Path] | None = None,
     force: bool = False,
@@ -278,7 +318,7 @@ def write_bundle(
     Args:
         path: folder to create. With `force`, a bundle (or an empty folder) already there is replaced.
         stages: stage name to its files, the preferred one first.
-        provenance, quality: plain JSON values (no NaN).
+        provenance, quality, verification: plain JSON values (no NaN).
         plans, plan_files: serialised engines, and for each plan's `file` the file to copy.
 
     Raises:
@@ -289,6 +329,7 @@ def write_bundle(
     plans = tuple(plans)
     finite_json(dict(provenance), "provenance")
     finite_json(dict(quality), "quality")
+    finite_json(dict(verification or {}), "verification")
     check_replaceable(target, force)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -312,6 +353,7 @@ def write_bundle(
                 "plans": [asdict(plan) for plan in plans],
                 "provenance": dict(provenance),
                 "quality": dict(quality),
+                "verification": dict(verification or {}),
             }
             _write_manifest(scratch / MANIFEST_NAME, manifest)
             Bundle.load(scratch)
@@ -333,12 +375,29 @@ def store_quality(path: str | os.PathLike[str], quality: Mapping[str, Any]) -> B
         BundleError: `path` is not a valid bundle, or `quality` is not plain JSON.
         OutputError: the disk refuses; the old manifest is kept.
     """
+    return store(path, {"quality": dict(quality)})
+
+
+def store(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> Bundle:
+    """Replace top-level fields of an existing bundle's manifest; its stage files stay as they are.
+
+    Args:
+        path: the bundle's folder.
+        fields: any of `plans` (a list of `PlanEntry` as dicts; the files must be there), `quality` and
+            `verification`.
+
+    Raises:
+        BundleError: `path` is not a valid bundle, or would not be one with these fields.
+        OutputError: the disk refuses; the old manifest is kept.
+    """
     bundle = Bundle.load(path)
-    finite_json(dict(quality), "quality")
+    finite_json(dict(fields), "(top level)")
+    manifest = bundle.manifest | dict(fields)
+    parse_manifest(manifest)
     target = bundle.path / MANIFEST_NAME
     scratch = target.with_name(f".{MANIFEST_NAME}.{os.getpid()}.tmp")
     try:
-        _write_manifest(scratch, bundle.manifest | {"quality": dict(quality)})
+        _write_manifest(scratch, manifest)
         scratch.replace(target)
     except OSError as error:
         raise OutputError(
@@ -394,6 +453,11 @@ def _copy_in(folder: Path, name: str, source: Path | None) -> Path:
 def _copy_variant(folder: Path, source: VariantSource) -> VariantEntry:
     name = source.file or source.source.name
     path = _copy_in(folder, name, source.source)
+    weights = None
+    if source.weights is not None:
+        beside = str(Path(name).parent / source.weights.name)
+        copy = _copy_in(folder, beside, source.weights)
+        weights = WeightsEntry(beside, sha256_of(copy), copy.stat().st_size)
     return VariantEntry(
         file=name,
         sha256=sha256_of(path),
@@ -402,6 +466,7 @@ def _copy_variant(folder: Path, source: VariantSource) -> VariantEntry:
         engines=tuple(source.engines),
         inputs=tuple(source.inputs),
         outputs=tuple(source.outputs),
+        weights=weights,
     )
 
 

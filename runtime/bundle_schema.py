@@ -100,6 +100,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class WeightsEntry:
+    """The file beside an ONNX file that holds its weights (ONNX files end at 2 GiB)."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class VariantEntry:
     """One file of a stage as the manifest states it."""
 
@@ -110,9 +119,10 @@ class VariantEntry:
     engines: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    weights: WeightsEntry | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        entry = {
             "file": self.file,
             "sha256": self.sha256,
             "bytes": self.bytes,
@@ -121,14 +131,25 @@ class VariantEntry:
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
         }
+        return entry if self.weights is None else entry | {"weights": vars(self.weights)}
 
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """A serialised TensorRT engine and the key it was built for."""
+    """A serialised TensorRT engine and the key it was built for.
+
+    Attributes:
+        runtime, version: module and full version, which a plan runs with and no other.
+        device: name of the GPU it was built on; `any` for one built ahead of time.
+        compute_capability: of that GPU ("8.7"), or those it was built for ("8.6, 8.9").
+        onnx_sha256: of the stage file it was built from.
+        settings: what else decides the plan.
+    """
 
     stage: str
     file: str
+    sha256: str
+    bytes: int
     runtime: str
     version: str
     device: str
@@ -147,6 +168,7 @@ class Manifest:
     plans: tuple[PlanEntry, ...]
     provenance: dict[str, Any]
     quality: dict[str, Any]
+    verification: dict[str, Any]
     raw: dict[str, Any]
 
 
@@ -285,7 +307,9 @@ def parse_model(value: object, field: str = "model") -> ModelConfig:
 
 
 def _variant(value: object, field: str) -> VariantEntry:
-    entry = _object(value, field, tuple(VariantEntry.__dataclass_fields__))
+    weights = _object(value, field).get("weights")
+    keys = [key for key in VariantEntry.__dataclass_fields__ if key != "weights" or weights is not None]
+    entry = _object(value, field, keys)
     engines = _list(entry["engines"], f"{field}.engines")
     if not engines:
         raise fail(f"{field}.engines", "must name at least one engine")
@@ -297,6 +321,16 @@ def _variant(value: object, field: str) -> VariantEntry:
         engines=tuple(_choice(name, f"{field}.engines[{i}]", ENGINE_NAMES) for i, name in enumerate(engines)),
         inputs=_tensors(entry["inputs"], f"{field}.inputs"),
         outputs=_tensors(entry["outputs"], f"{field}.outputs"),
+        weights=None if weights is None else _weights(weights, f"{field}.weights"),
+    )
+
+
+def _weights(value: object, field: str) -> WeightsEntry:
+    entry = _object(value, field, tuple(WeightsEntry.__dataclass_fields__))
+    return WeightsEntry(
+        _file_name(entry["file"], f"{field}.file"),
+        _sha256(entry["sha256"], f"{field}.sha256"),
+        _integer(entry["bytes"], f"{field}.bytes"),
     )
 
 
@@ -386,6 +420,8 @@ def _plan(value: object, field: str) -> PlanEntry:
     return PlanEntry(
         stage=_choice(entry["stage"], f"{field}.stage", STAGE_NAMES),
         file=_file_name(entry["file"], f"{field}.file"),
+        sha256=_sha256(entry["sha256"], f"{field}.sha256"),
+        bytes=_integer(entry["bytes"], f"{field}.bytes"),
         runtime=_choice(entry["runtime"], f"{field}.runtime", PLAN_RUNTIMES),
         version=_text(entry["version"], f"{field}.version"),
         device=_text(entry["device"], f"{field}.device"),
@@ -412,10 +448,11 @@ def parse_manifest(value: object) -> Manifest:
             f"is {version}, this program reads version {VERSION}",
             "Upgrade: `pip install -U streamsplat-edge`." if newer else _REEXPORT,
         )
+    # Bundles written before there was verification have no such field.
     top = _object(
-        value,
+        {"verification": {}, **top},
         "(top level)",
-        ("format", "version", "name", "model", "stages", "plans", "provenance", "quality"),
+        ("format", "version", "name", "model", "stages", "plans", "provenance", "quality", "verification"),
     )
     model = parse_model(top["model"])
     stages = _object(top["stages"], "stages")
@@ -431,6 +468,7 @@ def parse_manifest(value: object) -> Manifest:
         plans=plans,
         provenance=_object(top["provenance"], "provenance"),
         quality=_object(top["quality"], "quality"),
+        verification=_object(top["verification"], "verification"),
         raw=top,
     )
 

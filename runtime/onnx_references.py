@@ -1,8 +1,9 @@
 """Other files that an ONNX file refers to, read from its protobuf structure without the `onnx` package.
 
 ONNX may keep tensors in files beside it ("external data"), under any path that it likes. The hashes of a
-bundle do not cover those, and how far an engine follows such a path depends on its version, so files of a
-bundle must hold everything themselves. Weights are skipped, so the check takes about 2 ms for any size.
+bundle cover one such file per stage, beside it, for weights that do not fit into ONNX's 2 GiB. How far an
+engine follows any other path depends on its version, so there may be none. Weights are skipped, so the check
+takes about 2 ms for any size.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _COPY_AGAIN = "Copy or download the bundle again, or export it again."
 
 
-def check_self_contained(path: Path) -> None:
-    """Refuse an ONNX file that keeps a tensor in another file, or that is no ONNX file.
+def check_self_contained(path: Path, weights: Path | None = None) -> None:
+    """Refuse an ONNX file that keeps a tensor in another file than `weights`, or that is no ONNX file.
 
     Raises:
         BundleError: naming the tensor, or what is wrong with the file.
@@ -41,37 +42,52 @@ def check_self_contained(path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if not any(number == _MODEL_GRAPH for number, *_ in _fields(data, 0, len(data))):
                 raise ValueError("it holds no graph")
-            _walk(data, "Model", 0, len(data), path, 0)
+            _walk(data, "Model", 0, len(data), path, weights, 0)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.", _COPY_AGAIN) from error
     except ValueError as error:  # empty, or not protobuf
         raise BundleError(f"{path} cannot be read as ONNX: {error}.", _COPY_AGAIN) from error
 
 
-def _walk(data: mmap.mmap, message: str, start: int, end: int, path: Path, depth: int) -> None:
+def _walk(
+    data: mmap.mmap, message: str, start: int, end: int, path: Path, weights: Path | None, depth: int
+) -> None:
     if depth > _DEPTH_MAX:
         raise ValueError("its messages are nested too deeply")
     if message == "Tensor":
-        _check_tensor(data, start, end, path)
+        _check_tensor(data, start, end, path, weights)
         return
     inner = _TENSOR_FIELDS[message]
     for number, wire, begin, stop in _fields(data, start, end):
         if wire == _BYTES and number in inner:
-            _walk(data, inner[number], begin, stop, path, depth + 1)
+            _walk(data, inner[number], begin, stop, path, weights, depth + 1)
 
 
-def _check_tensor(data: mmap.mmap, start: int, end: int, path: Path) -> None:
-    name, external = "", False
+def _check_tensor(data: mmap.mmap, start: int, end: int, path: Path, weights: Path | None) -> None:
+    name, external, location = "", False, ""
     for number, wire, begin, stop in _fields(data, start, end):
         if number == _TENSOR_NAME and wire == _BYTES:
             name = data[begin:stop].decode("utf-8", "replace")
+        elif number == _TENSOR_EXTERNAL and wire == _BYTES:
+            external = True
+            key, value = _entry(data, begin, stop)
+            location = value if key == "location" else location
         elif number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and any(data[begin:stop])):
             external = True
-    if external:
+    if external and (weights is None or location != weights.name):
         raise BundleError(
             f"{path} keeps tensor {name!r} in another file, which the bundle does not vouch for.",
             "Export the bundle again with all tensors inside the ONNX file.",
         )
+
+
+def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    """Key and value of a StringStringEntryProto."""
+    texts = {1: "", 2: ""}
+    for number, wire, begin, stop in _fields(data, start, end):
+        if number in texts and wire == _BYTES:
+            texts[number] = data[begin:stop].decode("utf-8", "replace")
+    return texts[1], texts[2]
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

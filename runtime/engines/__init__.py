@@ -8,7 +8,7 @@ from .base import Engine, TensorSpec
 
 __all__ = ["ENGINES", "Engine", "TensorSpec", "create", "select_variant"]
 
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 _EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions OpenVINO can run an fp32 file at
 
 
@@ -18,8 +18,8 @@ def create(
     """Load a stage file.
 
     Args:
-        engine: `onnxruntime` or `openvino`.
-        device: `cpu` or, with ONNX Runtime, `cuda`.
+        engine: one of `ENGINES`; TensorRT runs a plan that `streamsplat-edge build` made.
+        device: `cpu`, or `cuda` with ONNX Runtime and TensorRT.
         threads: 0 for all cores.
         precision: the precision to run at; None is the file's own, or for OpenVINO bf16 where the CPU has it.
 
@@ -39,6 +39,10 @@ def create(
         from .openvino import OpenVinoEngine
 
         return OpenVinoEngine(variant, device=device, threads=threads, precision=precision)
+    if engine in ("tensorrt", "tensorrt_rtx"):
+        from .tensorrt import TensorRtEngine
+
+        return TensorRtEngine(variant, runtime=engine, device=device, precision=precision)
     from .onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision)

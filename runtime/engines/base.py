@@ -36,7 +36,7 @@ class Engine(ABC):
     precision: str
 
     def __init__(self, variant: StageVariant) -> None:
-        check_self_contained(variant.path)
+        check_self_contained(variant.path, variant.weights)
         self.stage = variant.stage
         self.inputs = variant.inputs
         self.outputs = variant.outputs

@@ -27,7 +27,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    lines = [line for block in blocks(page, "console") for line in block.replace("\\\n", "").splitlines()]
     return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
 
 

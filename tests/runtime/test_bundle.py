@@ -183,7 +183,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("stages.deform.variants.0.outputs.0.shape", [1, 128, 3], "motion.shape` is 1x128x3"),
     ("stages.deform.variants.0.inputs.0.shape", [1, 8], "tokens_0.shape` is 1x8"),
     ("plans", {}, "`plans` must be a list"),
-    ("plans", [{}], "`plans[0].compute_capability` is missing"),
+    ("plans", [{}], "`plans[0].bytes` is missing"),
     ("provenance", [], "`provenance` must be an object"),
 ]
 
@@ -339,7 +339,16 @@ def leftovers(path: Path) -> list[str]:
 
 def test_plans_travel_with_the_bundle(folder: Path, tmp_path: Path) -> None:
     plan = PlanEntry(
-        "encode", "plans/encode.engine", "tensorrt", "10.3.0", "Orin", "8.7", "a" * 64, {"workspace": 1}
+        "encode",
+        "plans/encode.engine",
+        "a" * 64,
+        4,
+        "tensorrt",
+        "10.3.0",
+        "Orin",
+        "8.7",
+        "a" * 64,
+        {"workspace": 1},
     )
     (tmp_path / "engine").write_bytes(b"plan")
     bundle = rewrite(folder, tmp_path / "p.bundle", plans=[plan], plan_files={plan.file: tmp_path / "engine"})

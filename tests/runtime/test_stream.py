@@ -262,6 +262,8 @@ def test_open_refusals(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(BundleError, match="no bundle at"):
         open_stream(tmp_path / "absent.bundle")
     with pytest.raises(EngineError, match="not available here"):
+        open_stream(bundle, engine="caffe")
+    with pytest.raises(BundleError, match="for engine tensorrt"):
         open_stream(bundle, engine="tensorrt")
     with pytest.raises(BundleError, match="at precision int4"):
         open_stream(bundle, precision="int4")

@@ -37,7 +37,7 @@ def keyed_tensor(name: str, shape: tuple[int, ...]) -> Array:
         scale = np.float32(1.0 / math.sqrt(math.prod(shape[1:])))
     elif leaf == "weight":
         offset, scale = np.float32(1.0), np.float32(0.1)
-    return offset + scale * _generator(name).standard_normal(shape, dtype=np.float32)
+    return np.asarray(offset + scale * _generator(name).standard_normal(shape, dtype=np.float32))
 
 
 def apply_keyed_weights(model: nn.Module, prefix: str = "") -> None:

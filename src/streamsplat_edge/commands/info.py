@@ -42,7 +42,22 @@ def describe(bundle: Bundle) -> list[str]:
                 lines.append(f"      {arrow} {tensors}")
     plans = [f"{p.stage} {p.runtime} {p.version} on {p.device}" for p in bundle.plans]
     lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
+    lines += _verification(bundle.verification)
     lines += _section("provenance", bundle.provenance) + _section("quality", bundle.quality)
+    return lines
+
+
+def _verification(result: dict[str, Any]) -> list[str]:
+    """One line of the last `verify`, and the rendered PSNR of each engine it ran."""
+    if "passed" not in result:
+        return ["  verified    no"]
+    word = "passed" if result["passed"] is True else "FAILED"
+    lines = [
+        f"  verified    {word}, against {_short(result.get('reference'))} on {_short(result.get('source'))}"
+    ]
+    frames = result.get("psnr_db")
+    for label, value in frames.items() if isinstance(frames, dict) else ():
+        lines.append(f"    {_short(label)}: rendered frames {_short(value)} dB")
     return lines
 
 

@@ -1,0 +1,76 @@
+"""Where a stage goes wrong: the first node whose value differs, found by halving.
+
+Files of one bundle come from the same modules and name their nodes after them, so that a lower precision is
+compared with fp32 node by node: of both graphs, the part up to the node is cut out and run in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx.utils import Extractor
+
+from ..runtime.bundle import Bundle
+from .verify import Report, _Recorder, _run_stream, compare, file_engines
+
+# Twice the bound of the stage's outputs: rounding grows along a stage, an error jumps.
+_MARGIN = 2.0
+
+
+def first_divergence(bundle: Bundle, report: Report, frames: Sequence[np.ndarray]) -> str:
+    """A sentence naming the first node of the first failed stage that differs from its fp32 file.
+
+    Empty where there is nothing to compare: no stage failed by itself, or no fp32 file, or the fp32 file is
+    what failed (it has other nodes than PyTorch).
+    """
+    failed = next(((s, p) for s, p in report.failed if p not in ("fp32", "bf16")), None)
+    if failed is None:
+        return ""
+    stage, precision = failed
+    files = {v.precision: v.path for v in bundle.variants(stage)}
+    if "fp32" not in files or precision not in files:
+        return ""
+    recorders = {n: _Recorder(e) for n, e in file_engines(bundle, "onnxruntime", "fp32").items()}
+    _run_stream(bundle, recorders, frames[:2])
+    inputs = recorders[stage].calls[0][0]
+    bound = _MARGIN * report.thresholds[precision]["relative_l2"]
+    node = diverging_node(onnx.load(files["fp32"]), onnx.load(files[precision]), inputs, bound)
+    return f"In stage {stage}, {precision} first differs from fp32 at node {node}." if node else ""
+
+
+def diverging_node(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, inputs: dict[str, np.ndarray], bound: float
+) -> str:
+    """Name of the first node, in the order of `candidate`, whose value differs by more than `bound`
+    (relative L2) or is not finite; empty for none. Values behind it are taken to differ as well."""
+    theirs = {node.name: node.output[0] for node in reference.graph.node}
+    shared = [n for n in candidate.graph.node if n.name in theirs and n.op_type not in ("Cast", "Shape")]
+
+    def differs(index: int) -> bool:
+        node = shared[index]
+        got, truth = _value(candidate, node.output[0], inputs), _value(reference, theirs[node.name], inputs)
+        if got.shape != truth.shape:
+            return True
+        distance, _, _, finite = compare(got, truth)
+        return not finite or distance > bound
+
+    low, high = 0, len(shared) - 1
+    if high < 0 or not differs(high):
+        return ""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if differs(middle) else (middle + 1, high)
+    return str(shared[low].name)
+
+
+def _value(model: onnx.ModelProto, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    import onnxruntime
+
+    part = Extractor(model).extract_model([value.name for value in model.graph.input], [name])
+    used = {i for node in part.graph.node for i in node.input}
+    session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = [value.name for value in session.get_inputs()]
+    result = session.run([name], {k: v for k, v in inputs.items() if k in wanted or k in used})[0]
+    return np.asarray(result)

@@ -1,0 +1,303 @@
+"""TensorRT plans of a bundle's stages: one builder for `tensorrt` and `tensorrt_rtx`.
+
+Types come from the strongly typed graph alone. Every stage is a plan of its own, entered in the manifest as
+soon as it is built, so that an interrupted build goes on where it stopped. What is decided by capability of
+the installed TensorRT is in `runtime/engines/trt_api.py`.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of, store
+from ..runtime.engines import trt_api
+from ..runtime.errors import EngineError, StreamSplatError
+from ..runtime.video import write_bytes
+from .builder_log import BuildLog, progress_monitor
+from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
+
+PLAN_FOLDER = "plans"
+_DISCARDED = "It was discarded. Report this with the versions `streamsplat-edge doctor` prints."
+# Of the memory that is free when the build starts. On Jetson the GPU's memory is the system's, and the
+# builder needs about as much again outside the workspace.
+_WORKSPACE_SHARE = 0.5
+
+
+class BuildError(StreamSplatError):
+    """A plan could not be built, or is not what was asked for."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How plans are built.
+
+    Attributes:
+        runtime: `tensorrt` or `tensorrt_rtx`.
+        precision: of the stage files; empty takes each stage's first file for the runtime.
+        capabilities: compute capabilities to build for without a GPU (RTX only); empty: the GPU here.
+        workspace: bytes the builder may use for scratch; 0 is half of what is free.
+        level: builder optimisation level, 0 (fast build) to 5.
+        max_batch: largest batch, for stages with a free batch axis.
+        version_compatible: also runs with later versions of the same major release (slower).
+        hardware_compatible: also runs on other GPUs from Ampere on (slower).
+        tf32: lets fp32 products round their inputs to 10 bits.
+    """
+
+    runtime: str = "tensorrt"
+    precision: str = ""
+    capabilities: tuple[str, ...] = ()
+    workspace: int = 0
+    level: int = 3
+    max_batch: int = 1
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    tf32: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """The part that decides the plan beside runtime and device: what the manifest keeps."""
+        names = ("level", "max_batch", "version_compatible", "hardware_compatible", "tf32")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A stage's plan: its entry, whether it was there already, and what building it took."""
+
+    entry: PlanEntry
+    reused: bool
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    inspection: Inspection | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.inspection.to_json() if self.inspection else {}
+        measured = {"reused": self.reused, "seconds": self.seconds, "peak_bytes": self.peak_bytes}
+        return {**asdict(self.entry), **measured, **found}
+
+
+def build_bundle(
+    path: Path, options: BuildOptions, *, force: bool = False, progress: bool = False
+) -> list[BuiltPlan]:
+    """Build the plan of every stage that has none for these settings yet, and enter it in the manifest.
+
+    Args:
+        path: the bundle's folder.
+        options: see `BuildOptions`.
+        force: build again what is there already.
+        progress: show the builder's progress on stderr.
+
+    Raises:
+        BundleError: not a bundle, or a stage has no file for this runtime and precision.
+        EngineError: the runtime is not installed, or the device, capability or option is not supported.
+        BuildError: a stage failed; the stages before it are kept.
+        OutputError: the disk refuses.
+    """
+    bundle = Bundle.load(path)
+    module = trt_api.load(options.runtime)
+    device, capability = _target(module, options)
+    plans = []
+    for stage in bundle.stage_names:
+        variant = bundle.variant(stage, options.runtime, options.precision or None)
+        for number in capability.split(", "):
+            trt_api.check_capability(variant.precision, number)
+        plan = None if force else _existing(variant, options, str(module.__version__), device, capability)
+        if plan is None:
+            plan = _built(bundle, variant, module, options, device, capability, progress)
+            bundle = _enter(bundle, plan.entry)
+        plans.append(plan)
+    return plans
+
+
+def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
+    """Device name and compute capabilities of the plans."""
+    known = trt_api.supported_capabilities(module)
+    if options.capabilities:
+        unknown = [c for c in options.capabilities if c not in known]
+        if unknown and known:
+            raise EngineError(
+                f"{options.runtime} {module.__version__} cannot build for compute capability "
+                f"{', '.join(unknown)}.",
+                f"It knows {', '.join(known)}. For Jetson and data centre GPUs use --runtime tensorrt there.",
+            )
+        if not known:
+            raise EngineError(
+                f"{options.runtime} builds for the GPU that is present, not for others.",
+                "Leave --device-capability out and build on the device, or use --runtime tensorrt_rtx.",
+            )
+        return "any", ", ".join(sorted(options.capabilities, key=lambda c: [int(n) for n in c.split(".")]))
+    device = trt_api.cuda_device()
+    if device is None:
+        hint = "Build on the machine that will run it"
+        if known:
+            hint += f", or name its compute capability: --device-capability, one of {', '.join(known)}"
+        raise EngineError("There is no CUDA device here to build for.", f"{hint}.")
+    return device.name, device.capability
+
+
+def _existing(
+    variant: StageVariant, options: BuildOptions, version: str, device: str, capability: str
+) -> BuiltPlan | None:
+    wanted = (options.runtime, version, device, capability, options.settings())
+    for plan in variant.plans:
+        entry = plan.entry
+        found = (entry.runtime, entry.version, entry.device, entry.compute_capability, entry.settings)
+        if found == wanted and sha256_of(plan.path) == entry.sha256:
+            return BuiltPlan(entry, reused=True)
+    return None
+
+
+def _built(
+    bundle: Bundle,
+    variant: StageVariant,
+    module: Any,
+    options: BuildOptions,
+    device: str,
+    capability: str,
+    progress: bool,
+) -> BuiltPlan:
+    start = time.perf_counter()
+    content, inspection = build_plan(variant, module, options, progress=progress)
+    seconds = time.perf_counter() - start
+    slug = "".join(c if c.isalnum() else "-" for c in f"{device}-{capability}".lower()).strip("-")
+    name = f"{PLAN_FOLDER}/{variant.path.stem}.{options.runtime}-{module.__version__}.{slug}.plan"
+    target = bundle.path / name
+    target.parent.mkdir(exist_ok=True)
+    write_bytes(target, content)
+    entry = PlanEntry(
+        stage=variant.stage,
+        file=name,
+        sha256=sha256_of(target),
+        bytes=len(content),
+        runtime=options.runtime,
+        version=str(module.__version__),
+        device=device,
+        compute_capability=capability,
+        onnx_sha256=variant.sha256,
+        settings=options.settings(),
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return BuiltPlan(entry, False, seconds, peak, inspection)
+
+
+def _enter(bundle: Bundle, entry: PlanEntry) -> Bundle:
+    others = [plan for plan in bundle.plans if plan.file != entry.file]
+    return store(bundle.path, {"plans": [asdict(plan) for plan in (*others, entry)]})
+
+
+def build_plan(
+    variant: StageVariant, module: Any, options: BuildOptions, *, progress: bool = False
+) -> tuple[bytes, Inspection]:
+    """Parse, build and inspect one stage.
+
+    Raises:
+        EngineError: an option that this runtime does not have.
+        BuildError: the parser or builder fails (with node and operator, or the memory it lacked), or the
+            plan multiplies in another type than the graph.
+    """
+    log = BuildLog(module)
+    builder = module.Builder(log.logger)
+    network = trt_api.create_network(module, builder)
+    config = builder.create_builder_config()
+    _configure(module, config, options)
+    parser = trt_api.make_parser(module, network, log.logger, config)
+    if not parser.parse_from_file(str(variant.path)):
+        raise _parse_error(variant, parser, options)
+    trt_api.allow_decomposition(network)
+    _set_batch(builder, config, network, options)
+    with progress_monitor(module, config, f"{variant.stage} {variant.precision}", progress):
+        try:
+            plan = builder.build_serialized_network(network, config)
+        except MemoryError:
+            plan = None
+    if plan is None:
+        raise _build_error(variant, log, options)
+    content = bytes(plan)
+    layers = from_log(log.layer_lines) or _inspected(module, log, content)
+    found = inspect(layers, product_types(variant.path))
+    if found.wrong:
+        listed = "\n  ".join(found.wrong[:20])
+        raise BuildError(
+            f"The plan of stage {variant.stage} computes in another precision than its graph:\n  {listed}\n",
+            _DISCARDED,
+        )
+    if not found.products:
+        raise BuildError(
+            f"The plan of stage {variant.stage} cannot be inspected: {options.runtime} {module.__version__} "
+            "lists no products that belong to the graph, so its precision is unknown.",
+            _DISCARDED,
+        )
+    return content, found
+
+
+def _configure(module: Any, config: Any, options: BuildOptions) -> None:
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the layers are read back
+    config.builder_optimization_level = options.level
+    if not options.tf32:
+        config.clear_flag(module.BuilderFlag.TF32)
+    device = trt_api.cuda_device()
+    limit = options.workspace or (int(device.free_bytes * _WORKSPACE_SHARE) if device else 0)
+    if limit:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
+    if options.version_compatible:
+        if device is None:
+            raise EngineError("Version-compatible plans need a GPU to build on.", "Leave the option out.")
+        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = module.HardwareCompatibilityLevel.AMPERE_PLUS
+    known = trt_api.supported_capabilities(module)
+    if options.capabilities:
+        config.num_compute_capabilities = len(options.capabilities)
+        for i, capability in enumerate(options.capabilities):
+            config.set_compute_capability(known[capability], i)
+
+
+def _set_batch(builder: Any, config: Any, network: Any, options: BuildOptions) -> None:
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    if all(-1 not in tuple(tensor.shape) for tensor in inputs):
+        return
+    profile = builder.create_optimization_profile()
+    for tensor in inputs:
+        rest = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (options.max_batch, *rest))
+    config.add_optimization_profile(profile)
+
+
+def _inspected(module: Any, log: BuildLog, content: bytes) -> list[Any]:
+    engine = module.Runtime(log.logger).deserialize_cuda_engine(content)
+    if engine is None:
+        return []
+    inspector = engine.create_engine_inspector()
+    return from_inspector(inspector.get_engine_information(module.LayerInformationFormat.JSON))
+
+
+def _parse_error(variant: StageVariant, parser: Any, options: BuildOptions) -> BuildError:
+    problems = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        node, operator = (getattr(error, key, str)() for key in ("node_name", "node_operator"))
+        problems.append(f"{operator or 'graph'} {node}: {error.desc()}".strip())
+    return BuildError(
+        f"{options.runtime} does not accept stage {variant.stage}: "
+        f"{'; '.join(problems) or 'no reason given'}.",
+        "Export with --opset 20, whose operators every TensorRT from 10.3 has, or update TensorRT.",
+    )
+
+
+def _build_error(variant: StageVariant, log: BuildLog, options: BuildOptions) -> BuildError:
+    if log.out_of_memory:
+        return BuildError(
+            f"Building stage {variant.stage} ran out of memory: {log.out_of_memory}.",
+            "Close other programs, add swap, or limit the builder: --workspace 512M. "
+            "Stages that are built already are kept.",
+        )
+    nodes = [name for name in product_types(variant.path) if any(name in line for line in log.errors)]
+    where = f" at {nodes[0]}" if nodes else ""
+    reason = "; ".join(log.errors[-3:]) or "no reason given"
+    return BuildError(
+        f"{options.runtime} could not build stage {variant.stage}{where}: {reason}.",
+        "Try --opset 20 when exporting, another --precision, or an update of TensorRT.",
+    )

@@ -1,0 +1,132 @@
+"""TensorRT engine: runs the plan of a stage, with `tensorrt` or `tensorrt_rtx` (one class, two modules).
+
+A plan belongs to one version of TensorRT, one kind of GPU and one ONNX file. All of that is compared before
+the plan is deserialised, because TensorRT's own refusals do not say what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Plan, StageVariant, sha256_of
+from ..errors import EngineError
+from . import trt_api
+from .base import Engine, check_specs
+
+_DTYPES = {"FLOAT": "float32"}
+
+
+class TensorRtEngine(Engine):
+    """A stage's plan on a CUDA device; arrays are copied to the device and back on a stream of its own."""
+
+    def __init__(
+        self, variant: StageVariant, *, runtime: str, device: str = "cuda", precision: str | None = None
+    ) -> None:
+        super().__init__(variant)
+        if device != "cuda":
+            raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
+        if precision not in (None, variant.precision):
+            raise EngineError(
+                f"The plan of {variant.path.name} is {variant.precision}, not {precision}.",
+                "Choose the file of that precision.",
+            )
+        module = trt_api.load(runtime)
+        gpu = trt_api.cuda_device()
+        if gpu is None:
+            raise EngineError(
+                "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
+            )
+        plan = choose_plan(variant, runtime, str(module.__version__), gpu)
+        try:
+            self._cupy: Any = importlib.import_module("cupy")
+        except ImportError as error:
+            raise EngineError(
+                f"CuPy cannot be imported: {error}.", "pip install 'streamsplat-edge[gpu]'."
+            ) from error
+        self._logger = module.Logger(module.Logger.ERROR)
+        self._runtime = module.Runtime(self._logger)
+        content = plan.path.read_bytes()
+        self._engine: Any = self._runtime.deserialize_cuda_engine(content)
+        if self._engine is None:
+            raise EngineError(f"{runtime} cannot load {plan.path}.", _rebuild(variant, runtime))
+        self._cache_path = plan.path.with_suffix(".cache")
+        cache = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
+        self._context, self._cache = trt_api.create_context(module, self._engine, cache)
+        found: dict[str, dict[str, tuple[str, object]]] = {"input": {}, "output": {}}
+        for i in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(i)
+            kind = "input" if self._engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else "output"
+            dtype = self._engine.get_tensor_dtype(name).name
+            found[kind][name] = (_DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
+        check_specs(variant, "input", self.inputs, found["input"])
+        check_specs(variant, "output", self.outputs, found["output"])
+        self._stream = self._cupy.cuda.Stream(non_blocking=True)
+        self.precision = variant.precision
+        self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
+
+    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+        cupy, context, stream = self._cupy, self._context, self._stream
+        pairs = [
+            (spec.name, array, cupy.empty(spec.shape, spec.dtype))
+            for spec, array in zip(self.inputs + self.outputs, inputs + outputs, strict=True)
+        ]
+        sources, targets = pairs[: len(inputs)], pairs[len(inputs) :]
+
+        def run() -> None:
+            for name, _, buffer in pairs:
+                context.set_tensor_address(name, buffer.data.ptr)
+            for _, array, buffer in sources:
+                buffer.set(array, stream=stream)
+            if not context.execute_async_v3(stream.ptr):
+                raise EngineError(f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above.")
+            for _, array, buffer in targets:
+                buffer.get(stream=stream, out=array)
+            stream.synchronize()
+
+        return run
+
+    def close(self) -> None:
+        super().close()
+        self._context = self._engine = self._cache = None
+
+
+def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:
+    """The plan whose key fits this machine and whose file is whole.
+
+    Raises:
+        EngineError: none; what differs is named, and the command that builds one.
+    """
+    rebuild = _rebuild(variant, runtime)
+    reasons = []
+    for plan in variant.plans:
+        entry = plan.entry
+        if entry.runtime != runtime:
+            continue
+        if entry.version != version:
+            reasons.append(f"built with {runtime} {entry.version}, here is {version}")
+        elif entry.device not in ("any", device.name):
+            reasons.append(f"built on {entry.device}, here is {device.name}")
+        elif device.capability not in entry.compute_capability.split(", "):
+            reasons.append(
+                f"built for compute capability {entry.compute_capability}, here is {device.capability}"
+            )
+        elif plan.path.stat().st_size != entry.bytes or sha256_of(plan.path) != entry.sha256:
+            reasons.append(f"{entry.file} is truncated or was changed")
+        else:
+            return plan
+    if not reasons:
+        reasons = ["it has none"]
+    raise EngineError(
+        f"Stage `{variant.stage}` has no {runtime} plan for this machine: {'; '.join(reasons)}.", rebuild
+    )
+
+
+def _rebuild(variant: StageVariant, runtime: str) -> str:
+    return (
+        f"Build it: streamsplat-edge build {variant.path.parent} --runtime {runtime} "
+        f"--precision {variant.precision}"
+    )

@@ -1,0 +1,148 @@
+"""Everything in which TensorRT 10.3, TensorRT 11 and TensorRT-RTX differ, found by capability.
+
+| call | who has it | else |
+|---|---|---|
+| `NetworkDefinitionCreationFlag.STRONGLY_TYPED` | 10, RTX (11 has no other mode) | no flag |
+| `IBuilderConfig.num_compute_capabilities` | RTX | built for the GPU that is present |
+| `BuilderFlag.VERSION_COMPATIBLE` | all; RTX needs a GPU for it | refused |
+| `IBuilderConfig.create_timing_cache` | all; RTX measures nothing while building | run-time cache |
+| `ICudaEngine.create_runtime_config` with `create_runtime_cache` | RTX | nothing to keep |
+| `IAttention.decomposable` | 10.14 on, RTX | nothing to set |
+| `OnnxParser.set_builder_config` | 11, RTX | nothing to set |
+
+Type-checked against `tensorrt-stubs` where that is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EngineError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+RUNTIMES = {
+    "tensorrt": "pip install 'streamsplat-edge[tensorrt]'; on Jetson it comes with JetPack "
+    "(apt install python3-libnvinfer, and an environment made with --system-site-packages)",
+    "tensorrt_rtx": "pip install 'streamsplat-edge[tensorrt-rtx]'",
+}
+"""Module name -> how to install it."""
+
+# Compute capabilities that TensorRT-RTX builds for ahead of time, and what each needs from the precision.
+_FP8_FROM = (8, 9)
+_BF16_FROM = (8, 0)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A CUDA device: its name, compute capability and free bytes, as the driver says."""
+
+    name: str
+    capability: str
+    free_bytes: int
+
+
+def load(runtime: str) -> Any:
+    """The module `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        EngineError: not installed, or its libraries do not load.
+    """
+    if runtime not in RUNTIMES:
+        raise EngineError(f"There is no runtime {runtime!r}.", f"Use one of {', '.join(RUNTIMES)}.")
+    try:
+        return importlib.import_module(runtime)
+    except ImportError as error:
+        raise EngineError(f"{runtime} cannot be imported: {error}.", f"{RUNTIMES[runtime]}.") from error
+
+
+def cuda_device(index: int = 0) -> Device | None:
+    """The CUDA device, asked of the driver library (no package needed); None where there is none."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    handle, context, name = ctypes.c_int(), ctypes.c_void_p(), ctypes.create_string_buffer(256)
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(handle), index):
+        return None
+    cuda.cuDeviceGetName(name, len(name), handle)
+    numbers = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        value = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
+        numbers.append(value.value)
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle) == 0:
+        cuda.cuCtxPushCurrent_v2(context)
+        cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+        cuda.cuDevicePrimaryCtxRelease_v2(handle)
+    return Device(name.value.decode(errors="replace"), "{}.{}".format(*numbers), free.value)
+
+
+def supported_capabilities(module: Any) -> dict[str, Any]:
+    """Compute capability ("8.6") -> the module's value, for ahead-of-time builds; empty for `tensorrt`."""
+    kinds = getattr(module, "ComputeCapability", None)
+    values = {} if kinds is None else dict(kinds.__members__)
+    return {f"{name[2:-1]}.{name[-1]}": value for name, value in values.items() if name.startswith("SM")}
+
+
+def check_capability(precision: str, capability: str) -> None:
+    """Raise EngineError for a precision that a GPU of this compute capability does not compute in."""
+    numbers = tuple(int(part) for part in capability.split("."))
+    if precision.startswith("fp8") and numbers < _FP8_FROM:
+        name = " (Orin)" if numbers == (8, 7) else ""
+        raise EngineError(
+            f"A GPU of compute capability {capability}{name} does not compute in FP8; 8.9 and later do.",
+            "Use an int8 or fp16 bundle there.",
+        )
+    if precision.startswith("bf16") and numbers < _BF16_FROM:
+        raise EngineError(
+            f"A GPU of compute capability {capability} does not compute in bf16; 8.0 and later do.",
+            "Use --precision fp16.",
+        )
+
+
+def create_network(module: Any, builder: trt.Builder) -> trt.INetworkDefinition:
+    """An empty strongly typed network."""
+    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return builder.create_network(0 if flag is None else 1 << int(flag))
+
+
+def make_parser(
+    module: Any, network: trt.INetworkDefinition, logger: trt.ILogger, config: trt.IBuilderConfig
+) -> trt.OnnxParser:
+    """A parser that knows what it parses for, where it can be told."""
+    parser: trt.OnnxParser = module.OnnxParser(network, logger)
+    if hasattr(parser, "set_builder_config"):
+        parser.set_builder_config(config)
+    return parser
+
+
+def allow_decomposition(network: trt.INetworkDefinition) -> int:
+    """Let `Attention` without a dedicated kernel (fp32) run as products and softmax; returns how many."""
+    count = 0
+    for i in range(network.num_layers):
+        attention: Any = getattr(network.get_layer(i), "attention", None)
+        if attention is not None and hasattr(attention, "decomposable"):
+            attention.decomposable = True
+            count += 1
+    return count
+
+
+def create_context(module: Any, engine: trt.ICudaEngine, cache: bytes) -> tuple[Any, Any]:
+    """An execution context, and where the module has one its run-time cache, filled from `cache`."""
+    if not hasattr(engine, "create_runtime_config"):
+        return engine.create_execution_context(), None
+    config: Any = engine.create_runtime_config()
+    if not hasattr(config, "create_runtime_cache"):
+        return engine.create_execution_context(), None
+    runtime_cache = config.create_runtime_cache()
+    if cache:
+        runtime_cache.deserialize(cache)
+    config.set_runtime_cache(runtime_cache)
+    return engine.create_execution_context(config), runtime_cache

@@ -1,0 +1,166 @@
+"""TensorRT-RTX plans, really built on this machine without a GPU, and every refusal."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+from fake_bundle import build_fake_bundle
+
+pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
+
+from streamsplat_edge.export import build as build_module
+from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
+from streamsplat_edge.export.plan_layers import PlanLayer, inspect
+from streamsplat_edge.runtime.bundle import Bundle, store
+from streamsplat_edge.runtime.engines import create, trt_api
+from streamsplat_edge.runtime.engines.tensorrt import choose_plan
+from streamsplat_edge.runtime.errors import BundleError, EngineError
+
+OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
+GPU = trt_api.Device("RTX", "8.6", 1 << 30)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = build_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake.bundle").path
+    manifest = path / "bundle.json"
+    engines = '"openvino", "tensorrt", "tensorrt_rtx"'
+    manifest.write_text(manifest.read_text().replace('"openvino"', engines))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_products_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake stages multiply nothing: let their plans count as inspected."""
+
+    def counted(layers: list[PlanLayer], expected: dict[str, str]) -> Any:
+        return replace(inspect(layers, expected), products={"fp32": 1})
+
+    monkeypatch.setattr(build_module, "inspect", counted)
+
+
+@pytest.fixture
+def folder(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "fake.bundle"))
+
+
+def test_build_is_entered_and_resumed(folder: Path) -> None:
+    first = build_bundle(folder, OPTIONS)
+    bundle = Bundle.load(folder)
+    assert [p.entry.stage for p in first] == ["encode", "deform"] and not any(p.reused for p in first)
+    assert {(p.device, p.compute_capability) for p in bundle.plans} == {("any", "8.6")}
+    assert all(p.reused for p in build_bundle(folder, OPTIONS))
+    # What is missing or damaged is built again, the rest is kept.
+    (folder / bundle.plans[0].file).write_bytes(b"x" * bundle.plans[0].bytes)
+    assert [p.reused for p in build_bundle(folder, OPTIONS)] == [False, True]
+    other = replace(OPTIONS, capabilities=("8.9", "8.0"))
+    assert build_bundle(folder, other)[0].entry.compute_capability == "8.0, 8.9"
+    assert len(Bundle.load(folder).plans) == 4
+    variant = Bundle.load(folder).variants("encode")[0]
+    version = first[0].entry.version
+    assert choose_plan(variant, "tensorrt_rtx", version, GPU).entry.compute_capability == "8.6"
+    for runtime, number, gpu, message in (
+        ("tensorrt_rtx", "1.0", GPU, "built with tensorrt_rtx .*, here is 1.0"),
+        ("tensorrt_rtx", version, replace(GPU, capability="12.0"), "compute capability 8.6, here is 12.0"),
+        ("tensorrt", version, GPU, "it has none"),
+    ):
+        with pytest.raises(EngineError, match=message) as error:
+            choose_plan(variant, runtime, number, gpu)
+        assert "streamsplat-edge build" in error.value.hint
+    path = folder / variant.plans[0].entry.file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="truncated or was changed"):
+        choose_plan(variant, "tensorrt_rtx", version, GPU)
+    with pytest.raises(BundleError, match=r"plans\[\d\].bytes"):
+        Bundle.load(folder)
+
+
+def test_a_plan_of_another_device_is_refused(folder: Path) -> None:
+    entry = {
+        "stage": "encode", "file": "plans/e.plan", "sha256": "0" * 64, "bytes": 4, "runtime": "tensorrt",
+        "version": "10.3.0", "device": "Orin", "compute_capability": "8.7",
+        "onnx_sha256": Bundle.load(folder).variants("encode")[0].sha256, "settings": {},
+    }  # fmt: skip
+    (folder / "plans").mkdir()
+    (folder / "plans/e.plan").write_bytes(b"plan")
+    bundle = store(folder, {"plans": [entry]})
+    with pytest.raises(EngineError, match="built on Orin, here is RTX"):
+        choose_plan(bundle.variants("encode")[0], "tensorrt", "10.3.0", GPU)
+    with pytest.raises(EngineError, match="no CUDA device"):
+        create("tensorrt_rtx", bundle.variants("encode")[0], device="cuda")
+    with pytest.raises(EngineError, match="runs on a GPU"):
+        create("tensorrt_rtx", bundle.variants("encode")[0], device="cpu")
+
+
+def test_refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(message: str, **changes: Any) -> None:
+        with pytest.raises(EngineError, match=message) as error:
+            build_bundle(folder, replace(OPTIONS, **changes))
+        assert error.value.hint
+
+    refuses("cannot build for compute capability 8.7", capabilities=("8.7",))
+    monkeypatch.setattr(trt_api, "cuda_device", lambda: None)
+    refuses("no CUDA device here to build for", capabilities=())
+    refuses("Version-compatible plans need a GPU", version_compatible=True)
+    monkeypatch.setattr(trt_api, "supported_capabilities", lambda _: {})
+    refuses("builds for the GPU that is present")
+    with pytest.raises(BundleError, match="at precision fp16"):
+        Bundle.load(folder).variant("encode", "tensorrt_rtx", "fp16")
+    assert not Bundle.load(folder).plans
+
+
+def test_precisions_that_a_device_lacks() -> None:
+    trt_api.check_capability("fp8", "8.9")
+    trt_api.check_capability("fp16", "8.7")
+    with pytest.raises(EngineError, match=r"8.7 \(Orin\) does not compute in FP8"):
+        trt_api.check_capability("fp8", "8.7")
+    with pytest.raises(EngineError, match="bf16"):
+        trt_api.check_capability("bf16", "7.5")
+
+
+def test_a_plan_in_another_precision_is_listed() -> None:
+    layers = [PlanLayer("a", "gemm", "fp32", ("x/MatMul",), False), PlanLayer("b", "kgen", "fp16", (), True)]
+    found = inspect(layers, {"x/MatMul": "fp16"})
+    assert found.wrong == ("fp32 instead of fp16: x/MatMul (a)",) and found.attentions == 1
+    assert not inspect(layers, {"x/MatMul": "fp32"}).wrong
+
+
+def _graph(path: Path, operator: str) -> None:
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node(operator, ["x"], ["y"], name="stage/Broken", domain="")
+    io = [[value(name, onnx.TensorProto.FLOAT, [2, 2])] for name in "xy"]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", *io))
+    model.opset_import[0].version = 20
+    onnx.save(model, path)
+
+
+def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = trt_api.load("tensorrt_rtx")
+    path = tmp_path / "stage.onnx"
+    variant = SimpleNamespace(path=path, stage="encode", precision="fp32")
+    _graph(path, "Det")
+    with pytest.raises(BuildError, match="Det stage/Broken"):
+        build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
+    _graph(path, "Relu")
+
+    def fails(self: Any, *_: Any) -> None:
+        log[0].errors.append("Cuda failure: out of memory")
+
+    log: list[Any] = []
+    make = build_module.BuildLog
+
+    def kept(module: Any) -> Any:
+        log.append(make(module))
+        return log[0]
+
+    monkeypatch.setattr(build_module, "BuildLog", kept)
+    monkeypatch.setattr(module.Builder, "build_serialized_network", fails)
+    with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
+        build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
+    assert "--workspace" in error.value.hint
