@@ -95,11 +95,18 @@ def _places(x: Tensor) -> Tensor:
     return torch.stack([cols.expand(x.shape[2], -1), rows.expand(-1, x.shape[3])])[None]
 
 
-def normalised(inv_depth: Tensor) -> Tensor:
-    """[B, 1, H, W] scaled to [0, 1] frame by frame, as the runtime does; a flat frame becomes zero."""
-    low, high = inv_depth.amin((2, 3), keepdim=True), inv_depth.amax((2, 3), keepdim=True)
+def normalised(inv_depth: Tensor, frames: int = 1) -> Tensor:
+    """[B, 1, H, W] scaled to [0, 1], as the runtime does; what is flat becomes zero.
+
+    Args:
+        frames: consecutive ones that share a range. In a stream the range runs along, so that those of a pair
+            have nearly the same; with a range for each, depth would differ between them where nothing moves.
+    """
+    groups = inv_depth.unflatten(0, (-1, frames))
+    low, high = groups.amin((1, 3, 4), keepdim=True), groups.amax((1, 3, 4), keepdim=True)
     spread = high - low
-    return torch.where(spread > _FLAT, (inv_depth - low) / spread.clamp(min=_FLAT), 0.0)
+    scaled = torch.where(spread > _FLAT, (groups - low) / spread.clamp(min=_FLAT), 0.0)
+    return scaled.flatten(0, 1)
 
 
 def slopes_loss(prediction: Tensor, target: Tensor) -> Tensor:

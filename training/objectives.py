@@ -115,12 +115,17 @@ def known_depth_loss(
     return ssi_depth(depth[valid], target[valid].float(), None if mask is None else mask[valid], ignore_large)
 
 
-def encode(model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
-    """uint8 [B, 3, H, W], inverse depth [B, H, W] (read with depth_input "stage" only) -> `model.encode`."""
+def encode(
+    model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe, frames: int = 1
+) -> tuple[Tensor, ...]:
+    """uint8 [B, 3, H, W], inverse depth [B, H, W] (read with depth_input "stage" only) -> `model.encode`.
+
+    `frames` consecutive images belong together, see `conv_depth.normalised`.
+    """
     rgbd = to_rgbd(images, inv_depth if model.config.depth_input == "stage" else None)
     if model.config.depth_input == "conv":
         with torch.no_grad():  # has a stage of its own
-            rgbd[:, 3:] = normalised(model.depth(rgbd[:, :3]))
+            rgbd[:, 3:] = normalised(model.depth(rgbd[:, :3]), frames)
     with autocast(recipe, images.device):
         return model.encode(rgbd)
 
@@ -223,7 +228,7 @@ def predict_pair(
     count, device = len(ends), ends.device
     condition = None
     with torch.no_grad():
-        encoded = encode(model, ends.flatten(0, 1), inv_depth.flatten(0, 1), recipe)
+        encoded = encode(model, ends.flatten(0, 1), inv_depth.flatten(0, 1), recipe, frames=2)
         tokens, features, gaussians = (x.unflatten(0, (count, 2)) for x in encoded)
         if model.config.condition == "dino":
             assert setting.dino is not None

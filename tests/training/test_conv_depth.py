@@ -61,6 +61,14 @@ def test_normalised_is_what_the_runtime_does() -> None:
     assert ours[0].min() == 0 and ours[0].max() == 1 and not ours[2].any()
 
 
+def test_frames_of_a_pair_share_a_range() -> None:
+    pairs = torch.rand(4, 1, 8, 12) * torch.tensor([1.0, 0.1, 0.2, 0.5])[:, None, None, None]
+    ours = normalised(pairs, frames=2)
+    for pair, expected in zip(ours.split(2), pairs.split(2), strict=True):
+        stretched = (expected - expected.min()) / (expected.max() - expected.min())
+        assert torch.allclose(pair, stretched, atol=1e-6)
+
+
 def test_slopes_loss_is_the_mean_difference_of_slopes() -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.random((2, 1, 9, 11), dtype=np.float32) for _ in range(2))
