@@ -83,17 +83,16 @@ def initialise(model: StreamSplat) -> None:
 def _cross_fade(decoder: MatchingDecoder, heads: DynamicHeads) -> None:
     """Start as a linear mix of both frames, each moved: the earlier in front and fading, the later opaque.
 
-    Their common motion in y keeps the earlier frame's Gaussians in front by a 25th of the depth range at all
-    times. One channel of the frame embedding says which frame it is; one hidden unit of the fade's head
+    Their common motion in y keeps the earlier frame's Gaussians in front at all times, by more than the depths
+    of the two frames usually disagree. One channel of the frame embedding says which frame it is; one hidden unit of the fade's head
     carries it.
     """
     for level in (decoder.level_16, decoder.level_8, decoder.level_4):
         nn.init.zeros_(level.flow.weight)
         assert level.flow.bias is not None
         nn.init.zeros_(level.flow.bias)
-    y_range = float(heads.dynamic_scalar[1])
     assert heads.shared_y is not None
-    heads.shared_y.fill_(math.atanh(0.04 / y_range))
+    heads.shared_y.fill_(math.atanh(0.9))
     decoder.cls_embedding[0, :, 0, -1] = torch.tensor([3.0, -3.0])
     for name, inputs in (("1", -1), ("4", 0)):
         weight = _linear(heads, f"gs_layer.opacity_dynamic.layers.{name}").weight
