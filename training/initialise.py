@@ -83,9 +83,9 @@ def initialise(model: StreamSplat) -> None:
 def _cross_fade(decoder: MatchingDecoder, heads: DynamicHeads) -> None:
     """Start as a linear mix of both frames, each moved: the earlier in front and fading, the later opaque.
 
-    Their common motion in y keeps the earlier frame's Gaussians in front at all times, by more than the depths
-    of the two frames usually disagree. One channel of the frame embedding says which frame it is; one hidden unit of the fade's head
-    carries it.
+    Their common motion in y keeps the earlier frame's Gaussians in front at all times, by more than the
+    depths of the two frames usually disagree. One channel of the frame embedding says which frame it is; one
+    hidden unit of the fade's head carries it.
     """
     for level in (decoder.level_16, decoder.level_8, decoder.level_4):
         nn.init.zeros_(level.flow.weight)
