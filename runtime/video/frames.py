@@ -26,11 +26,18 @@ class VideoFrame:
         image: uint8 RGB [h, w, 3], upright (rotation metadata applied), C-contiguous.
         timestamp: seconds since the first frame, strictly increasing.
         index: 0 for the first frame that could be decoded.
+        captured: when a live source made the frame (`time.perf_counter`; see `sources.clock`); None: a file.
+        decode_ms: milliseconds of decoding and conversion, without the wait for the packet; None: not known.
+        segment: grows where the frames before say nothing about motion up to this one: after a lost
+            connection, a long pause, a jump of the source's clock.
     """
 
     image: npt.NDArray[np.uint8]
     timestamp: float
     index: int
+    captured: float | None = None
+    decode_ms: float | None = None
+    segment: int = 0
 
 
 def _has_alpha(frame: av.VideoFrame) -> bool:

@@ -1,17 +1,14 @@
-"""Video in: files, image folders, cameras. `open_video` picks; readers iterate `VideoFrame`s."""
+"""Video in: files, image folders and, through `sources`, what is live. `open_video` picks the reader."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
@@ -20,13 +17,15 @@ from av.video.reformatter import VideoReformatter
 from ..errors import InputError, VideoError
 from .frames import RATE_MAX, VideoFrame, as_rate, to_rgb
 
+if TYPE_CHECKING:
+    from ..sources import LiveOptions
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 DEFAULT_FOLDER_RATE = Fraction(24)
 
 # libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.
 _NOT_VIDEO_FORMATS = {"tty", "rawvideo"}
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-_CAMERA_WAIT = 0.002  # seconds; asking again at once would keep a core busy
 _JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stream, a smaller one jitter
 
 
@@ -38,10 +37,12 @@ class VideoReader(ABC):
         width, height: size of the first frame in pixels, upright. Later frames may differ.
         rate: nominal frames per second.
         frames_estimate: number of frames the container announces, None where it does not say.
-        live: True for a camera (frames arrive in real time and never end).
+        live: frames arrive in real time, whether somebody is ready for them or not.
         truncated: None, or a sentence: where and why decoding ended early. Final after the last frame.
         notes: sentences about repairs (time stamps, damaged packets) worth telling the user.
     """
+
+    dropped = 0  # frames given up because they had waited too long
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -52,6 +53,11 @@ class VideoReader(ABC):
         self.live = False
         self.truncated: str | None = None
         self.notes: list[str] = []
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """What happened to a live source so far, by name (`sources.SourceEvents`); empty for a recording."""
+        return {}
 
     @abstractmethod
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -71,14 +77,19 @@ class VideoReader(ABC):
 
 
 def open_video(
-    uri: str | Path, *, folder_rate: Fraction | float = DEFAULT_FOLDER_RATE, threads: int = 0
+    uri: str | Path,
+    *,
+    folder_rate: Fraction | float = DEFAULT_FOLDER_RATE,
+    threads: int = 0,
+    live: LiveOptions | None = None,
 ) -> VideoReader:
-    """Opens a video file, a folder of images (sorted by name) or a camera (`camera:0`, `/dev/video0`).
+    """Opens a recording or a live source; `sources.parse_uri` lists the forms.
 
     Args:
-        uri: what to open.
+        uri: a path (video file or folder of images, sorted by name), `camera:N`, `rtsp://`, `http(s)://`, ...
         folder_rate: frames per second given to the images of a folder.
-        threads: decoding threads, 0 = as many as there are cores.
+        threads: decoding threads for recordings, 0 = as many as there are cores.
+        live: patience and options for a live source.
 
     Returns:
         A reader whose first frame has been decoded already, so its size is known.
@@ -87,14 +98,19 @@ def open_video(
         VideoError: with a hint, where there is nothing that can be decoded.
         InputError: an impossible `folder_rate`.
     """
-    text = str(uri)
-    camera = re.fullmatch(r"camera:(\d+)", text)
-    if camera or re.fullmatch(r"/dev/video\d+", text):
-        return _open_camera(text, int(camera.group(1)) if camera else None)
-    if "://" in text:
-        raise VideoError(
-            f"{text}: network streams cannot be opened by this version.", "Pass a file, a folder or camera:N."
-        )
+    from ..sources.uri import parse_uri
+
+    source = parse_uri(str(uri))
+    if source.kind == "path":
+        return _open_path(source.target, folder_rate, threads)
+    from ..sources.live import LiveReader, open_network
+
+    if source.kind == "network":
+        return open_network(source, live, threads=threads)
+    return LiveReader(source, live)
+
+
+def _open_path(text: str, folder_rate: Fraction | float, threads: int) -> VideoReader:
     path = Path(text)
     try:
         if path.is_dir():
@@ -122,13 +138,11 @@ def open_video(
     return FileReader(text, _open_container(text), threads=threads)
 
 
-def _open_container(uri: str, **kwargs: Any) -> Any:
+def _open_container(uri: str) -> Any:
     try:
-        return av.open(uri, **kwargs)
+        return av.open(uri)
     except PermissionError as error:
-        raise VideoError(
-            f"{uri}: permission denied.", "Check the permissions of the file or device."
-        ) from error
+        raise VideoError(f"{uri}: permission denied.", "Check the permissions of the file.") from error
     except av.error.InvalidDataError as error:
         raise VideoError(
             f"{uri}: not a video, or damaged beyond use.",
@@ -138,23 +152,6 @@ def _open_container(uri: str, **kwargs: Any) -> Any:
         raise VideoError(
             f"{uri}: cannot be opened: {error}.", "Check that it is a video that a player can open."
         ) from error
-
-
-def _open_camera(uri: str, number: int | None) -> VideoReader:
-    if sys.platform == "darwin":
-        device, kind = str(number or 0), "avfoundation"
-    else:
-        device, kind = (f"/dev/video{number}" if number is not None else uri), "v4l2"
-        if not Path(device).exists():
-            found = sorted(str(p) for p in Path("/dev").glob("video*"))
-            raise VideoError(
-                f"{uri}: there is no camera {device}.",
-                f"Cameras found: {', '.join(found) if found else 'none'}.",
-            )
-    reader = FileReader(uri, _open_container(device, format=kind), threads=1)
-    reader.live = True
-    reader.frames_estimate = None
-    return reader
 
 
 class FileReader(VideoReader):
@@ -238,10 +235,6 @@ class FileReader(VideoReader):
         while True:
             try:
                 packet = next(packets, None)
-            except BlockingIOError:  # a camera that has nothing yet
-                time.sleep(_CAMERA_WAIT)
-                packets = self._container.demux(self._stream)
-                continue
             except (av.error.FFmpegError, OSError) as error:
                 self._failure = str(error)
                 yield from self._convert(None)
@@ -304,7 +297,7 @@ class FileReader(VideoReader):
         frames = self.frames_estimate
         short = promised is not None and end < promised - max(1.5 / float(self.rate), 0.01 * promised)
         fewer = frames is None or self._decoded < frames - max(1, frames // 100)
-        if not self.live and (self._failure or (short and fewer)):
+        if self._failure or (short and fewer):
             of = f" of about {frames}" if frames else ""
             of_seconds = f" of {promised:.2f}" if promised else ""
             why = f" ({self._failure})" if self._failure else ""

@@ -13,8 +13,8 @@ import pytest
 from video_samples import audio_only, moving_square, sample_clip, truncated_clip, turn, write_video
 
 from streamsplat_edge.runtime.errors import InputError, VideoError
+from streamsplat_edge.runtime.sources import LiveOptions, opening
 from streamsplat_edge.runtime.video import encode_png, open_video
-from streamsplat_edge.runtime.video import reader as reader_module
 from streamsplat_edge.runtime.video.reader import FileReader
 
 
@@ -238,8 +238,8 @@ def test_missing_camera() -> None:
     assert "/dev/video97" in refusal("camera:97").message
 
 
-def test_network_stream_is_refused() -> None:
-    refusal("rtsp://example.invalid/stream")
+def test_unknown_schemes_are_refused() -> None:
+    assert "rtsp://" in refusal("gopher://example.invalid/stream").hint
 
 
 def test_path_through_a_file(tmp_path: Path) -> None:
@@ -302,16 +302,18 @@ def test_an_error_before_the_first_frame(tmp_path: Path) -> None:
 def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No camera here: a file stands in for the device, opened the way a camera is."""
     path = sample_clip(tmp_path / "a.mp4", 5)
-    opened: list[tuple[str, dict[str, str]]] = []
+    opened: list[tuple[str, Any, dict[str, str]]] = []
+    real = av.open
 
-    def open_device(uri: str, **options: str) -> Any:
-        opened.append((uri, options))
-        return av.open(str(path))
+    def open_device(uri: str, *, format: str, options: dict[str, str], timeout: object) -> Any:
+        opened.append((uri, format, options))
+        return real(str(path))
 
-    monkeypatch.setattr(reader_module, "_open_container", open_device)
-    monkeypatch.setattr(reader_module.Path, "exists", lambda self: str(self) == "/dev/video3")
-    for uri in ("camera:3", "/dev/video3"):
-        with open_video(uri) as reader:
+    monkeypatch.setattr(av, "open", open_device)
+    monkeypatch.setattr(opening.Path, "exists", lambda self: str(self) == "/dev/video3")
+    options = LiveOptions(attempts=0, libav={"framerate": "10"})
+    for uri in ("camera:3", "/dev/video3", "v4l2:///dev/video3"):
+        with open_video(uri, live=options) as reader:
             assert reader.live and reader.frames_estimate is None and reader.uri == uri
-            assert len(list(reader)) == 5 and reader.truncated is None
-    assert opened == [("/dev/video3", {"format": "v4l2"})] * 2
+            assert len(list(reader)) == 5 and reader.truncated is not None
+    assert opened == [("/dev/video3", "v4l2", {"framerate": "10"})] * 3

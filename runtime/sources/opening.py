@@ -1,0 +1,97 @@
+"""Opens the container of a camera, a network stream or a GStreamer pipeline, or says why it cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from ..errors import VideoError
+from .gstreamer import GStreamerProcess
+from .uri import LIVE_SCHEMES, SourceUri
+
+Release = Callable[[], None]
+# RTP over TCP by default: it passes firewalls, and no packet is lost to a full socket buffer.
+# The server has announced the format, so nothing needs to be probed: the first frame comes at once, also from
+# a camera of one frame per second.
+_RTSP = {"rtsp_transport": "tcp", "probesize": "32"}
+# Elsewhere, libav looks at as little as possible before the first frame. (`nobuffer` would throw away what
+# was looked at, and with it the first key frame.)
+_LIVE = {"analyzeduration": "1000000", "fpsprobesize": "4"}
+_UNREACHABLE = "Is the device on, and does this machine reach it? Try the same address with a player."
+_HINTS: tuple[tuple[type[BaseException], str], ...] = (
+    (av.error.HTTPUnauthorizedError, "Give user and password: rtsp://USER:PASSWORD@HOST/PATH."),
+    (av.error.HTTPForbiddenError, "Give user and password: rtsp://USER:PASSWORD@HOST/PATH."),
+    (av.error.HTTPNotFoundError, "The device answers, but has no such path: look it up in its manual."),
+    (av.error.ConnectionRefusedError, "Nothing listens there: check the port, and that the device is on."),
+    (av.error.ProtocolNotFoundError, "This build of FFmpeg lacks the protocol; use another one."),
+    (
+        av.error.HTTPOtherClientError,
+        "The device refuses the request. If it only speaks UDP: --source-option rtsp_transport=udp.",
+    ),
+    (av.error.InvalidDataError, "It answers, but not with video: check the path."),
+    (PermissionError, "Check the permissions of the device (group `video`)."),
+)
+
+
+def open_live(
+    uri: SourceUri,
+    *,
+    connect: float,
+    silence: float,
+    options: Mapping[str, str],
+    stopped: Callable[[], bool],
+) -> tuple[Any, Release]:
+    """An opened container, and what to call once it was closed.
+
+    Args:
+        uri: of kind camera, network or gstreamer.
+        connect: seconds to wait for the connection and its first data. silence: for any later packet.
+        options: of libav's, over the defaults.
+        stopped: asked while waiting for a pipeline.
+
+    Raises:
+        VideoError: what went wrong, with a hint, and without the password of the URI.
+    """
+    if uri.kind == "gstreamer":
+        process = GStreamerProcess(uri.target, connect=connect, silence=silence, stopped=stopped)
+        return process.container, process.close
+    kind = None
+    if uri.kind == "camera":
+        if not Path(uri.target).exists():
+            found = sorted(str(p) for p in Path("/dev").glob("video*"))
+            raise VideoError(
+                f"{uri.shown}: there is no camera {uri.target}.",
+                f"Cameras found: {', '.join(found) if found else 'none'}.",
+            )
+        kind = "v4l2"
+    defaults = (_LIVE if uri.kind == "network" else {}) | (_RTSP if uri.scheme in ("rtsp", "rtsps") else {})
+    asked = time.monotonic()
+    try:
+        container = av.open(
+            uri.target, format=kind, options={**defaults, **options}, timeout=(connect, silence)
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        # A time-out comes back as any of several errors. The cause is left out: it would show the password.
+        late = time.monotonic() - asked > 0.9 * connect
+        raise _explained(uri, error, f"no answer within {connect:g} s" if late else "") from None
+    return container, _nothing
+
+
+def _nothing() -> None:
+    pass
+
+
+def is_live(uri: SourceUri, container: Any) -> bool:
+    """Whether an opened network container goes on for ever. Over HTTP, one that knows its length does not."""
+    return uri.scheme in LIVE_SCHEMES or uri.kind != "network" or container.duration is None
+
+
+def _explained(uri: SourceUri, error: Exception, late: str) -> VideoError:
+    hint = next((text for kind, text in _HINTS if isinstance(error, kind)), _UNREACHABLE)
+    reason = late or uri.redact(getattr(error, "strerror", None) or error)
+    return VideoError(f"{uri.shown}: cannot be opened: {reason}.", _UNREACHABLE if late else hint)

@@ -1,0 +1,105 @@
+"""What an input string names: a path, a camera, a network stream or a GStreamer pipeline; and how to show it.
+
+Passwords and tokens in a URI never reach messages, statistics or files: `SourceUri.shown` is what is printed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from ..errors import VideoError
+
+Kind = Literal["path", "camera", "network", "gstreamer"]
+
+# Protocols whose end or silence means a broken connection: there is always more to come.
+LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp"}
+# May carry a recording or a live stream; the container tells (see `sources.open_source`).
+HTTP_SCHEMES = {"http", "https"}
+
+_SECRET_WORDS = re.compile(r"(?i)(pass|pwd|token|key|secret|auth|sig)")
+# The sensor's own size is a matter of the caller's pipeline; 720p30 is a mode of every CSI camera for Jetson.
+_CSI = (
+    "nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=30/1 "
+    "! nvvidconv ! video/x-raw,format=I420"
+)
+
+
+@dataclass(frozen=True)
+class SourceUri:
+    """A classified input.
+
+    Attributes:
+        kind: which reader opens it.
+        target: what that reader gets: path, device, URL or GStreamer pipeline.
+        shown: the input without passwords and tokens.
+    """
+
+    kind: Kind
+    target: str
+    shown: str
+
+    @property
+    def scheme(self) -> str:
+        """Lower-case scheme of a network URL, else an empty string."""
+        return urlsplit(self.target).scheme.lower() if self.kind == "network" else ""
+
+    def redact(self, text: object) -> str:
+        """`text` (an error of libav, say, which quotes the URL) without this URI's secrets."""
+        return str(text).replace(self.target, self.shown)
+
+
+def parse_uri(text: str) -> SourceUri:
+    """Classifies an input. Forms: a path or `file://`; `camera:N`, `/dev/videoN` or `v4l2:///dev/videoN`;
+    `rtsp://`, `rtmp://`, `udp://`, `rtp://`, `tcp://` (and `rtsps`, `rtmps`), `http(s)://`; `csi:N` and
+    `gst:PIPELINE`.
+
+    Raises:
+        VideoError: an unknown scheme, or an incomplete form.
+    """
+    if camera := re.fullmatch(r"camera:(\d+)", text):
+        return SourceUri("camera", f"/dev/video{camera[1]}", text)
+    if re.fullmatch(r"/dev/video\d+", text):
+        return SourceUri("camera", text, text)
+    if csi := re.fullmatch(r"csi:(\d+)", text):
+        return SourceUri("gstreamer", _CSI.format(number=csi[1]), text)
+    if text.startswith("gst:"):
+        pipeline = text.removeprefix("gst:").strip()
+        if not pipeline:
+            raise VideoError(
+                f"{text}: no pipeline.", "Write it after the colon: 'gst:videotestsrc ! videoconvert'."
+            )
+        return SourceUri("gstreamer", pipeline, text)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return SourceUri("path", text, text)
+    scheme = scheme.lower()
+    if scheme == "file":
+        return SourceUri("path", unquote(rest), text)
+    if scheme == "v4l2":
+        if not rest.startswith("/"):
+            raise VideoError(f"{text}: no device.", "Write v4l2:///dev/video0.")
+        return SourceUri("camera", rest, text)
+    if scheme in LIVE_SCHEMES | HTTP_SCHEMES:
+        return SourceUri("network", text, _without_secrets(text))
+    known = ", ".join(f"{name}://" for name in sorted(LIVE_SCHEMES | HTTP_SCHEMES | {"file", "v4l2"}))
+    raise VideoError(
+        f"{text}: the scheme {scheme}:// is not known.",
+        f"Known: {known}; also camera:N, csi:N and gst:PIPELINE.",
+    )
+
+
+def _without_secrets(url: str) -> str:
+    """The URL with `***` for its password and for the values of parameters that look like credentials."""
+    url = re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", url, count=1)
+    base, question, query = url.partition("?")
+    if not question:
+        return url
+    parts = [
+        f"{name}=***" if equals and _SECRET_WORDS.search(name) else part
+        for part in query.split("&")
+        for name, equals, _ in (part.partition("="),)
+    ]
+    return f"{base}?{'&'.join(parts)}"

@@ -1,0 +1,237 @@
+"""Live sources without a network: URIs, time lines, clocks, and frames pushed by a program."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from streamsplat_edge.runtime.errors import InputError, VideoError
+from streamsplat_edge.runtime.sources import LiveOptions, PushSource, SourceClock, Timeline, parse_uri
+
+# URIs
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "target"),
+    [
+        ("clip.mp4", "path", "clip.mp4"),
+        ("/a b/c%20d.mp4", "path", "/a b/c%20d.mp4"),
+        ("file:///a/b%20c.mp4", "path", "/a/b c.mp4"),
+        ("camera:3", "camera", "/dev/video3"),
+        ("/dev/video12", "camera", "/dev/video12"),
+        ("v4l2:///dev/by-id/usb", "camera", "/dev/by-id/usb"),
+        ("rtsp://host/cam", "network", "rtsp://host/cam"),
+        ("RTSP://host/cam", "network", "RTSP://host/cam"),
+        ("https://host/live.m3u8", "network", "https://host/live.m3u8"),
+        ("gst: videotestsrc ! video/x-raw", "gstreamer", "videotestsrc ! video/x-raw"),
+    ],
+)
+def test_uri_forms(text: str, kind: str, target: str) -> None:
+    uri = parse_uri(text)
+    assert (uri.kind, uri.target) == (kind, target)
+    assert uri.scheme == (text.partition("://")[0].lower() if kind == "network" else "")
+
+
+def test_csi_is_a_pipeline_for_jetson() -> None:
+    uri = parse_uri("csi:1")
+    assert uri.kind == "gstreamer" and "nvarguscamerasrc sensor-id=1 " in uri.target and uri.shown == "csi:1"
+
+
+@pytest.mark.parametrize("text", ["ftp://host/x", "gst:", "gst: ", "v4l2://", "srt://host:1"])
+def test_uris_that_mean_nothing(text: str) -> None:
+    with pytest.raises(VideoError) as caught:
+        parse_uri(text)
+    assert caught.value.hint and text.split(":")[0] in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://admin:pa:ss@10.0.0.1:554/cam?x=1", "rtsp://admin:***@10.0.0.1:554/cam?x=1"),
+        ("rtsp://admin@host/cam", "rtsp://admin@host/cam"),
+        ("http://host/a?user=me&Token=abc&n=5&apikey=z", "http://host/a?user=me&Token=***&n=5&apikey=***"),
+        ("rtsp://host/user:secret@x", "rtsp://host/user:secret@x"),  # a path, not credentials
+    ],
+)
+def test_secrets_are_never_shown(url: str, shown: str) -> None:
+    uri = parse_uri(url)
+    assert uri.shown == shown and uri.target == url
+    assert uri.redact(f"Input/output error: '{url}'") == f"Input/output error: '{shown}'"
+
+
+# Time lines
+
+
+def placed(stamps: list[float | None], arrivals: list[float]) -> tuple[list[float], list[int], int]:
+    """Seconds and segments of frames, and how many stamps were repaired."""
+    timeline = Timeline()
+    frames = [timeline.place(*each) for each in zip(stamps, arrivals, strict=True)]
+    seconds = [frame.timestamp for frame in frames]
+    assert (np.diff(seconds) > 0).all()
+    return seconds, [frame.segment for frame in frames], sum(frame.repaired for frame in frames)
+
+
+def test_good_stamps_are_believed_however_frames_arrive() -> None:
+    stamps: list[float | None] = [100.0, 100.04, 100.2, 100.21, 101.1]
+    seconds, segments, repaired = placed(stamps, [5.0, 5.01, 7.0, 7.0, 7.0])
+    np.testing.assert_allclose(seconds, [0, 0.04, 0.2, 0.21, 1.1])
+    assert segments == [0] * 5 and repaired == 0
+
+
+def test_a_clock_that_jumps_goes_on_from_where_it_was() -> None:
+    arrivals = [i * 0.04 for i in range(6)]
+    for jump in (-60.0, 5000.0):
+        stamps: list[float | None] = [9000 + a + (jump if i >= 3 else 0) for i, a in enumerate(arrivals)]
+        seconds, segments, repaired = placed(stamps, arrivals)
+        np.testing.assert_allclose(seconds, arrivals, atol=1e-9)
+        assert segments == [0, 0, 0, 1, 1, 1] and repaired == 1
+
+
+def test_repeated_and_missing_stamps_are_placed_by_arrival() -> None:
+    arrivals = [0.0, 0.04, 0.08, 0.12, 0.16, 0.2]
+    for stamps in ([1.0, 1.04, 1.04, 1.04, 1.16, 1.2], [1.0, 1.04, None, None, 1.16, 1.2]):
+        seconds, segments, repaired = placed(stamps, arrivals)
+        assert repaired == 2 and segments == [0] * 6
+        # The first good stamp after them repeats the time that was filled in: off by as much, never back.
+        np.testing.assert_allclose(seconds[:4], arrivals[:4], atol=1e-9)
+        assert 0.2 <= seconds[-1] <= 0.29
+
+
+def test_small_steps_back_are_jitter() -> None:
+    seconds, segments, repaired = placed([1.0, 1.04, 1.03, 1.08], [0.0, 0.04, 0.08, 0.12])
+    assert segments == [0] * 4 and repaired == 1 and seconds[-1] < 0.15
+
+
+def test_no_motion_across_minutes_of_silence_or_a_lost_connection() -> None:
+    seconds, segments, repaired = placed([1.0, 1.04, 301.04, 301.08], [0.0, 0.04, 300.0, 300.04])
+    np.testing.assert_allclose(seconds, [0, 0.04, 300.04, 300.08])
+    assert segments == [0, 0, 1, 1] and repaired == 0
+    timeline = Timeline()
+    timeline.place(50.0, 10.0)
+    timeline.reconnected()
+    after = timeline.place(0.0, 17.5)
+    assert (after.timestamp, after.segment, after.repaired) == (7.5, 1, False)
+    assert timeline.place(0.04, 17.5).timestamp == pytest.approx(7.54)
+
+
+def test_capture_is_told_from_the_fastest_packet() -> None:
+    """Delays of 0 to 300 ms on the way, and a constant 50 s between the clocks."""
+    clock, rng = SourceClock(), np.random.default_rng(0)
+    arrival, lags = 0.0, []
+    for i in range(200):
+        sent = 100 + i * 0.04
+        arrival = max(arrival, sent - 50 + (0.0 if i % 20 == 0 else rng.uniform(0, 0.3)))
+        lags.append(clock.observe(sent, arrival))
+        assert clock.captured(sent, arrival) == pytest.approx(sent - 50)
+        assert lags[-1] == pytest.approx(arrival - (sent - 50))
+    assert max(lags) > 0.25
+
+
+def test_the_clock_follows_drift_and_jumps() -> None:
+    clock = SourceClock()
+    for i in range(5000):  # 200 s of a crystal that is slow by 0.1 %
+        lag = clock.observe(i * 0.04, i * 0.04 * 1.001)
+    assert lag <= 0.061, "what drifts in the remembered minute, not in all the time"
+    now = 5000 * 0.04 * 1.001
+    assert clock.observe(9e6, now) == 0.0 and clock.captured(9e6, now) == pytest.approx(now)
+    assert clock.observe(3.0, now + 0.04) == 0.0
+    assert clock.captured(None, now) == now and clock.captured(500.0, now) == now
+
+
+def test_stamps_that_stall_are_no_lag() -> None:
+    clock = SourceClock()
+    clock.observe(0.0, 0.0)
+    assert [clock.observe(stamp, 0.04 * i) for i, stamp in enumerate([0.04] * 200, 1)][-1] == 0.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"attempts": -1}, {"silence_seconds": 0}, {"first_wait": -1}, {"connect_seconds": float("nan")}],
+)
+def test_impossible_patience_is_refused(values: dict) -> None:
+    with pytest.raises(InputError):
+        LiveOptions(**values)
+
+
+# Pushed frames
+
+
+def image(value: int = 0, size: tuple[int, int] = (8, 16)) -> np.ndarray:
+    return np.full((*size, 3), value, np.uint8)
+
+
+def test_pushed_frames_come_out_in_order_then_end() -> None:
+    source = PushSource(policy="block", depth=3)
+    assert [source.push(image(i), i * 0.1, discontinuity=i == 2) for i in range(3)] == [0, 1, 2]
+    source.end()
+    frames = list(source)
+    assert [frame.image[0, 0, 0] for frame in frames] == [0, 1, 2]
+    assert [frame.timestamp for frame in frames] == [0.0, 0.1, 0.2]
+    assert [frame.segment for frame in frames] == [0, 0, 1] and source.dropped == 0
+    with pytest.raises(InputError, match="ended"):
+        source.push(image(), 9.0)
+
+
+def test_latest_drops_the_oldest_and_keeps_the_break() -> None:
+    source = PushSource(depth=2)
+    for i in range(6):
+        source.push(image(i), i * 0.1, discontinuity=i == 3)
+    source.end()
+    frames = list(source)
+    assert [frame.index for frame in frames] == [4, 5] and source.dropped == 4
+    assert [frame.segment for frame in frames] == [1, 1], "the frame that began it was dropped"
+
+
+def test_without_time_stamps_the_time_of_the_push_counts() -> None:
+    source = PushSource(policy="block", depth=4)
+    before = time.perf_counter()
+    source.push(image())
+    time.sleep(0.02)
+    source.push(image(), captured=before)
+    source.end()
+    first, second = source
+    assert first.timestamp == 0.0 and 0.02 <= second.timestamp < 1.0
+    assert first.captured is not None and first.captured >= before and second.captured == before
+
+
+def test_block_waits_for_room() -> None:
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    with pytest.raises(InputError, match="No room"):
+        source.push(image(), 0.1, timeout=0.01)
+    taken: list[int] = []
+    reader = threading.Thread(target=lambda: taken.extend(frame.index for frame in source))
+    reader.start()
+    for i in range(1, 20):
+        source.push(image(), i * 0.1)
+    source.end()
+    reader.join(5)
+    assert taken == list(range(20))
+
+
+def test_a_push_that_is_refused_changes_nothing() -> None:
+    source = PushSource()
+    source.push(image(), 1.0)
+    for bad, seconds in ((image(), 1.0), (image(), float("nan")), (image()[..., 0], 2.0)):
+        with pytest.raises(InputError):
+            source.push(bad, seconds)
+    assert source.push(image(), 1.1) == 1
+    for options in ({"policy": "newest"}, {"depth": 0}):
+        with pytest.raises(InputError):
+            PushSource(**options)
+
+
+def test_close_forgets_what_waits_and_wakes_a_reader() -> None:
+    source = PushSource()
+    source.push(image(), 0.0)
+    source.close()
+    assert list(source) == []
+    waiting = PushSource()
+    reader = threading.Thread(target=lambda: list(waiting))
+    reader.start()
+    waiting.close()
+    reader.join(5)
+    assert not reader.is_alive()
