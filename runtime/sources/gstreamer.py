@@ -26,7 +26,7 @@ from ..errors import VideoError
 PROGRAM = "gst-launch-1.0"
 # What follows the user's pipeline. I420 is what encoders, cameras and libav have in common.
 _TAIL = "videoconvert ! video/x-raw,format=I420 ! matroskamux streamable=true ! fdsink fd=1"
-_OPTIONS = {"probesize": "32768", "analyzeduration": "0", "fflags": "nobuffer"}
+_OPTIONS = {"probesize": "32768", "analyzeduration": "0"}
 
 
 class _Pipe:
@@ -86,13 +86,13 @@ class GStreamerProcess:
 
     @property
     def complaint(self) -> str:
-        """The last error that GStreamer printed, or an empty string."""
+        """The first error that GStreamer printed, or an empty string."""
         if self._errors.closed:
             return self._said
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").splitlines()
         said = [line for line in lines if "ERROR" in line or "erroneous" in line]
-        return said[-1].strip().rstrip(".") if said else ""
+        return said[0].strip().rstrip(".") if said else ""
 
     def close(self) -> None:
         """Ends the pipeline. Calling twice is harmless."""

@@ -24,8 +24,8 @@ _RTSP = {"rtsp_transport": "tcp", "probesize": "32"}
 _LIVE = {"analyzeduration": "1000000", "fpsprobesize": "4"}
 _UNREACHABLE = "Is the device on, and does this machine reach it? Try the same address with a player."
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (
-    (av.error.HTTPUnauthorizedError, "Give user and password: rtsp://USER:PASSWORD@HOST/PATH."),
-    (av.error.HTTPForbiddenError, "Give user and password: rtsp://USER:PASSWORD@HOST/PATH."),
+    (av.error.HTTPUnauthorizedError, "Give user and password: SCHEME://USER:PASSWORD@HOST/PATH."),
+    (av.error.HTTPForbiddenError, "Give user and password: SCHEME://USER:PASSWORD@HOST/PATH."),
     (av.error.HTTPNotFoundError, "The device answers, but has no such path: look it up in its manual."),
     (av.error.ConnectionRefusedError, "Nothing listens there: check the port, and that the device is on."),
     (av.error.ProtocolNotFoundError, "This build of FFmpeg lacks the protocol; use another one."),

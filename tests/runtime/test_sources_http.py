@@ -1,0 +1,163 @@
+"""Sources over HTTP and out of GStreamer pipelines, both real, on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rtsp_samples import encode
+from video_samples import moving_square, sample_clip
+
+from streamsplat_edge.runtime.errors import VideoError
+from streamsplat_edge.runtime.sources import LiveOptions
+from streamsplat_edge.runtime.video import open_video
+
+QUICK = LiveOptions(connect_seconds=10, silence_seconds=2, first_wait=0.05, attempts=0)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """/clip.mp4 is a recording, /live.mjpg a camera that sends 12 pictures and closes."""
+
+    clip = b""
+    pictures: tuple[bytes, ...] = ()
+
+    def do_GET(self) -> None:
+        if self.path == "/clip.mp4":
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp4")
+            self.send_header("Content-Length", str(len(self.clip)))
+            self.end_headers()
+            self.wfile.write(self.clip)
+        elif self.path == "/live.mjpg":
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=next")
+            self.end_headers()
+            for picture in self.pictures:
+                head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+                self.wfile.write(head.encode() + picture + b"\r\n")
+                time.sleep(0.03)
+        elif self.path == "/private":
+            self.send_error(401)
+        else:
+            self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("http") / "clip.mp4"
+    sample_clip(path, 12, container_options={"movflags": "+faststart"})
+    Handler.clip, Handler.pictures = path.read_bytes(), tuple(encode(12, codec="mjpeg"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_recording_over_http_is_no_live_source(url: str) -> None:
+    with open_video(f"{url}/clip.mp4", live=QUICK) as reader:
+        assert not reader.live and reader.counters == {}
+        frames = list(reader)
+    assert len(frames) == 12 and reader.truncated is None
+    np.testing.assert_allclose([frame.timestamp for frame in frames], np.arange(12) / 25, atol=1e-3)
+
+
+def test_motion_jpeg_is_live_and_comes_back(url: str) -> None:
+    options = LiveOptions(first_wait=0.05, silence_seconds=2)
+    with open_video(f"{url}/live.mjpg", live=options) as reader:
+        assert reader.live
+        frames = list(itertools.islice(reader, 20))
+    assert reader.counters["reconnects"] == 1 and frames[-1].segment == 1
+    assert (np.diff([frame.timestamp for frame in frames]) > 0).all()
+    assert np.abs(frames[3].image.astype(int) - moving_square(3)).mean() < 5
+
+
+@pytest.mark.parametrize(("path", "word"), [("private", "password"), ("nothing", "manual")])
+def test_http_errors_say_what_to_do(url: str, path: str, word: str) -> None:
+    with pytest.raises(VideoError) as caught:
+        open_video(f"{url}/{path}?token=abc", live=QUICK)
+    assert word in caught.value.hint.lower()
+    assert "token=***" in caught.value.message and "abc" not in str(caught.value)
+
+
+# GStreamer
+
+
+def need_gstreamer() -> None:
+    if shutil.which("gst-launch-1.0") is None:
+        if os.environ.get("CI"):
+            pytest.fail(
+                "no gst-launch-1.0 here: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good"
+            )
+        pytest.skip("no gst-launch-1.0 here")
+
+
+def test_a_pipeline() -> None:
+    need_gstreamer()
+    pipeline = "videotestsrc num-buffers=15 pattern=red ! video/x-raw,width=64,height=48,framerate=30/1"
+    with open_video(f"gst:{pipeline}", live=QUICK) as reader:
+        assert reader.live and (reader.width, reader.height) == (64, 48)
+        frames = list(reader)
+    assert len(frames) == 15 and "the source ended" in (reader.truncated or "")
+    np.testing.assert_allclose(np.diff([frame.timestamp for frame in frames]), 1 / 30, atol=1.1e-3)
+    assert np.abs(frames[7].image.astype(int) - (255, 0, 0)).max() < 6
+
+
+def test_a_live_pipeline_is_ended_by_close() -> None:
+    need_gstreamer()
+    pipeline = "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=50/1"
+    reader: Any = open_video(f"gst:{pipeline}", live=QUICK)
+    frames = list(itertools.islice(reader, 10))
+    assert len(frames) == 10
+    start = time.monotonic()
+    reader.close()
+    reader.close()
+    assert time.monotonic() - start < 3
+    assert list(reader) == []
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "word"),
+    [
+        ("nosuchelement", "nosuchelement"),
+        ("videotestsrc pattern='x", "quot"),
+        ("filesrc location=/none", "not found"),
+    ],
+)
+def test_pipelines_that_cannot_run(pipeline: str, word: str) -> None:
+    need_gstreamer()
+    with pytest.raises(VideoError) as caught:
+        open_video(f"gst:{pipeline}", live=QUICK)
+    assert word in caught.value.message.lower() and caught.value.hint
+
+
+def test_without_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(VideoError, match="was not found") as caught:
+        open_video("gst:videotestsrc")
+    assert "apt install" in caught.value.hint
+
+
+def test_a_pipeline_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing and ignores being asked to stop: it is killed."""
+    fake = tmp_path / "gst-launch-1.0"
+    fake.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n")
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    start = time.monotonic()
+    with pytest.raises(VideoError, match="gave no video"):
+        open_video("gst:videotestsrc", live=LiveOptions(connect_seconds=0.3))
+    assert time.monotonic() - start < 6
