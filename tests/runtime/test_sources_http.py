@@ -32,13 +32,14 @@ class Handler(BaseHTTPRequestHandler):
     pictures: tuple[bytes, ...] = ()
 
     def do_GET(self) -> None:
-        if self.path == "/clip.mp4":
+        path = self.path.partition("?")[0]
+        if path == "/clip.mp4":
             self.send_response(200)
             self.send_header("Content-Type", "video/mp4")
             self.send_header("Content-Length", str(len(self.clip)))
             self.end_headers()
             self.wfile.write(self.clip)
-        elif self.path == "/live.mjpg":
+        elif path == "/live.mjpg":
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=next")
             self.end_headers()
@@ -46,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
                 head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
                 self.wfile.write(head.encode() + picture + b"\r\n")
                 time.sleep(0.03)
-        elif self.path == "/private":
+        elif path == "/private":
             self.send_error(401)
         else:
             self.send_error(404)
