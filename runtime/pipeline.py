@@ -1,16 +1,21 @@
-"""From a video to rendered frames: key frames every `gap` frames, scene cuts, timing, sinks.
+"""From a video to rendered frames: choice of key frames, scene cuts, timing, sinks.
 
-Each source frame is rendered once, in source order, at its own time. Frame 0, every gap-th frame after it,
-the last frame and the last one before a scene cut are key frames. A frame can be rendered only when the key
-frame after it has arrived, so output runs up to `gap` frames behind the input. At the time of a key frame
-the pair that ends there is rendered, and for the first frame of a scene the pair that begins there, as the
-published script does (REFERENCE.md section 4); a scene of one frame is rendered as it is.
+Each source frame is rendered once, in source order, at its own time. Key frames are frame 0, every gap-th
+frame after it (or sooner, where a rule of `key_frames` says so), the last frame and the last one before a
+scene cut. A frame can be rendered only when the key frame after it has arrived, so output runs up to `gap`
+frames behind the input. At the time of a key frame the pair that ends there is rendered, and for the first
+frame of a scene the pair that begins there, as the published script does (REFERENCE.md section 4); a scene of
+one frame is rendered as it is.
+
+What breaks a live stream (`VideoFrame.segment`: a lost connection, a long pause) is treated as a cut. Where a
+live source falls silent, what waits is finished without the frames to come.
 
 Decoding runs ahead in a thread (`prefetch`); everything else happens in the caller's thread.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -21,12 +26,16 @@ import numpy as np
 
 from .bundle_schema import KEY_FRAME_GAP_MAX
 from .errors import InputError
-from .prefetch import Prefetcher
+from .key_frames import KeyFrameRule
+from .prefetch import Decoded, Prefetcher
 from .preprocess import check_image
 from .rasterizer import Extent
 from .scene_cut import SceneCutDetector
 from .stream import Frame, PushStats, Stream
 from .timing import LatencyRecorder
+
+IDLE_SECONDS = 1.0
+_POLL_SECONDS = 0.1
 
 
 class SourceFrame(Protocol):
@@ -38,6 +47,8 @@ class SourceFrame(Protocol):
     def timestamp(self) -> float: ...
     @property
     def index(self) -> int: ...
+
+    # Optional, as in `video.VideoFrame`: captured, decode_ms, segment.
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,10 @@ class RunReport:
     """Totals of a run.
 
     Attributes:
-        frames: rendered. key_frames: pushed. cuts: scene cuts found. skipped: source frames whose time
-            stamp was not later than the one before. dropped: source frames left out to keep up with a live
-            source.
+        frames: rendered. key_frames: pushed. cuts: scene cuts found. breaks: of a live source, treated as
+            cuts. pauses: moments at which a live source was silent and what waited was finished.
+        skipped: source frames whose time stamp was not later than the one before. dropped: source frames
+            left out to keep up with a live source, by the source and here.
         seconds, fps: wall clock from first decode to last write (see `Pipeline.finished`), and frames per
             second of it.
         spawned, retired: Gaussians over the run. culled: by reason, summed over frames; rendered, pairs:
@@ -81,6 +93,8 @@ class RunReport:
     frames: int = 0
     key_frames: int = 0
     cuts: int = 0
+    breaks: int = 0
+    pauses: int = 0
     skipped: int = 0
     dropped: int = 0
     seconds: float = 0.0
@@ -103,8 +117,7 @@ class _Waiting:
     """A source frame that waits for the key frame after it."""
 
     source: SourceFrame
-    decoded: float  # perf_counter when it was decoded
-    decode_ms: float
+    captured: float  # perf_counter; where the source does not say, when its decoding began
     is_key: bool = False
     is_cut: bool = False
 
@@ -117,10 +130,12 @@ class Pipeline:
     Args:
         reader: yields frames in time order (`open_video`, or any iterable of `SourceFrame`).
         stream: pushed to and rendered from. It is reset first, so that it can serve one video after another.
-        gap: source frames per pair of key frames; None takes the model's.
+        gap: source frames per pair of key frames; None takes the model's. rule: may end a pair sooner.
         detect_cuts: look for scene cuts.
         background, extent: see `Stream.render`.
         prefetch: frames decoded ahead. live: drop waiting frames rather than fall behind (cameras).
+        idle_seconds: without a frame, after which a live source counts as silent.
+        stopped: asked between frames and while waiting for one; True ends the run as if the source had ended.
         max_frames: stop after so many source frames.
         recorder: where latencies go; the default keeps the last 100,000 samples of each stage.
     """
@@ -131,11 +146,14 @@ class Pipeline:
         stream: Stream,
         *,
         gap: int | None = None,
+        rule: KeyFrameRule | None = None,
         detect_cuts: bool = True,
         background: Sequence[float] | None = None,
         extent: Extent = "published",
         prefetch: int = 4,
         live: bool = False,
+        idle_seconds: float = IDLE_SECONDS,
+        stopped: Callable[[], bool] | None = None,
         max_frames: int | None = None,
         recorder: LatencyRecorder | None = None,
     ) -> None:
@@ -157,7 +175,16 @@ class Pipeline:
         self._extent = extent
         self._prefetch = prefetch
         self._live = live
+        self._idle = idle_seconds if live else None
+        self._stopped = stopped
         self._max_frames = max_frames
+        self._rule = rule
+        self._waiting: list[_Waiting] = []  # of the current scene, not rendered yet, in order
+        self._unpushed = 0  # how many of them came after the last key frame
+        self._last_time: float | None = None
+        self._segment = 0
+        self._taken = 0
+        self._decoder: Prefetcher[SourceFrame] | None = None
         self._totals = RunReport()
         self._start: float | None = None
         self._end = 0.0
@@ -168,51 +195,87 @@ class Pipeline:
 
     def frames(self) -> Generator[Rendered, None, None]:
         """The iteration as a generator; closing it stops the decoding thread."""
+        decoder = self.start()
+        arrived = time.perf_counter()
+        try:
+            while not self.done:
+                arrival = decoder.take(_POLL_SECONDS if self._idle or self._stopped else None)
+                if arrival is not None:
+                    yield from self.feed(arrival)
+                    arrived = time.perf_counter()
+                elif self._idle is not None and time.perf_counter() - arrived >= self._idle:
+                    yield from self.pause()
+            yield from self.flush()
+        finally:
+            self.stop()
+
+    # The parts of `frames`, for a scheduler that interleaves several pipelines (`schedule`).
+
+    def start(self, changed: threading.Condition | None = None) -> Prefetcher[SourceFrame]:
+        """Begin to decode. `changed` is notified of arrivals. Once per pipeline; `stop` must follow."""
         if self._start is not None:
             raise InputError("This pipeline has run already.", "Make a new one for another run.")
         self._start = self._end = time.perf_counter()
         self.stream.reset()
-        with Prefetcher(self._reader, depth=self._prefetch, latest=self._live) as decoded:
-            try:
-                yield from self._run(decoded)
-            finally:
-                self._totals.dropped = decoded.dropped
+        self._decoder = Prefetcher(self._reader, depth=self._prefetch, latest=self._live, changed=changed)
+        return self._decoder
 
-    def _run(self, decoded: Prefetcher[SourceFrame]) -> Iterator[Rendered]:
-        waiting: list[_Waiting] = []  # of the current scene, not rendered yet, in order
-        unpushed = 0  # how many of them came after the last key frame
-        last_time: float | None = None
-        taken = 0
-        for arrival in decoded:
-            source = arrival.item
-            check_image(source.image)
-            self.recorder.add("decode", arrival.milliseconds)
-            if last_time is not None and source.timestamp <= last_time:
-                self._totals.skipped += 1
-                continue
-            last_time = source.timestamp
-            entry = _Waiting(source, arrival.at, arrival.milliseconds)
-            entry.is_cut = self._is_cut(source)
-            if entry.is_cut or taken == 0:
-                if unpushed:
-                    self._push(waiting[-1])
-                yield from self._render(waiting)
-                self._totals.cuts += entry.is_cut
-                self._push(entry, cut=entry.is_cut)
-                waiting, unpushed = [entry], 0
-            else:
-                waiting.append(entry)
-                unpushed += 1
-                if unpushed == self.gap:
-                    self._push(entry)
-                    yield from self._render(waiting)
-                    waiting, unpushed = [], 0
-            taken += 1
-            if taken == self._max_frames:
-                break
-        if unpushed:
+    @property
+    def done(self) -> bool:
+        """Whether no more frames are to be fed: the source ended, enough were taken, or `stopped` says so."""
+        assert self._decoder is not None, "start first"
+        enough = self._max_frames is not None and self._taken >= self._max_frames
+        return enough or self._decoder.ended or (self._stopped is not None and self._stopped())
+
+    def feed(self, arrival: Decoded[SourceFrame]) -> Iterator[Rendered]:
+        """Take one decoded frame; yields the frames that can be rendered because of it."""
+        source = arrival.item
+        check_image(source.image)
+        decode_ms = getattr(source, "decode_ms", None)
+        self.recorder.add("decode", arrival.milliseconds if decode_ms is None else decode_ms)
+        if self._last_time is not None and source.timestamp <= self._last_time:
+            self._totals.skipped += 1
+            return
+        self._last_time = source.timestamp
+        captured = getattr(source, "captured", None)
+        began = arrival.at - arrival.milliseconds / 1e3 if captured is None else captured
+        entry = _Waiting(source, began)
+        entry.is_cut = self._is_cut(source)
+        segment = getattr(source, "segment", 0)
+        broken = self._taken > 0 and segment != self._segment
+        self._segment = segment
+        if entry.is_cut or broken or self._taken == 0:
+            yield from self.flush()
+            self._totals.cuts += entry.is_cut
+            self._totals.breaks += broken and not entry.is_cut
+            self._push(entry, cut=entry.is_cut or broken)
+            self._waiting.append(entry)
+        else:
+            self._waiting.append(entry)
+            self._unpushed += 1
+            due = self._rule is not None and self._rule.due(source.image)
+            if due or self._unpushed >= self.gap:
+                yield from self.flush()
+        self._taken += 1
+
+    def flush(self) -> Iterator[Rendered]:
+        """Make the latest frame a key frame, where it is none yet, and render everything that waits."""
+        waiting, self._waiting = self._waiting, []
+        if self._unpushed:
             self._push(waiting[-1])
+        self._unpushed = 0
         yield from self._render(waiting)
+
+    def pause(self) -> Iterator[Rendered]:
+        """The source is silent: finish what waits for its next frame. Nothing, where nothing waits."""
+        self._totals.pauses += bool(self._waiting)
+        yield from self.flush()
+
+    def stop(self) -> None:
+        """End decoding. Calling twice is harmless."""
+        if self._decoder is not None:
+            self._decoder.close()
+            self._totals.dropped = self._decoder.dropped + getattr(self._reader, "dropped", 0)
 
     def _is_cut(self, source: SourceFrame) -> bool:
         if self._detector is None:
@@ -222,6 +285,8 @@ class Pipeline:
 
     def _push(self, entry: _Waiting, *, cut: bool = False) -> None:
         entry.is_key = True
+        if self._rule is not None:
+            self._rule.began(entry.source.image)
         stats = self.stream.push(entry.source.image, entry.source.timestamp, cut=cut)
         self.recorder.update(stats.latencies)
         totals = self._totals
@@ -242,7 +307,7 @@ class Pipeline:
             yield Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes)
             # Back from the caller, who has written the frame by now.
             self._end = time.perf_counter()
-            self.recorder.add("capture_to_present", (self._end - entry.decoded) * 1e3 + entry.decode_ms)
+            self.recorder.add("capture_to_present", (self._end - entry.captured) * 1e3)
 
     def _count(self, frame: Frame) -> None:
         totals, stats = self._totals, frame.stats.render

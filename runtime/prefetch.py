@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_JOIN_SECONDS = 5.0  # a camera that delivers nothing must not keep a program from ending
+_JOIN_SECONDS = 2.0  # a camera that delivers nothing must not keep a program from ending
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,32 @@ class Decoded(Generic[T]):
 
 
 class Prefetcher(Generic[T]):
-    """Iterates `source` in a background thread. Iterate over it to get `Decoded` items.
+    """Iterates `source` in a background thread. Iterate over it, or call `take`, to get `Decoded` items.
 
     Args:
         source: anything iterable; only the thread touches its iterator.
         depth: items decoded ahead at most.
         latest: for live sources, drop the oldest waiting item instead of holding the source up when the
             buffer is full. `dropped` counts them.
+        changed: notified when an item or the end arrives; share one to wait for several prefetchers at once.
 
     Use as a context manager or call `close`, also after an error: the thread ends after its current item.
     """
 
-    def __init__(self, source: Iterable[T], *, depth: int = 4, latest: bool = False) -> None:
+    def __init__(
+        self,
+        source: Iterable[T],
+        *,
+        depth: int = 4,
+        latest: bool = False,
+        changed: threading.Condition | None = None,
+    ) -> None:
         if depth < 1:
             raise ValueError("depth must be at least 1")
         self._depth = depth
         self._latest = latest
         self._ready: deque[Decoded[T]] = deque()
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._ended = False
         self._closing = False
         self._error: BaseException | None = None
@@ -81,18 +89,36 @@ class Prefetcher(Generic[T]):
             self._changed.notify_all()
             return True
 
-    def __iter__(self) -> Iterator[Decoded[T]]:
-        while True:
-            with self._changed:
-                while not self._ready and not self._ended:
-                    self._changed.wait()
-                if not self._ready:
-                    error, self._error = self._error, None
-                    if error is not None:
-                        raise error
-                    return
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would return at once, with an item, the end or an error."""
+        return bool(self._ready) or self._ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no more items (nor an error)."""
+        return self._ended and not self._ready and self._error is None
+
+    def take(self, timeout: float | None = None) -> Decoded[T] | None:
+        """The next item; None after `timeout` seconds without one, or at the end (see `ended`).
+
+        Raises:
+            Whatever the source raised, once, after the items before it.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.ready, timeout):
+                return None
+            if self._ready:
                 entry = self._ready.popleft()
                 self._changed.notify_all()
+                return entry
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return None
+
+    def __iter__(self) -> Iterator[Decoded[T]]:
+        while (entry := self.take()) is not None:
             yield entry
 
     def close(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from streamsplat_edge.runtime.prefetch import Prefetcher
 from streamsplat_edge.runtime.rasterizer import View
 from streamsplat_edge.runtime.stream import Stream, open_stream
 from streamsplat_edge.runtime.timing import LatencyRecorder
+from streamsplat_edge.runtime.video import VideoFrame
 
 HEIGHT, WIDTH = 16, 32
 
@@ -160,6 +162,81 @@ def test_a_stream_serves_one_video_after_another(stream: Stream) -> None:
     list(pipeline)
     with pytest.raises(InputError, match="has run already"):
         list(pipeline)
+
+
+def live(count: int, **changes: Any) -> list[VideoFrame]:
+    return [
+        VideoFrame(each.image, each.timestamp, each.index, **changes) for each in scene((50, 60, 70), count)
+    ]
+
+
+def test_nothing_moves_across_a_break_of_a_live_stream(stream: Stream) -> None:
+    """As across a cut, though the pictures are alike and the frames at the break itself were dropped."""
+    frames = live(6) + [dataclasses.replace(frame, segment=2) for frame in live(12)[7:]]
+    pipeline = Pipeline(frames, stream)
+    results = list(pipeline)
+    assert keys(results) == [0, 4, 5, 7, 11]
+    report = pipeline.report()
+    assert report.breaks == 1 and report.cuts == 0 and report.retired == 3 * 128
+    pairs = {push.key_frame for result in results for push in result.pushes if "deform" in push.latencies}
+    assert pairs == {1, 2, 4}, "key frame 3 is the one after the break"
+
+
+def test_latency_counts_from_capture_and_decoding_without_the_wait(stream: Stream) -> None:
+    recorder = LatencyRecorder()
+    run(stream, live(5, captured=time.perf_counter() - 2.0, decode_ms=1.5), recorder=recorder)  # type: ignore[arg-type]
+    assert (recorder.samples("decode") == 1.5).all()
+    assert 2000 <= recorder.samples("capture_to_present").min() < 4000
+
+
+def test_what_waits_is_finished_when_a_live_source_falls_silent(stream: Stream) -> None:
+    go_on = threading.Event()
+
+    def camera() -> Iterator[VideoFrame]:
+        frames = live(9)
+        yield from frames[:3]
+        assert go_on.wait(10)
+        yield from frames[3:]
+
+    pipeline = Pipeline(camera(), stream, live=True, prefetch=9, idle_seconds=0.05)
+    results = []
+    for result in pipeline:
+        results.append(result)
+        if result.source.index == 2:
+            go_on.set()
+    assert keys(results) == [0, 2, 6, 8], "the last frame before the silence, and counting from there"
+    assert [result.source.index for result in results] == list(range(9))
+    report = pipeline.report()
+    assert report.pauses == 1 and report.cuts == report.breaks == 0
+
+
+def test_a_run_can_be_stopped_while_its_source_is_silent(stream: Stream) -> None:
+    stop = threading.Event()
+
+    def camera() -> Iterator[VideoFrame]:
+        yield from live(3)
+        stop.set()
+        time.sleep(1.0)
+        yield from live(9)[3:]
+
+    start = time.monotonic()
+    results = list(Pipeline(camera(), stream, live=True, prefetch=9, idle_seconds=60, stopped=stop.is_set))
+    assert time.monotonic() - start < 4 and len(results) <= 3
+    assert not results or results[-1].is_key
+
+
+def test_a_rule_may_end_a_pair_sooner(stream: Stream) -> None:
+    class Rule:
+        told: ClassVar[list[int]] = []
+
+        def began(self, image: np.ndarray) -> None:
+            self.told.append(int(image[0, 0, 0]) - 50)
+
+        def due(self, image: np.ndarray) -> bool:
+            return int(image[0, 0, 0]) - 50 in (2, 3)
+
+    assert keys(run(stream, scene((50, 60, 70), 12), rule=Rule())) == [0, 2, 3, 7, 11]
+    assert Rule.told == [0, 2, 3, 7, 11]
 
 
 def test_sinks_and_report(stream: Stream) -> None:
