@@ -203,7 +203,7 @@ class Pipeline:
                 if arrival is not None:
                     yield from self.feed(arrival)
                     arrived = time.perf_counter()
-                elif self._idle is not None and time.perf_counter() - arrived >= self._idle:
+                elif self.silent(arrived):
                     yield from self.pause()
             yield from self.flush()
         finally:
@@ -265,6 +265,10 @@ class Pipeline:
             self._push(waiting[-1])
         self._unpushed = 0
         yield from self._render(waiting)
+
+    def silent(self, since: float) -> bool:
+        """Whether a live source that gave its last frame at `since` (perf_counter) counts as silent now."""
+        return self._idle is not None and time.perf_counter() - since >= self._idle
 
     def pause(self) -> Iterator[Rendered]:
         """The source is silent: finish what waits for its next frame. Nothing, where nothing waits."""

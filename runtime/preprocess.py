@@ -7,6 +7,7 @@ takes 1.1 ms on the two loaded cores it was measured on, against 5.7 ms for Open
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import av
@@ -68,12 +69,58 @@ class Resizer:
 
 
 def normalise_depth(depth: np.ndarray) -> None:
-    """Scale inverse depth [.., H, W] to [0, 1] in place by the frame's own minimum and maximum.
-
-    That is the normalisation of training (REFERENCE.md section 1); the published script's one range over
-    the whole video needs all frames first and cannot be had in a stream. A constant frame becomes zeros.
+    """Scale inverse depth [.., H, W] to [0, 1] in place by its own minimum and maximum, as training does
+    (REFERENCE.md section 1). A constant frame becomes zeros.
     """
-    low, high = float(depth.min()), float(depth.max())
+    _scale(depth, float(depth.min()), float(depth.max()))
+
+
+def _scale(depth: np.ndarray, low: float, high: float) -> None:
     depth -= np.float32(low)
     if high > low:
         depth /= np.float32(high - low)
+
+
+class DepthRange:
+    """Scales inverse depth to [0, 1] by a range that runs with the stream and never looks ahead.
+
+    With each frame's own range (`normalise_depth`), a thing that enters the view would change the depth of
+    all others at once. The published script takes one range over the whole video, which a stream does not
+    have. So the range widens at once, as a frame needs it (nothing is ever cut off), and narrows with a time
+    constant of `RELAX_SECONDS`. A new scene starts with its own frame's range, as in training.
+
+    Attributes:
+        limits: low and high in use, None before the first frame of a scene.
+    """
+
+    RELAX_SECONDS = 2.0
+
+    def __init__(self) -> None:
+        self.limits: tuple[float, float] | None = None
+        self._time = 0.0
+
+    def normalise(self, depth: np.ndarray, time: float) -> DepthRange:
+        """Scale depth [.., H, W] in place, to zeros where it is constant.
+
+        Args:
+            time: seconds; later than that of the frame before.
+
+        Returns:
+            The range after this frame. This one stays as it is, for a push that fails afterwards.
+        """
+        low, high = float(depth.min()), float(depth.max())
+        if not (math.isfinite(low) and math.isfinite(high)):  # a bad frame; the next ones are none the worse
+            return self
+        after = DepthRange()
+        after.limits, after._time = self._widened(low, high, time), time
+        _scale(depth, *after.limits)
+        return after
+
+    def _widened(self, low: float, high: float, time: float) -> tuple[float, float]:
+        if self.limits is None:
+            return low, high
+        keep = math.exp((self._time - time) / self.RELAX_SECONDS)
+        return (
+            min(low, low + keep * (self.limits[0] - low)),
+            max(high, high + keep * (self.limits[1] - high)),
+        )

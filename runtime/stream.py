@@ -25,7 +25,7 @@ from .bundle import Bundle
 from .engines import Engine
 from .errors import InputError
 from .lifecycle import KeyFrameSlot, Lifecycle, LifecycleStats
-from .preprocess import Resizer, check_image, normalise_depth
+from .preprocess import DepthRange, Resizer, check_image
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, View
 
 
@@ -97,7 +97,19 @@ class _Clock:
 class Stream:
     """See the module's docstring. Create with `open_stream`; use as a context manager or call `close`."""
 
-    def __init__(self, bundle: Bundle, stages: Mapping[str, Engine], *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        stages: Mapping[str, Engine],
+        *,
+        threads: int = 0,
+        shares: list[Stream] | None = None,
+    ) -> None:
+        """`shares`: the open streams over these engines, which the last of them closes; see `fork`."""
+        self._threads = threads
+        self._shares = [] if shares is None else shares
+        self._shares.append(self)
+        self._range = DepthRange()
         self.bundle = bundle
         self.model = model = bundle.model
         self._engines = dict(stages)
@@ -159,19 +171,26 @@ class Stream:
         for resizer, planes in self._own_sizes:
             resizer.into(image, planes[0])
         clock.lap("preprocess")
-        self._encode(lifecycle.spare, clock)
+        depth_range = DepthRange() if cut or lifecycle.newest is None else self._range
+        depth_range = self._encode(lifecycle.spare, clock, depth_range, timestamp)
         if lifecycle.newest is not None and not cut:
             self._deform(lifecycle.newest, lifecycle.spare)
             clock.lap("deform")
         stats = lifecycle.spawn(timestamp, cut=cut)
+        self._range = depth_range
         clock.lap("lifecycle")
         return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
 
-    def _encode(self, slot: KeyFrameSlot, clock: _Clock) -> None:
-        """Everything that is computed once per frame, from the prepared image into `slot`."""
+    def _encode(
+        self, slot: KeyFrameSlot, clock: _Clock, depth_range: DepthRange, timestamp: float
+    ) -> DepthRange:
+        """Everything that is computed once per frame, from the prepared image into `slot`.
+
+        Returns the range of depth after this frame.
+        """
         if "depth" in self._engines:
             self._engines["depth"].run({"rgb": self._stage_rgb["depth"]}, {"depth": self._depth})
-            normalise_depth(self._depth)
+            depth_range = depth_range.normalise(self._depth, timestamp)
             clock.lap("depth")
         if slot.condition is not None:
             self._engines["condition"].run(
@@ -183,6 +202,7 @@ class Stream:
             {"tokens": slot.tokens, "features": slot.features, "gaussians": slot.gaussians},
         )
         clock.lap("encode")
+        return depth_range
 
     def _deform(self, earlier: KeyFrameSlot, later: KeyFrameSlot) -> None:
         """Motion and fade of a pair into the spare pair buffers."""
@@ -250,14 +270,29 @@ class Stream:
     def warm_up(self) -> None:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
         slot = self.lifecycle.spare
-        self._encode(slot, _Clock())
+        self._encode(slot, _Clock(), DepthRange(), 0.0)
         self._deform(slot, slot)
 
-    def close(self) -> None:
-        """Release the engines. Calling twice is harmless."""
-        self._closed = True
+    def fork(self) -> Stream:
+        """Another stream over the same engines, with Gaussians and buffers of its own.
+
+        Engines are what costs memory and time to load; they are closed with the last of the streams. All
+        streams of a family belong to one thread: the engines run one pair at a time.
+        """
+        self._check_open()
         for engine in self._engines.values():
-            engine.close()
+            engine.reserve(len(self._shares) + 1)
+        return Stream(self.bundle, self._engines, threads=self._threads, shares=self._shares)
+
+    def close(self) -> None:
+        """Release the engines, unless another stream shares them. Calling twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        self._shares.remove(self)
+        if not self._shares:
+            for engine in self._engines.values():
+                engine.close()
 
     def _check_open(self) -> None:
         if self._closed:

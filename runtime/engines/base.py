@@ -16,8 +16,8 @@ from ..onnx_references import check_self_contained
 
 __all__ = ["Engine", "TensorSpec", "check_specs", "thread_count"]
 
-# Bindings kept per engine. A stream alternates between a handful of buffer sets; a caller who passes fresh
-# arrays every time must not make the cache (which keeps the arrays alive) grow.
+# Bindings kept per engine and caller. A stream alternates between a handful of buffer sets; a caller who
+# passes fresh arrays every time must not make the cache (which keeps the arrays alive) grow.
 _BINDINGS = 16
 
 
@@ -41,7 +41,12 @@ class Engine(ABC):
         self.inputs = variant.inputs
         self.outputs = variant.outputs
         self._bound: OrderedDict[tuple[int, ...], tuple[list[np.ndarray], Callable[[], None]]] = OrderedDict()
+        self._capacity = _BINDINGS
         self._closed = False
+
+    def reserve(self, callers: int) -> None:
+        """Keep bindings for so many callers with buffers of their own: none is bound anew each time."""
+        self._capacity = max(self._capacity, callers * _BINDINGS)
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """Run the stage, reading `inputs` and overwriting `outputs` in place, without copies on a CPU.
@@ -69,7 +74,7 @@ class Engine(ABC):
             split = len(self.inputs)
             entry = (arrays, self._bind(arrays[:split], arrays[split:]))
             self._bound[key] = entry
-            if len(self._bound) > _BINDINGS:
+            if len(self._bound) > self._capacity:
                 self._bound.popitem(last=False)
         else:
             self._bound.move_to_end(key)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._version import __version__
+from .source_options import add_source_options
 
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -43,17 +44,22 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
-        help="reconstruct a video, an image folder or a camera",
+        help="reconstruct videos, image folders, cameras or network streams",
         description="Streams INPUT through the model and writes what the Gaussians look like.",
     )
     parser.add_argument(
-        "input", metavar="INPUT", help="video file, folder of images (sorted by name), or camera:N"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="video file, folder of images (sorted by name), camera:N, rtsp://..., http(s)://... or "
+        "gst:PIPELINE; several share the device fairly",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        help="video to write (.mp4 .mov .mkv), or a folder of PNG (no suffix)",
+        help="video to write (.mp4 .mov .mkv), or a folder of PNG (no suffix); with several inputs, {} in "
+        "this and other names stands for the input's number, from 0",
     )
     parser.add_argument("--bundle", metavar="B", help="bundle folder (default: the demo bundle)")
     parser.add_argument(
@@ -79,6 +85,7 @@ def _add_run(commands: Any) -> None:
         metavar="N",
         help="frames from key frame to key frame (default: what the bundle says)",
     )
+    add_source_options(parser)
     parser.add_argument(
         "--max-frames", type=_two_or_more, metavar="N", help="stop after so many input frames"
     )

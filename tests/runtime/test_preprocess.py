@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamsplat_edge.runtime.errors import InputError
-from streamsplat_edge.runtime.preprocess import Resizer, check_image, normalise_depth
+from streamsplat_edge.runtime.preprocess import DepthRange, Resizer, check_image, normalise_depth
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -105,4 +105,53 @@ def test_normalise_depth() -> None:
     np.testing.assert_allclose(depth[0, 0], [[0, 0.5], [0.25, 1]])
     flat = np.full((1, 1, 2, 2), 7.0, np.float32)
     normalise_depth(flat)
+    assert (flat == 0).all()
+
+
+def plane(low: float, high: float) -> np.ndarray:
+    return np.linspace(low, high, 12, dtype=np.float32).reshape(1, 1, 3, 4)
+
+
+def test_the_range_of_depth_widens_at_once_and_narrows_slowly() -> None:
+    first = DepthRange().normalise(plane(2, 4), 10.0)
+    assert first.limits == (2, 4)
+    depth = plane(1, 8)
+    wide = first.normalise(depth, 10.1)
+    assert wide.limits == (1, 8) and depth.min() == 0 and depth.max() == 1, "nothing is cut off"
+    assert first.limits == (2, 4), "a push that fails leaves the range as it was"
+    depth = plane(2, 4)
+    narrower = wide.normalise(depth, 10.1 + DepthRange.RELAX_SECONDS)
+    keep = np.exp(-1)
+    assert narrower.limits == pytest.approx((2 - keep, 4 + 4 * keep))
+    low, high = narrower.limits
+    np.testing.assert_allclose(depth, (plane(2, 4) - low) / (high - low), atol=1e-6)
+    for step in range(100):
+        narrower = narrower.normalise(plane(2, 4), 13.0 + step)
+    assert narrower.limits == pytest.approx((2, 4), abs=1e-6)
+
+
+def test_the_range_of_depth_never_looks_ahead() -> None:
+    """What a frame becomes depends on the frames before it only."""
+    rng = np.random.default_rng(0)
+    frames = [plane(*sorted(rng.uniform(0, 10, 2))) for _ in range(6)]
+
+    def run(count: int) -> list[np.ndarray]:
+        state, results = DepthRange(), []
+        for i, frame in enumerate(frames[:count]):
+            copy = frame.copy()
+            state = state.normalise(copy, i * 0.2)
+            results.append(copy)
+        return results
+
+    for shorter, longer in zip(run(4), run(6), strict=False):
+        np.testing.assert_array_equal(shorter, longer)
+
+
+def test_bad_and_flat_depth() -> None:
+    state = DepthRange().normalise(plane(1, 2), 0.0)
+    broken = plane(1, 2)
+    broken[0, 0, 1, 1] = np.nan
+    assert state.normalise(broken, 1.0) is state
+    flat = np.full((1, 1, 3, 4), 7.0, np.float32)
+    DepthRange().normalise(flat, 0.0)
     assert (flat == 0).all()

@@ -295,7 +295,7 @@ def test_description_names_what_runs(stream: Stream) -> None:
 
 
 def test_depth_and_condition_stages(tmp_path: Path) -> None:
-    """The depth stage looks at half-size images; its result, normalised per frame, is the fourth channel."""
+    """The depth stage looks at half-size images; its result, scaled to [0, 1], is the fourth channel."""
     bundle = build_fake_bundle(tmp_path / "all.bundle", depth_stage=True, condition_stage=True)
     with open_stream(bundle, threads=1) as stream:
         image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -369,3 +369,54 @@ def test_to_bytes_rounds_and_clamps() -> None:
     out = np.zeros((2, 1, 3), np.uint8)
     to_bytes(image, np.zeros_like(image), out)
     assert out.tolist() == [[[0, 0, 1]], [[255, 255, 0]]]
+
+
+def test_depth_keeps_its_range_within_a_scene(tmp_path: Path) -> None:
+    """Inverse depth is 3 red here: a dimmer frame uses part of the range, unless it begins a new scene."""
+    bundle = build_fake_bundle(tmp_path / "depth.bundle", depth_stage=True)
+    bright, dim = np.zeros((2, HEIGHT, WIDTH, 3), np.uint8)
+    bright[:, WIDTH // 2 :, 0], dim[:, WIDTH // 2 :, 0] = 200, 100
+    with open_stream(bundle, threads=1) as stream:
+        stream.push(bright, 0.0)
+        stream.push(dim, 0.001)
+        assert stream._rgbd[0, 3].max() == pytest.approx(0.5, abs=0.01)
+        with pytest.raises(InputError):
+            stream.push(bright, 0.001)  # fails before anything is changed
+        stream.push(dim, 0.002, cut=True)
+        assert stream._rgbd[0, 3].max() == 1
+        stream.push(bright, 0.003)
+        stream.reset()
+        stream.push(dim, 0.0)
+        assert stream._rgbd[0, 3].max() == 1
+
+
+def test_streams_share_engines_and_nothing_else(bundle: Bundle) -> None:
+    images, times = [picture(seed) for seed in range(3)], [0.0, 0.1, 0.3]
+    first = open_stream(bundle, threads=1)
+    second, third = first.fork(), first.fork()
+    for i, (image, time) in enumerate(zip(images, times, strict=True)):
+        first.push(image, time)
+        second.push(images[2 - i], time)
+    np.testing.assert_array_equal(first.render(0.2).rgb, alone(bundle, images, times, 0.2))
+    np.testing.assert_array_equal(second.render(0.2).rgb, alone(bundle, images[::-1], times, 0.2))
+    assert third.interval is None
+    for _ in range(30):
+        for stream in (first, second, third):
+            stream.reset()
+            stream.push(images[0], 0.0)
+            stream.push(images[1], 0.1)
+    bound = {stage: len(engine._bound) for stage, engine in first._engines.items()}
+    assert max(bound.values()) <= 32, "every buffer set is bound once: nothing is bound anew"
+    first.close()
+    first.close()
+    assert second.push(images[0], 1.0).key_frame == 63, "the engines live on"
+    third.close()
+    second.close()
+    assert all(engine._closed for engine in second._engines.values())
+
+
+def alone(bundle: Bundle, images: list[np.ndarray], times: list[float], at: float) -> np.ndarray:
+    with open_stream(bundle, threads=1) as stream:
+        for image, time in zip(images, times, strict=True):
+            stream.push(image, time)
+        return stream.render(at).rgb

@@ -37,7 +37,7 @@ _MEANING = {
     "compose": "per frame: layout of the output",
     "write": "per frame: encoding the output",
     "finish": "once: what the encoder still held",
-    "capture_to_present": "per frame: decoded to written, with the wait for the next key frame",
+    "capture_to_present": "per frame: captured to written, with the wait for the next key frame",
 }
 
 
@@ -129,6 +129,8 @@ def table(stats: Mapping[str, Any]) -> list[str]:
         "",
         f"  {'stage':<20}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'max ms':>9}{'count':>8}",
     ]
+    if stats["source"]["live"]:
+        lines.insert(1, f"  {_live_line(stats)}")
     latencies = stats["latency_ms"]
     for stage in ordered(latencies):
         s = latencies[stage]
@@ -154,6 +156,22 @@ def table(stats: Mapping[str, Any]) -> list[str]:
         f"{per_frame['rendered']:,.0f} rendered, {per_frame['tile_pairs']:,.0f} tile pairs"
     )
     return lines
+
+
+def _live_line(stats: Mapping[str, Any]) -> str:
+    """What a live source went through."""
+    source, frames = stats["source"], stats["frames"]
+    words = {
+        "reconnects": "reconnects",
+        "damaged": "damaged",
+        "resync": "waiting for a key frame",
+        "repaired_times": "time stamps repaired",
+        "pauses": "pauses",
+    }
+    parts = [f"{source[name]:.0f} {text}" for name, text in words.items() if source.get(name)]
+    outage = f", {source['outage_seconds']:.1f} s without it" if source.get("outage_seconds") else ""
+    parts.insert(0, f"{frames['dropped']} frames dropped")
+    return f"live ({source['policy']}): {', '.join(parts)}{outage}"
 
 
 def headline(stats: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ from ..runtime.video import (
     write_bytes,
 )
 from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
+from ..source_options import drops_frames, key_frame_rule, live_options
 from . import report
 from .view import SWING_DEGREES, SWING_SECONDS, Viewer
 
@@ -43,21 +44,27 @@ _PROGRESS_AFTER = 2.0  # seconds
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command; see `cli` for the exit codes."""
-    outputs = _check_arguments(args)
+    if len(args.inputs) > 1:
+        from .run_many import main as run_many
+
+        return run_many(args)
+    args.input = args.inputs[0]
+    outputs = check_arguments(args)
+    live = live_options(args)
     bundle = Bundle.load(find_bundle(args.bundle))
     with ExitStack() as stack, Stop() as stop:
         reader = stack.enter_context(
-            open_video(args.input, folder_rate=args.folder_rate, threads=args.threads)
+            open_video(args.input, folder_rate=args.folder_rate, threads=args.threads, live=live)
         )
         run = Run(args, bundle, reader, stop)
         run.open_output(stack)
         run.open_stream(stack)
         run.execute()
         stats = run.finish(outputs)
-    return _conclude(args, run, stats, stop)
+    return conclude(args, run, stats, stop)
 
 
-def _check_arguments(args: argparse.Namespace) -> dict[str, Path]:
+def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
     """Refuses, before anything is loaded, outputs that could not be written. Returns paths by option."""
     named = {"-o": args.output, "--stats": args.stats, "--contact-sheet": args.contact_sheet}
     outputs = {option: Path(value) for option, value in named.items() if value}
@@ -144,6 +151,7 @@ class Run:
         self.reader = reader
         self.stop = stop
         self.model = bundle.model
+        self.drops_frames = drops_frames(args, reader)
         self.quality = report.Quality()
         self.writer: VideoWriter | FolderWriter | None = None
         self.panels: SideBySide | None = None
@@ -195,12 +203,23 @@ class Run:
                 "Pass a video or a folder with at least two frames.",
             )
 
-    def execute(self) -> None:
+    def begin(self) -> None:
+        """What takes the frames, and what shows them."""
         args = self.args
         self.pipeline = Pipeline(
-            self.frames(), self.stream, gap=args.gap, max_frames=args.max_frames, live=self.reader.live
+            self.frames(),
+            self.stream,
+            gap=args.gap,
+            rule=key_frame_rule(args),
+            max_frames=args.max_frames,
+            live=self.drops_frames,
+            stopped=self.stop.event.is_set,
         )
         self.viewer = Viewer(self.stream, self.pipeline.recorder)
+
+    def execute(self) -> None:
+        args = self.args
+        self.begin()
         total = self.reader.frames_estimate
         if args.max_frames:
             total = min(total or args.max_frames, args.max_frames)
@@ -219,11 +238,11 @@ class Run:
             ) as bar,
         ):
             for rendered in frames:
-                self._show(rendered)
+                self.show(rendered)
                 bar.update()
         self.stop.armed = False
 
-    def _show(self, rendered: Rendered) -> None:
+    def show(self, rendered: Rendered) -> None:
         """Measures, composes and writes one frame, each timed by name."""
         viewer, recorder = self.viewer, self.pipeline.recorder
         viewer.begin(rendered)
@@ -304,6 +323,7 @@ class Run:
                 "precision": args.precision,
                 "threads": args.threads,
                 "gap": self.pipeline.gap,
+                "key_frames": args.key_frames,
                 "max_frames": args.max_frames,
                 "novel_view": f"yaw +-{SWING_DEGREES:g} degrees, {SWING_SECONDS:g} s, about the median depth",
             },
@@ -316,7 +336,14 @@ class Run:
                 "in_between": totals.frames - totals.key_frames,
                 "cuts": totals.cuts,
                 "skipped": totals.skipped,
-                "dropped": totals.dropped,
+                "dropped": totals.dropped + reader.dropped,
+            },
+            "source": {
+                "live": reader.live,
+                "policy": "latest" if self.drops_frames else "block",
+                "breaks": totals.breaks,
+                "pauses": totals.pauses,
+                **reader.counters,
             },
             "fps": {
                 "wall_clock": totals.fps,
@@ -344,7 +371,7 @@ class Run:
         }
 
 
-def _conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: Stop) -> int:
+def conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: Stop) -> int:
     """Prints the summary and chooses the exit code."""
     reader = run.reader
     if args.json:
@@ -355,13 +382,13 @@ def _conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: S
             if path:
                 print(f"  wrote {path}")
     for note in reader.notes:
-        print(f"note: {args.input}: {note}", file=sys.stderr)
+        print(f"note: {reader.uri}: {note}", file=sys.stderr)
     if stop.signal is not None:
         done = stats["frames"]["total"]
         kept = "what was done until then is kept" if done else "nothing was written"
         print(f"interrupted after {done} frames; {kept}", file=sys.stderr)
         return EXIT_INTERRUPTED if stop.signal == signal.SIGINT else 128 + stop.signal
     if reader.truncated and not (args.max_frames and stats["frames"]["total"] >= args.max_frames):
-        print(f"warning: {args.input}: {reader.truncated}; this part was processed", file=sys.stderr)
+        print(f"warning: {reader.uri}: {reader.truncated}; this part was processed", file=sys.stderr)
         return EXIT_PARTIAL
     return EXIT_OK

@@ -1,0 +1,145 @@
+"""Several streams on one device, fairly: the stream that has had least of the device goes next.
+
+    first = open_stream(bundle)
+    jobs = [Job("a", Pipeline(reader_a, first)), Job("b", Pipeline(reader_b, first.fork()))]
+    for job, rendered in run_fairly(jobs): ...
+
+A turn is one source frame of one stream: mostly little, now and then a key frame and the renders that waited
+for it. What a turn costs is measured and charged to the stream, so a stream with larger or more frames does
+not get more of the device, and a stream with few frames gets them served at once. A stream that was idle does
+not save up turns for later (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
+
+One thread does all the work, because the streams share engines; decoding runs ahead in a thread per stream. A
+stream that fails ends with its error in `Job.error`, and the others go on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from .errors import InputError, StreamSplatError
+from .pipeline import Pipeline, Rendered
+from .prefetch import Prefetcher
+
+_WAIT_SECONDS = 0.1  # between looks at who wants to stop or has been silent
+
+
+@dataclass(eq=False)
+class Job:
+    """One stream of several.
+
+    Attributes:
+        name: for messages. pipeline: not started yet.
+        weight: share of the device relative to the others, where there is not enough for all.
+        service: seconds of the device so far, with what the caller did with the frames. turns: frames taken.
+        error: why the stream ended, None where its source did.
+        done: no more frames will come.
+    """
+
+    name: str
+    pipeline: Pipeline
+    weight: float = 1.0
+    service: float = 0.0
+    turns: int = 0
+    error: StreamSplatError | None = None
+    done: bool = False
+    _decoder: Prefetcher | None = field(default=None, repr=False)
+    _start: float = 0.0  # virtual time of the next turn: what was charged, weighted
+    _was_ready: bool = field(default=False, repr=False)
+    _arrived: float = field(default=0.0, repr=False)  # perf_counter of the last frame
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise InputError(f"The weight of {self.name} is {self.weight}.", "Use a positive number.")
+
+
+class FairQueue:
+    """Whose turn it is, by virtual time. No clocks and no threads: the caller says what each turn cost."""
+
+    def __init__(self) -> None:
+        self._now = 0.0  # virtual start of the turn in service
+
+    def choose(self, ready: Sequence[Job]) -> Job:
+        """The next of the jobs that have something to do (at least one); all of them, every time."""
+        for job in ready:
+            if not job._was_ready:  # was idle: begins now, with no claim on the past
+                job._start = max(job._start, self._now)
+                job._was_ready = True
+        chosen = min(ready, key=lambda job: job._start)
+        self._now = chosen._start
+        return chosen
+
+    def charge(self, job: Job, seconds: float) -> None:
+        """The turn of `job` took so long."""
+        job._start += seconds / job.weight
+        job.service += seconds
+        job.turns += 1
+        job._was_ready = False
+
+
+def run_fairly(
+    jobs: Sequence[Job], *, stopped: Callable[[], bool] = lambda: False
+) -> Generator[tuple[Job, Rendered], None, None]:
+    """Runs all jobs to their ends. Yields frames as they are rendered; closing it stops the decoding threads.
+
+    While the caller holds a frame, the job's stream is at that frame's interval. Time the caller spends is
+    charged to the job.
+
+    Args:
+        jobs: pipelines over forks of one stream (`Stream.fork`), which share its engines.
+        stopped: asked between turns; True ends all jobs as if their sources had ended.
+    """
+    changed, queue = threading.Condition(), FairQueue()
+    try:
+        now = time.perf_counter()
+        for job in jobs:
+            job._decoder, job._arrived = job.pipeline.start(changed), now
+        while (active := [job for job in jobs if not job.done]) and not stopped():
+            with changed:
+                changed.wait_for(lambda: any(_ready(job) for job in active), _WAIT_SECONDS)
+                ready = [job for job in active if _ready(job)]
+            for job in active:
+                if job not in ready and job.pipeline.silent(job._arrived):
+                    yield from _turn(job, queue)
+            if ready:
+                yield from _turn(queue.choose(ready), queue)
+        for job in active:
+            yield from _finish(job)
+    finally:
+        for job in jobs:
+            job.pipeline.stop()
+
+
+def _ready(job: Job) -> bool:
+    assert job._decoder is not None
+    return job._decoder.ready or job.pipeline.done
+
+
+def _turn(job: Job, queue: FairQueue) -> Generator[tuple[Job, Rendered], None, None]:
+    """One frame of one stream, or the end of what waits where it is silent or over."""
+    pipeline, decoder = job.pipeline, job._decoder
+    assert decoder is not None
+    began = time.perf_counter()
+    try:
+        if pipeline.done:
+            yield from _finish(job)
+        elif (arrival := decoder.take(0.0)) is not None:
+            for rendered in pipeline.feed(arrival):
+                yield job, rendered
+            job._arrived = time.perf_counter()
+        else:
+            for rendered in pipeline.pause():
+                yield job, rendered
+            job._arrived = time.perf_counter()
+    except StreamSplatError as error:
+        job.error, job.done = error, True
+    queue.charge(job, time.perf_counter() - began)
+
+
+def _finish(job: Job) -> Generator[tuple[Job, Rendered], None, None]:
+    for rendered in job.pipeline.flush():
+        yield job, rendered
+    job.done = True

@@ -1,0 +1,96 @@
+"""Options of `run` about inputs: how a live source is treated, and when a frame becomes a key frame.
+
+Apart from the code that reads: parsing must stay light.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .runtime.key_frames import KeyFrameRule
+    from .runtime.sources import LiveOptions
+    from .runtime.video import VideoReader
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Options for `live_options`, `drops_frames` and `key_frame_rule`."""
+    parser.add_argument(
+        "--key-frames",
+        choices=("fixed", "motion"),
+        default="fixed",
+        help="a key frame every --gap frames, or as soon as enough has moved (default: fixed)",
+    )
+    parser.add_argument(
+        "--policy",
+        choices=("latest", "block"),
+        help="latest drops (and counts) frames rather than fall behind; block keeps every frame and lets the "
+        "source wait (default: latest for live sources, block for recordings)",
+    )
+    parser.add_argument(
+        "--reconnect",
+        type=int,
+        metavar="N",
+        help="attempts in a row to get a lost live source back, 0 for none (default: without end)",
+    )
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds without data after which a live source counts as lost (default: 10)",
+    )
+    parser.add_argument(
+        "--source-option",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="option for libav, e.g. rtsp_transport=udp, video_size=1280x720, framerate=30 (may be repeated)",
+    )
+
+
+def live_options(args: argparse.Namespace) -> LiveOptions:
+    """Raises InputError for values that make no sense."""
+    from .runtime.errors import InputError
+    from .runtime.sources import LiveOptions
+
+    libav: dict[str, str] = {}
+    for text in args.source_option:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise InputError(f"--source-option {text}: is no NAME=VALUE.", "Write rtsp_transport=udp, say.")
+        libav[name] = value
+    if args.reconnect is not None and args.reconnect < 0:
+        raise InputError(f"--reconnect is {args.reconnect}.", "Use 0 (never) or more attempts.")
+    if not 0 < args.silence < 86_400:
+        raise InputError(f"--silence is {args.silence}.", "Use a positive number of seconds.")
+    return LiveOptions(
+        keep_up=args.policy != "block",
+        silence_seconds=args.silence,
+        attempts=args.reconnect,
+        libav=libav,
+    )
+
+
+def drops_frames(args: argparse.Namespace, reader: VideoReader) -> bool:
+    """Whether frames are dropped rather than waited for.
+
+    Raises:
+        InputError: `latest` was asked for a recording.
+    """
+    from .runtime.errors import InputError
+
+    if args.policy == "latest" and not reader.live:
+        raise InputError(
+            f"{reader.uri}: is a recording, which waits; --policy latest would skip most of it.",
+            "Leave --policy out, or use block.",
+        )
+    return reader.live and args.policy != "block"
+
+
+def key_frame_rule(args: argparse.Namespace) -> KeyFrameRule | None:
+    """The rule that `--key-frames` names."""
+    from .runtime.key_frames import MotionGap
+
+    return MotionGap() if args.key_frames == "motion" else None
