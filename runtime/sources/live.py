@@ -103,7 +103,6 @@ class LiveReader(VideoReader):
 
     @property
     def dropped(self) -> int:
-        """Frames that were given up because they had waited too long."""
         return self.events.late
 
     def __iter__(self) -> Iterator[VideoFrame]:

@@ -42,8 +42,6 @@ class VideoReader(ABC):
         notes: sentences about repairs (time stamps, damaged packets) worth telling the user.
     """
 
-    dropped = 0  # frames given up because they had waited too long
-
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.width = 0
@@ -53,6 +51,11 @@ class VideoReader(ABC):
         self.live = False
         self.truncated: str | None = None
         self.notes: list[str] = []
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that were given up because they had waited too long."""
+        return 0
 
     @property
     def counters(self) -> dict[str, float]:
