@@ -1,0 +1,428 @@
+"""A long run: `python -m streamsplat_edge.benchmarks.soak INPUT --bundle B --frames N [--json OUT]`.
+
+Plays the input again and again (forwards, backwards, forwards, so that there is no cut where it turns) until
+so many frames went through one stream, and answers three questions:
+
+- does memory grow? Resident memory is sampled every `--every` frames; the slope of the second half by least
+  squares, with its 95 % interval (and the growth that it means for 100,000 frames);
+- does quality drift? PSNR against the input, in the first and in the last minute of the stream. And since the
+  same pictures come again and again, each frame is compared with the same moment of the first round: exact
+  equality is expected, because a Gaussian lives for two intervals only;
+- are ids and counters exact? Every frame once and in order, every id of a Gaussian new, spawned = retired +
+  alive, rendered + culled = alive, at every frame.
+
+A run can be interrupted and continued: with `--state FILE`, what was measured is kept there, and the next
+call goes on (in a new process, whose memory is measured by itself) until N frames are complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..commands import report
+from ..machine import describe_machine
+from ..runtime.bundle import Bundle
+from ..runtime.compose import psnr
+from ..runtime.errors import InputError, StreamSplatError
+from ..runtime.pipeline import Pipeline, Rendered
+from ..runtime.preprocess import Resizer
+from ..runtime.stream import Stream, open_stream
+from ..runtime.timing import LatencyRecorder
+from ..runtime.video import VideoFrame, open_video, write_bytes
+
+FORMAT, VERSION = "streamsplat-soak", 1
+MINUTE = 60.0
+_CHECKPOINT_SECONDS = 20.0
+_T95 = 1.96
+
+
+class Endless:
+    """The first frames of a clip, decoded once and played to and fro without end, at increasing times.
+
+    One lap is `2 * (len - 1)` frames. Memory of the input is constant.
+    """
+
+    def __init__(self, uri: str, frames: int) -> None:
+        with open_video(uri) as reader:
+            if reader.live:
+                raise InputError(f"{uri} is a live source.", "Pass a recording: its passes are compared.")
+            self.pictures = [frame.image for _, frame in zip(range(frames), reader, strict=False)]
+            self.period = 1.0 / float(reader.rate)
+        if len(self.pictures) < 2:
+            raise InputError(f"{uri} has {len(self.pictures)} frames.", "Pass a clip of two or more.")
+        self.lap = 2 * (len(self.pictures) - 1)
+
+    def place(self, index: int) -> int:
+        """Which picture the frame `index` shows."""
+        at = index % self.lap
+        return at if at < len(self.pictures) else self.lap - at
+
+    def play(self, start: int, count: int) -> Iterator[VideoFrame]:
+        for index in range(start, start + count):
+            yield VideoFrame(self.pictures[self.place(index)], (index - start) * self.period, index - start)
+
+
+@dataclass
+class Piece:
+    """One process's share of the run: memory by frame (MiB), and seconds by wall clock."""
+
+    start: int
+    frames: int = 0
+    seconds: float = 0.0
+    memory: list[list[float]] = field(default_factory=list)
+    gaussians: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class State:
+    """What is kept between calls.
+
+    Attributes:
+        key: settings that must not change. done: frames.
+        minutes: sum and count of PSNR per minute of the stream, of key frames and of frames in between.
+        differs_max, compared: largest difference of repeated moments, in levels, and how many there were.
+    """
+
+    key: dict[str, Any]
+    done: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+    minutes: list[list[float]] = field(default_factory=list)
+    differs_max: int = 0
+    compared: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def load(path: Path | None, key: dict[str, Any]) -> State:
+        """Raises InputError where the file belongs to another run."""
+        if path is None or not path.exists():
+            return State(key)
+        try:
+            values = json.loads(path.read_text())
+            pieces = [Piece(**piece) for piece in values.pop("pieces")]
+            state = State(**values, pieces=pieces)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: is no state of a soak run ({error}).", "Remove it.") from error
+        if state.key != key:
+            raise InputError(
+                f"{path}: belongs to a run with other settings.", "Remove it, or use its settings."
+            )
+        return state
+
+    def save(self, path: Path | None) -> None:
+        if path is not None:
+            write_bytes(path, json.dumps(asdict(self)).encode())
+
+
+def resident_mib() -> float:
+    """Resident memory of this process, from /proc."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Watch:
+    """Checks every rendered frame of one piece and adds to the state."""
+
+    def __init__(self, state: State, source: Endless, stream: Stream, every: int) -> None:
+        self.state, self.source, self.stream, self.every = state, source, stream, every
+        self.piece = Piece(state.done)
+        state.pieces.append(self.piece)
+        model = stream.model
+        self._resizer = Resizer(model.height, model.width)
+        self._planes = np.zeros((3, model.height, model.width), np.float32)
+        self._truth: list[np.ndarray] = []
+        for picture in source.pictures:
+            self._resizer.into(picture, self._planes)
+            self._truth.append(np.rint(self._planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8))
+        # After so many frames, key frames fall on the same pictures again.
+        self.round = math.lcm(source.lap, model.key_frame_gap)
+        self._first: dict[int, np.ndarray] = {}
+        self._differences: list[int] = []  # of the pair under way
+        self._newest_id = -1
+        self._spawned = self._retired = 0
+
+    def check(self, rendered: Rendered) -> None:
+        piece, index = self.piece, rendered.source.index
+        self._require(index == piece.frames, f"frame {index} came as number {piece.frames}")
+        self._check_gaussians(rendered)
+        absolute = piece.start + index
+        self._add_quality(absolute, rendered)
+        self._compare(index, rendered.frame.rgb)
+        piece.frames += 1
+        self.state.done += 1
+        if piece.frames % self.every == 0:
+            piece.memory.append([piece.frames, resident_mib()])
+
+    def _check_gaussians(self, rendered: Rendered) -> None:
+        count, index = self.stream.model.gaussians, rendered.source.index
+        stats = rendered.frame.stats
+        for push in rendered.pushes:
+            self._spawned += push.spawned
+            self._retired += push.retired
+            first = push.key_frame * count
+            self._require(first > self._newest_id, f"frame {index}: the ids from {first} on are not new")
+            self._newest_id = first + count - 1
+        if rendered.pushes:  # the ids are those after the last of them
+            ids = self.stream.lifecycle.ids
+            exact = len(np.unique(ids)) == len(ids) == rendered.pushes[-1].alive
+            self._require(exact, f"frame {index}: ids repeat")
+        life, shown = stats.lifecycle, stats.render
+        culled = sum(v for name, v in vars(shown).items() if name.startswith("culled_"))
+        self._require(
+            life.spawned_total == self._spawned and life.retired_total == self._retired,
+            f"frame {index}: {life.spawned_total} spawned and {life.retired_total} retired in all, "
+            f"{self._spawned} and {self._retired} counted",
+        )
+        alive = self._spawned - self._retired
+        self._require(life.alive == alive <= 2 * count, f"frame {index}: {life.alive} alive, not {alive}")
+        self._require(
+            shown.rendered + culled == life.alive,
+            f"frame {index}: {shown.rendered} rendered and {culled} culled of {life.alive}",
+        )
+
+    def _require(self, holds: bool, message: str) -> None:
+        if not holds and len(self.state.violations) < 100:
+            self.state.violations.append(message)
+
+    def _add_quality(self, absolute: int, rendered: Rendered) -> None:
+        minute = int(absolute * self.source.period / MINUTE)
+        while len(self.state.minutes) <= minute:
+            self.state.minutes.append([0.0, 0, 0.0, 0])
+        sums = self.state.minutes[minute]
+        at = 0 if rendered.is_key else 2
+        sums[at] += min(100.0, psnr(rendered.frame.rgb, self._truth[self.source.place(absolute)]))
+        sums[at + 1] += 1
+
+    def _compare(self, index: int, rgb: np.ndarray) -> None:
+        """With the same moment of the first round of this piece.
+
+        Left out: the first pair, which has no key frame before it, and the pair at the end, which may be
+        shorter: differences count once the key frame that ends a pair of full length has come.
+        """
+        gap = self.stream.model.key_frame_gap
+        if index < self.round:
+            if index > gap:
+                self._first[index] = rgb
+            return
+        before = self._first.get(index % self.round)
+        if before is not None:
+            self._differences.append(int(np.abs(rgb.astype(np.int16) - before).max()))
+        if index % gap == 0:
+            self.state.differs_max = max(self.state.differs_max, *self._differences, 0)
+            self.state.compared += len(self._differences)
+            self._differences.clear()
+
+
+def slope(memory: list[list[float]]) -> dict[str, float] | None:
+    """Least squares over the second half of the samples: bytes per frame, half-width of the 95 % interval."""
+    half = np.array(memory[len(memory) // 2 :], np.float64)
+    if len(half) < 8:
+        return None
+    x, y = half[:, 0] - half[:, 0].mean(), half[:, 1] * 2**20
+    gain = float((x * (y - y.mean())).sum() / (x * x).sum())
+    residual = y - y.mean() - gain * x
+    error = math.sqrt(float((residual**2).sum()) / (len(half) - 2) / float((x * x).sum()))
+    return {
+        "bytes_per_frame": gain,
+        "interval_95": _T95 * error,
+        "mib_per_100000_frames": gain * 1e5 / 2**20,
+        "interval_95_mib_per_100000_frames": _T95 * error * 1e5 / 2**20,
+        "samples": len(half),
+    }
+
+
+def drift(minutes: list[list[float]]) -> dict[str, Any]:
+    """Mean PSNR of the first and of the last whole minute, key frames and frames in between."""
+    whole = minutes[:-1] if len(minutes) > 2 else minutes
+
+    def mean(minute: list[float], at: int) -> float | None:
+        return minute[at] / minute[at + 1] if minute[at + 1] else None
+
+    return {
+        name: {"first_minute": mean(whole[0], at), "last_minute": mean(whole[-1], at)}
+        for name, at in (("key_frames", 0), ("in_between", 2))
+    } | {"minutes": len(whole)}
+
+
+def soak(args: argparse.Namespace) -> dict[str, Any]:
+    """Goes on until `args.frames` are done (or `args.seconds` over). The report, ready for JSON."""
+    bundle = Bundle.load(args.bundle)
+    source = Endless(args.input, args.clip_frames)
+    key = {
+        "input": args.input,
+        "clip_frames": len(source.pictures),
+        "bundle": bundle.name,
+        "engine": args.engine,
+        "files": {
+            f"{stage}/{variant.path.name}": variant.sha256
+            for stage in bundle.stage_names
+            for variant in bundle.variants(stage)
+        },
+    }
+    state = State.load(args.state, key)
+    started, remaining = time.monotonic(), args.frames - state.done
+    with open_stream(bundle, engine=args.engine, threads=args.threads) as stream:
+        stages = stream.description
+        if remaining > 0:
+            _play(args, state, source, stream, started)
+    return _report(args, bundle, source, state, stages)
+
+
+def _play(args: argparse.Namespace, state: State, source: Endless, stream: Stream, started: float) -> None:
+    watch = Watch(state, source, stream, args.every)
+    total = args.frames - state.done
+    saved = started
+
+    def over() -> bool:
+        return args.seconds is not None and time.monotonic() - started > args.seconds
+
+    recorder = LatencyRecorder(capacity=256)  # its memory is constant from the first seconds on
+    # A cut in the clip would reset the stream; what is tested here is one that is never reset.
+    pipeline = Pipeline(
+        source.play(state.done, total), stream, detect_cuts=False, stopped=over, recorder=recorder
+    )
+    with (
+        closing(pipeline.frames()) as frames,
+        tqdm(total=args.frames, initial=state.done, unit="frame", delay=2.0, mininterval=5.0) as bar,
+    ):
+        for rendered in frames:
+            watch.check(rendered)
+            bar.update()
+            watch.piece.seconds = time.monotonic() - started
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                state.save(args.state)
+                saved = time.monotonic()
+    totals = pipeline.report()
+    watch.piece.gaussians = {
+        "key_frames": totals.key_frames,
+        "spawned": totals.spawned,
+        "retired": totals.retired,
+        "peak_alive": totals.peak_alive,
+    }
+    state.save(args.state)
+
+
+def _report(
+    args: argparse.Namespace, bundle: Bundle, source: Endless, state: State, stages: dict[str, str]
+) -> dict[str, Any]:
+    longest = max(state.pieces, key=lambda piece: piece.frames, default=Piece(0))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "software": report.software(args.engine),
+        "bundle": {"name": bundle.name, "preset": bundle.model.preset, "files": state.key["files"]},
+        "stages": stages,
+        "protocol": {
+            "input": args.input,
+            "pictures": len(source.pictures),
+            "frames_asked": args.frames,
+            "frames_run": state.done,
+            "seconds_of_stream": state.done * source.period,
+            "processes": len(state.pieces),
+            "longest_process_frames": longest.frames,
+            "definition": "the pictures played to and fro as one stream, cut detection off; memory: resident "
+            "set; drift: PSNR against the input at model resolution",
+        },
+        "memory": {
+            "slope": slope(longest.memory),
+            "first_mib": longest.memory[0][1] if longest.memory else None,
+            "last_mib": longest.memory[-1][1] if longest.memory else None,
+            "definition": "least squares over the second half of the longest process; 95 % interval for "
+            "independent samples",
+            "samples_mib": [[frame, round(mib, 3)] for frame, mib in longest.memory],
+        },
+        "psnr_db": drift(state.minutes) if state.minutes else None,
+        "repeats": {
+            "frames_compared": state.compared,
+            "largest_difference": state.differs_max,
+            "definition": "8-bit levels between a frame and the same moment of its process's first round",
+        },
+        "exact": {"violations": state.violations, "gaussians": [piece.gaussians for piece in state.pieces]},
+        "seconds": sum(piece.seconds for piece in state.pieces),
+        "finished": state.done >= args.frames,
+    }
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """The report in lines of text."""
+    protocol, memory, repeats, quality = (result[k] for k in ("protocol", "memory", "repeats", "psnr_db"))
+    lines = [
+        f"{protocol['frames_run']:,} of {protocol['frames_asked']:,} frames in {result['seconds']:.0f} s, "
+        f"{protocol['processes']} process(es); {protocol['seconds_of_stream'] / 60:.1f} minutes of stream"
+    ]
+    if memory["slope"]:
+        gain = memory["slope"]
+        lines.append(
+            f"memory      {memory['first_mib']:.1f} -> {memory['last_mib']:.1f} MiB; slope "
+            f"{gain['bytes_per_frame']:+.1f} +- {gain['interval_95']:.1f} bytes per frame "
+            f"({gain['mib_per_100000_frames']:+.2f} MiB per 100,000)"
+        )
+    if quality:
+        for name in ("key_frames", "in_between"):
+            first, last = quality[name]["first_minute"], quality[name]["last_minute"]
+            if first is not None and last is not None:
+                lines.append(f"{name:<11} {first:.4f} dB in the first minute, {last:.4f} dB in the last")
+    lines += [
+        f"repeats     {repeats['frames_compared']:,} frames compared, largest difference "
+        f"{repeats['largest_difference']} levels",
+        f"exact       {len(result['exact']['violations'])} violations of ids, order and counters",
+    ]
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: all exact; 1: a violation; 2: refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m streamsplat_edge.benchmarks.soak",
+        description=(__doc__ or "").split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="INPUT", help="video file or folder of images")
+    parser.add_argument("--bundle", required=True, metavar="B", help="bundle folder")
+    parser.add_argument("--frames", type=int, default=100_000, metavar="N", help="default: 100000")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="stop after so long; --state goes on later"
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep measurements here and continue from it"
+    )
+    parser.add_argument(
+        "--clip-frames", type=int, default=41, metavar="N", help="pictures used (default: 41)"
+    )
+    parser.add_argument(
+        "--every", type=int, default=50, metavar="N", help="frames per memory sample (default: 50)"
+    )
+    parser.add_argument("--engine", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 = all cores (default)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
+    args = parser.parse_args(argv)
+    try:
+        if args.frames < 2 or args.every < 1 or args.clip_frames < 2:
+            raise InputError("--frames and --clip-frames need 2 or more, --every 1 or more.")
+        result = soak(args)
+        print("\n".join(describe(result)))
+        if args.json:
+            write_bytes(args.json, (json.dumps(report.finite(result), indent=1) + "\n").encode())
+    except StreamSplatError as error:
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 2
+    return 1 if result["exact"]["violations"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
