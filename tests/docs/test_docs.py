@@ -83,6 +83,13 @@ def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert names["report"].frames == 230  # type: ignore[attr-defined]
 
 
+def test_streams_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_blocks(ROOT / "docs" / "streams.md", tmp_path, monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 20 + 2
+
+
 def test_bundle_page_shows_every_field(tmp_path: Path) -> None:
     (text,) = blocks(ROOT / "docs" / "bundle.md", "json")
     shown, real = json.loads(text), build_fake_bundle(tmp_path / "fake.bundle").manifest

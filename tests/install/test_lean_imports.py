@@ -14,10 +14,11 @@ HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy"
     "imports",
     [
         "from streamsplat_edge.runtime import bundle, compose, engines, pipeline, stream, video",
+        "from streamsplat_edge.runtime import schedule, sources; from streamsplat_edge.runtime.sources import live",
         "import streamsplat_edge; streamsplat_edge.open",
         "from streamsplat_edge.cli import build_parser; build_parser()",
-        "from streamsplat_edge.commands import info, run",
-        "from streamsplat_edge.benchmarks import fps, rasterizer",
+        "from streamsplat_edge.commands import info, run, run_many",
+        "from streamsplat_edge.benchmarks import fps, rasterizer, soak",
     ],
 )
 def test_no_heavy_package_is_loaded(imports: str) -> None:

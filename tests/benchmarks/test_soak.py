@@ -1,0 +1,101 @@
+"""The soak benchmark: its questions, on a stream of known behaviour, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_bundle import build_fake_bundle
+from video_samples import sample_clip
+
+from streamsplat_edge.benchmarks import soak
+from streamsplat_edge.runtime.lifecycle import Lifecycle
+from streamsplat_edge.runtime.stream import Stream
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("soak")
+    build_fake_bundle(folder / "fake.bundle")
+    clip = sample_clip(folder / "clip.mp4", 9)
+    return [str(clip), "--bundle", str(folder / "fake.bundle"), "--every", "5", "--threads", "1"]
+
+
+def run(inputs: list[str], tmp_path: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    code = soak.main([*inputs, "--clip-frames", "9", *options, "--json", str(tmp_path / "out.json")])
+    return code, json.loads((tmp_path / "out.json").read_text())
+
+
+def test_a_run(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result = run(inputs, tmp_path, "--frames", "403")
+    assert code == 0 and result["finished"] and result["protocol"]["frames_run"] == 403
+    assert result["exact"]["violations"] == []
+    assert result["repeats"]["largest_difference"] == 0 and result["repeats"]["frames_compared"] > 200
+    (gaussians,) = result["exact"]["gaussians"]
+    assert gaussians["key_frames"] == 102 and gaussians["spawned"] == 102 * 128
+    assert gaussians["retired"] == 100 * 128 and gaussians["peak_alive"] == 256
+    assert len(result["memory"]["samples_mib"]) == 80 and result["memory"]["slope"]["samples"] == 40
+    assert abs(result["memory"]["slope"]["bytes_per_frame"]) < 50_000
+    quality = result["psnr_db"]["in_between"]
+    assert quality["first_minute"] == pytest.approx(quality["last_minute"])
+    assert "violations" in capsys.readouterr().out
+
+
+def test_it_goes_on_where_it_stopped(inputs: list[str], tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state.json"))
+    code, result = run(inputs, tmp_path, "--frames", "60", *state)
+    assert code == 0 and result["finished"]
+    code, result = run(inputs, tmp_path, "--frames", "150", "--seconds", "0", *state)
+    assert not result["finished"] and 60 <= result["protocol"]["frames_run"] < 150
+    code, result = run(inputs, tmp_path, "--frames", "150", *state)
+    assert code == 0 and result["protocol"]["frames_run"] == 150 and result["protocol"]["processes"] >= 2
+    assert result["repeats"]["largest_difference"] == 0
+    code, again = run(inputs, tmp_path, "--frames", "150", *state)
+    assert again["protocol"] == result["protocol"], "nothing was left to do"
+
+
+def test_a_state_of_another_run_is_refused(inputs: list[str], tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    assert run(inputs, tmp_path, "--frames", "20", "--state", str(state))[0] == 0
+    assert soak.main([*inputs, "--clip-frames", "5", "--frames", "20", "--state", str(state)]) == 2
+    state.write_text("{}")
+    assert soak.main([*inputs, "--frames", "20", "--state", str(state)]) == 2
+
+
+def test_wrong_ids_are_noticed(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Lifecycle.ids.fget
+    assert real is not None
+    monkeypatch.setattr(Lifecycle, "ids", property(lambda self: np.minimum(real(self), 300)))
+    code, result = run(inputs, tmp_path, "--frames", "30")
+    assert code == 1 and "ids repeat" in result["exact"]["violations"][0]
+
+
+def test_drifting_pictures_are_noticed(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Stream.render, [0]
+
+    def fading(self: Stream, *args: Any, **kwargs: Any) -> Any:
+        frame = real(self, *args, **kwargs)
+        calls[0] += 1
+        frame.rgb[...] = np.maximum(frame.rgb, min(255, calls[0] // 4))
+        return frame
+
+    monkeypatch.setattr(Stream, "render", fading)
+    _, result = run(inputs, tmp_path, "--frames", "200")
+    assert result["repeats"]["largest_difference"] > 5
+
+
+def test_slope() -> None:
+    rng = np.random.default_rng(0)
+    frames = np.arange(0, 10_000, 50)
+    steady = [[float(f), 200 + rng.normal(0, 0.1)] for f in frames]
+    growing = [[float(f), 200 + f * 1000 / 2**20 + rng.normal(0, 0.1)] for f in frames]
+    for memory, bytes_per_frame in ((steady, 0), (growing, 1000)):
+        measured = soak.slope(memory)
+        assert measured is not None
+        assert abs(measured["bytes_per_frame"] - bytes_per_frame) < 2 * measured["interval_95"] < 40
+    assert soak.slope(steady[:8]) is None
