@@ -14,7 +14,7 @@ HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy"
     "imports",
     [
         "from streamsplat_edge.runtime import bundle, compose, engines, pipeline, stream, video",
-        "from streamsplat_edge.runtime import schedule, sources; from streamsplat_edge.runtime.sources import live",
+        "from streamsplat_edge.runtime import key_frames, schedule, sources, video",
         "import streamsplat_edge; streamsplat_edge.open",
         "from streamsplat_edge.cli import build_parser; build_parser()",
         "from streamsplat_edge.commands import info, run, run_many",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import socket
 import threading
@@ -100,6 +101,11 @@ def test_plays_at_its_own_times(server: RtspServer) -> None:
     assert (reader.width, reader.height, reader.rate) == (64, 48, 25)
     assert reader.counters["damaged"] == reader.counters["late"] == 0
     assert "the source ended" in reader.truncated, "it may not reconnect"
+
+
+def test_over_udp(server: RtspServer) -> None:
+    options = dataclasses.replace(QUICK, libav={"rtsp_transport": "udp"})
+    assert shown(watch(server, "plain", options)[0])[-20:] == [i % 24 for i in range(10, 30)]
 
 
 @pytest.mark.parametrize(("mount", "broken"), [("half", 12), ("half-key", 10), ("scrambled", 12)])
