@@ -53,6 +53,11 @@ test-plans: .venv-test/.installed  ## TensorRT-RTX plans of tiny and base, witho
 test-plans-20 test-plans-23: test-plans-%: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m plans -s -k opset$*
 
+test-serve:  ## streams on Ray Serve: a killed replica comes back (installs the extra [serve]; a minute)
+test-serve: .venv-test/.installed
+	.venv-test/bin/python -c 'import ray.serve' 2>/dev/null || .venv-test/$(PIP) install -e '.[serve]'
+	.venv-test/bin/python -m pytest -m serve
+
 test-cuda:  ## compile the CUDA code for every architecture; needs nvcc but no GPU (minutes)
 test-cuda: .venv-test/.installed
 	@command -v nvcc >/dev/null || { echo "error: nvcc was not found. Install the CUDA toolkit and add its bin folder to PATH." >&2; exit 1; }

@@ -266,6 +266,12 @@ class Pipeline:
         self._unpushed = 0
         yield from self._render(waiting)
 
+    @property
+    def dropped(self) -> int:
+        """Frames left out so far to keep up with a live source, by the source and here."""
+        here = 0 if self._decoder is None else self._decoder.dropped
+        return here + int(getattr(self._reader, "dropped", 0))
+
     def silent(self, since: float) -> bool:
         """Whether a live source that gave its last frame at `since` (perf_counter) counts as silent now."""
         return self._idle is not None and time.perf_counter() - since >= self._idle
@@ -279,7 +285,7 @@ class Pipeline:
         """End decoding. Calling twice is harmless."""
         if self._decoder is not None:
             self._decoder.close()
-            self._totals.dropped = self._decoder.dropped + getattr(self._reader, "dropped", 0)
+            self._totals.dropped = self.dropped
 
     def _is_cut(self, source: SourceFrame) -> bool:
         if self._detector is None:

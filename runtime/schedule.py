@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .errors import InputError, StreamSplatError
@@ -81,7 +81,10 @@ class FairQueue:
 
 
 def run_fairly(
-    jobs: Sequence[Job], *, stopped: Callable[[], bool] = lambda: False
+    jobs: Sequence[Job],
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    joining: Callable[[], Iterable[Job]] | None = None,
 ) -> Generator[tuple[Job, Rendered], None, None]:
     """Runs all jobs to their ends. Yields frames as they are rendered; closing it stops the decoding threads.
 
@@ -91,13 +94,18 @@ def run_fairly(
     Args:
         jobs: pipelines over forks of one stream (`Stream.fork`), which share its engines.
         stopped: asked between turns; True ends all jobs as if their sources had ended.
+        joining: asked between turns for further jobs. With it, the run goes on when all jobs are done.
     """
     changed, queue = threading.Condition(), FairQueue()
+    active: list[Job] = []
+    arriving: Iterable[Job] = jobs
     try:
-        now = time.perf_counter()
-        for job in jobs:
-            job._decoder, job._arrived = job.pipeline.start(changed), now
-        while (active := [job for job in jobs if not job.done]) and not stopped():
+        while not stopped():
+            for job in arriving:
+                active.append(job)
+                job._decoder, job._arrived = job.pipeline.start(changed), time.perf_counter()
+            if not active and joining is None:
+                return
             with changed:
                 changed.wait_for(lambda: any(_ready(job) for job in active), _WAIT_SECONDS)
                 ready = [job for job in active if _ready(job)]
@@ -106,10 +114,14 @@ def run_fairly(
                     yield from _turn(job, queue)
             if ready:
                 yield from _turn(queue.choose(ready), queue)
+            for job in [job for job in active if job.done]:
+                active.remove(job)
+                job.pipeline.stop()
+            arriving = () if joining is None else joining()
         for job in active:
             yield from _finish(job)
     finally:
-        for job in jobs:
+        for job in active:
             job.pipeline.stop()
 
 

@@ -165,6 +165,19 @@ def test_stopping_and_leaving_early(stream: Stream) -> None:
     assert count < 30 and all(last.values()), "what waited was finished"
 
 
+def test_streams_may_join_while_others_run(stream: Stream) -> None:
+    first = Job("first", Pipeline(frames(40), stream.fork()))
+    later = Job("later", Pipeline(frames(8, 1), stream.fork()))
+    seen: dict[str, int] = {"first": 0, "later": 0}
+
+    def joining() -> list[Job]:
+        return [later] if seen["first"] >= 4 and later._decoder is None else []
+
+    for job, _ in run_fairly([first], joining=joining, stopped=lambda: first.done and later.done):
+        seen[job.name] += 1
+    assert seen == {"first": 40, "later": 8}
+
+
 @pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])
 def test_impossible_weights(weight: float) -> None:
     with pytest.raises(InputError, match="weight"):

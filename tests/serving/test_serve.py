@@ -1,0 +1,91 @@
+"""Streams on Ray Serve: a replica is killed, and its streams come back with the loss that was counted, no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_bundle import build_fake_bundle
+from rtsp_samples import RtspServer, encode, need_rtsp_server, script
+from video_samples import sample_clip
+
+from streamsplat_edge.runtime.serving.spec import StreamSpec
+
+pytestmark = pytest.mark.serve
+FRAMES, CAMERA_RATE = 2000, 25
+PATIENCE = 400  # seconds; Ray takes a quarter of a minute on a quiet machine
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Any]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Workers find the modules of this folder's helpers through the path they inherit.
+    ray = pytest.importorskip("ray")
+    from ray import serve
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    serve.start(proxy_location="Disabled")
+    yield serve
+    serve.shutdown()
+    ray.shutdown()
+
+
+def wait(desk: Any, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Asks until the streams, by name, are as wanted."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        streams = {each["name"]: each for each in desk.report.remote().result()["streams"]}
+        if holds(streams):
+            return streams
+        time.sleep(0.05)
+    raise AssertionError(f"still not: {streams}")
+
+
+def test_a_killed_replica_comes_back(serve: Any, tmp_path: Path) -> None:
+    need_rtsp_server()
+    from streamsplat_edge.runtime.serving.service import APPLICATION, build
+
+    build_fake_bundle(tmp_path / "fake.bundle")
+    clip = sample_clip(tmp_path / "clip.mp4", FRAMES)
+    units = encode(200, gop=10)
+    camera = script(units * 40, times=[i / CAMERA_RATE for i in range(8000)], pace=1 / CAMERA_RATE)
+    with RtspServer(tmp_path, {"cam": [camera]}) as server:
+        specs = [StreamSpec("clip", str(clip)), StreamSpec("cam", server.url("cam"))]
+        application = build(specs, str(tmp_path / "fake.bundle"), threads=1)
+        desk = serve.run(application, name=APPLICATION, route_prefix=None)
+        before = wait(desk, lambda s: all(each["frames"] > 20 for each in s.values()))
+        assert before["clip"]["pid"] == before["cam"]["pid"], "one replica runs both"
+        os.kill(before["cam"]["pid"], signal.SIGKILL)
+        killed = time.time()
+        after = wait(desk, lambda s: s["cam"]["restarts"] == 1 and s["cam"]["state"] == "running")
+        outage = after["cam"]["captured"] - killed
+        later = wait(
+            desk, lambda s: s["clip"]["state"] == "ended" and s["cam"]["frames"] > 20 + after["cam"]["frames"]
+        )
+        # A recording: every frame once, also those that were under way when the replica died.
+        if before["clip"]["frames"] < FRAMES:
+            assert later["clip"]["frames"] == FRAMES and later["clip"]["position"] == FRAMES - 1
+        assert later["clip"]["lost_frames"] == 0
+        # A camera: what it sent meanwhile is lost, and counted.
+        camera_status = later["cam"]
+        assert camera_status["restarts"] == 1 and camera_status["pid"] != before["cam"]["pid"]
+        assert 0 < camera_status["lost_frames"] <= CAMERA_RATE * (camera_status["lost_seconds"] + 0.1)
+        assert camera_status["lost_seconds"] >= outage - 1.0
+        serve.delete(APPLICATION)
+
+
+def test_a_source_that_is_not_there_is_reported_and_tried_again(serve: Any, tmp_path: Path) -> None:
+    from streamsplat_edge.runtime.serving.service import APPLICATION, build
+
+    build_fake_bundle(tmp_path / "fake.bundle")
+    uri = "rtsp://admin:hunter2@127.0.0.1:9/cam"
+    application = build([StreamSpec("cam", uri)], str(tmp_path / "fake.bundle"), threads=1)
+    desk = serve.run(application, name=APPLICATION, route_prefix=None)
+    status = wait(desk, lambda s: s["cam"]["restarts"] >= 2)["cam"]
+    assert "refused" in status["error"] and status["hint"] and "hunter2" not in str(status)
+    serve.delete(APPLICATION)
