@@ -1,7 +1,8 @@
-"""Served streams without Ray: what a device does with the streams placed on it, and how losses are counted."""
+"""Served streams without Ray: what a device does with the streams placed on it, and how losses count."""
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -62,8 +63,8 @@ def test_several_streams_and_one_that_joins_late(worker: DeviceWorker, folder: P
         assert desk.positions == list(range(count))
         assert [report.frames for report in desk.reports[:-1]] == list(range(1, count + 1))
         assert not desk.reports[-1].error and desk.reports[0].rate == 25
-    picture = next(report.png for report in desks[0].reports if report.png)
-    with av.open(__import__("io").BytesIO(picture)) as container:
+    picture = next(report.png for report in desks[0].reports if report.png is not None)
+    with av.open(io.BytesIO(picture)) as container:
         assert next(container.decode(video=0)).width == 32
 
 
@@ -75,9 +76,12 @@ def test_a_recording_is_taken_up_where_it_was(worker: DeviceWorker, folder: Path
 
 def test_stopping_one_stream_leaves_the_others(worker: DeviceWorker, folder: Path) -> None:
     slow, other = Desk(), Desk()
-    stopped = worker.place(
-        StreamSpec("a", str(folder / "long.mp4")), lambda p: (slow(p), time.sleep(0.02))[0]
-    )
+
+    def take_time(progress: Progress) -> None:
+        slow(progress)
+        time.sleep(0.02)
+
+    stopped = worker.place(StreamSpec("a", str(folder / "long.mp4")), take_time)
     worker.place(StreamSpec("b", str(folder / "short.mp4")), other)
     while not slow.positions:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Streams on Ray Serve: a replica is killed, and its streams come back with the loss that was counted, no more."""
+"""Streams on Ray Serve: a replica is killed, and its streams come back with the loss that was counted."""
 
 from __future__ import annotations
 
