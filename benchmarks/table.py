@@ -1,7 +1,7 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of the benchmarks `fps`, `rasterizer` and `raster_grad` and of `streamsplat-edge eval`. With
-`--update README.md` the tables replace what stands between the two marker lines there: no number in the
+Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer` and `raster_grad` and of `streamsplat-edge eval`.
+With `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """
 
@@ -148,11 +148,48 @@ def _digits(metric: str) -> int:
     return 2 if metric.startswith("psnr") else 4
 
 
+def soak_table(result: dict[str, Any]) -> list[str]:
+    """What a long run was asked, and the answers."""
+    machine, protocol, memory, gain = (
+        *(result[name] for name in ("machine", "protocol", "memory")),
+        result["memory"]["slope"],
+    )
+    head = (
+        f"**{protocol['frames_run']:,} frames** as one stream ({protocol['seconds_of_stream'] / 60:.1f} minutes "
+        f"of it, {result['seconds'] / 60:.0f} minutes by the clock, {protocol['processes']} process(es)); "
+        f"bundle `{result['bundle']['name']}`, {result['stages']['encode']}; {machine['cpu']}, "
+        f"{machine['cores_usable']} cores; commit {result['software']['commit']}."
+    )
+    rows = []
+    if gain:
+        rows = [
+            ["resident memory, start and end, MiB", f"{memory['first_mib']:.1f}, {memory['last_mib']:.1f}"],
+            [
+                f"slope of memory over the second half ({gain['samples']} samples), bytes per frame, 95 %",
+                f"{gain['bytes_per_frame']:+.1f} ± {gain['interval_95']:.1f}",
+            ],
+        ]
+    for kind, words in (("key_frames", "key frames"), ("in_between", "in between")):
+        values = result["psnr_db"][kind]
+        if values["first_minute"] is not None and values["last_minute"] is not None:
+            both = f"{values['first_minute']:.3f}, {values['last_minute']:.3f}"
+            rows.append([f"PSNR of the first and the last minute, {words}, dB", both])
+    repeats = result["repeats"]
+    rows += [
+        [
+            f"largest difference of {repeats['frames_compared']:,} frames from their first showing, levels",
+            str(repeats["largest_difference"]),
+        ],
+        ["violations of ids, order or counters", str(len(result["exact"]["violations"]))],
+    ]
+    return [head, "", *_markdown(["", "measured"], rows)]
+
+
 def table(path: Path) -> list[str]:
     """The Markdown of one results file.
 
     Raises:
-        InputError: not JSON, or of none of the four kinds.
+        InputError: not JSON, or of none of the five kinds.
     """
     try:
         result = json.loads(path.read_text())
@@ -161,13 +198,17 @@ def table(path: Path) -> list[str]:
     if isinstance(result, dict):
         if result.get("format") == "streamsplat-fps":
             return fps_table(result)
+        if result.get("format") == "streamsplat-soak":
+            return soak_table(result)
         if result.get("benchmark") == "rasterizer":
             return rasterizer_table(result)
         if result.get("benchmark") == "raster_grad":
             return gradient_table(result)
         if {"metric", "clips", "average"} <= result.keys():
             return eval_table(result)
-    raise InputError(f"{path}: is not a result of fps, rasterizer, raster_grad or eval.", "Leave it out.")
+    raise InputError(
+        f"{path}: is not a result of fps, soak, rasterizer, raster_grad or eval.", "Leave it out."
+    )
 
 
 def document(paths: Sequence[Path]) -> str:
@@ -196,7 +237,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m streamsplat_edge.benchmarks.table", description="Results as Markdown tables."
     )
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="JSON", help="results of fps, rasterizer, raster_grad, eval"
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="JSON",
+        help="results of the benchmarks and of eval",
     )
     parser.add_argument(
         "--update", type=Path, metavar="FILE", help="replace the tables in this Markdown file"

@@ -11,7 +11,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
-from streamsplat_edge.benchmarks import soak
+from streamsplat_edge.benchmarks import soak, table
 from streamsplat_edge.runtime.lifecycle import Lifecycle
 from streamsplat_edge.runtime.stream import Stream
 
@@ -42,6 +42,11 @@ def test_a_run(inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
     quality = result["psnr_db"]["in_between"]
     assert quality["first_minute"] == pytest.approx(quality["last_minute"])
     assert "violations" in capsys.readouterr().out
+    lines = table.table(tmp_path / "out.json")
+    assert "**403 frames**" in lines[0] and "| violations of ids, order or counters | 0 |" in lines
+    assert any("in between, dB |" in line for line in lines) and any(
+        "bytes per frame" in line for line in lines
+    )
 
 
 def test_it_goes_on_where_it_stopped(inputs: list[str], tmp_path: Path) -> None:
