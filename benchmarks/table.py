@@ -150,14 +150,15 @@ def _digits(metric: str) -> int:
 
 def soak_table(result: dict[str, Any]) -> list[str]:
     """What a long run was asked, and the answers."""
+    seconds = result["protocol"]["seconds_of_stream"]
     machine, protocol, memory, gain = (
         *(result[name] for name in ("machine", "protocol", "memory")),
         result["memory"]["slope"],
     )
     head = (
-        f"**{protocol['frames_run']:,} frames** as one stream ({protocol['seconds_of_stream'] / 60:.1f} minutes "
-        f"of it, {result['seconds'] / 60:.0f} minutes by the clock, {protocol['processes']} process(es)); "
-        f"bundle `{result['bundle']['name']}`, {result['stages']['encode']}; {machine['cpu']}, "
+        f"**{protocol['frames_run']:,} frames** of a stream, {seconds / 60:.1f} minutes "
+        f"of it ({result['seconds'] / 60:.0f} by the clock, {protocol['processes']} process(es)); bundle "
+        f"`{result['bundle']['name']}`, {result['stages']['encode']}; {machine['cpu']}, "
         f"{machine['cores_usable']} cores; commit {result['software']['commit']}."
     )
     rows = []

@@ -15,7 +15,7 @@ from .errors import InputError
 from .preprocess import Resizer
 
 ROWS, COLS = 36, 64
-MOTION_LIMIT = 0.012  # of the image's width; see docs/streams.md for how it was chosen
+MOTION_LIMIT = 0.006  # of the image's width; see docs/streams.md for how it was chosen
 _FLAT = 0.01  # mean gradient per cell of a picture that shows next to nothing, colours in [0, 1]
 
 

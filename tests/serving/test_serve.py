@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,19 @@ from streamsplat_edge.runtime.serving.spec import StreamSpec
 
 pytestmark = pytest.mark.serve
 FRAMES, CAMERA_RATE = 2000, 25
+PORT = 8437
 PATIENCE = 400  # seconds; Ray takes a quarter of a minute on a quiet machine
 
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Workers find the modules of this folder's helpers through the path they inherit.
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
     ray = pytest.importorskip("ray")
     from ray import serve
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    serve.start(proxy_location="Disabled")
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     yield serve
     serve.shutdown()
     ray.shutdown()
@@ -46,6 +50,21 @@ def wait(desk: Any, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     raise AssertionError(f"still not: {streams}")
 
 
+def check_http() -> None:
+    def get(path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    code, body = get("/")
+    assert code == 200 and {each["name"] for each in json.loads(body)["streams"]} == {"clip", "cam"}
+    code, body = get("/cam.png")
+    assert code == 200 and body.startswith(b"\x89PNG")
+    assert get("/nobody.png")[0] == get("/cam")[0] == get("/../etc/passwd")[0] == 404
+
+
 def test_a_killed_replica_comes_back(serve: Any, tmp_path: Path) -> None:
     need_rtsp_server()
     from streamsplat_edge.runtime.serving.service import APPLICATION, build
@@ -57,8 +76,9 @@ def test_a_killed_replica_comes_back(serve: Any, tmp_path: Path) -> None:
     with RtspServer(tmp_path, {"cam": [camera]}) as server:
         specs = [StreamSpec("clip", str(clip)), StreamSpec("cam", server.url("cam"))]
         application = build(specs, str(tmp_path / "fake.bundle"), threads=1)
-        desk = serve.run(application, name=APPLICATION, route_prefix=None)
+        desk = serve.run(application, name=APPLICATION, route_prefix="/")
         before = wait(desk, lambda s: all(each["frames"] > 20 for each in s.values()))
+        check_http()
         assert before["clip"]["pid"] == before["cam"]["pid"], "one replica runs both"
         os.kill(before["cam"]["pid"], signal.SIGKILL)
         killed = time.time()

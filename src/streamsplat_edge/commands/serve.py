@@ -26,6 +26,8 @@ def main(args: argparse.Namespace) -> int:
     bundle = find_bundle(args.bundle).absolute()
     Bundle.load(bundle)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its 5 s are too few for the HTTP server to start on a small or busy device.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     try:
         import ray
         from ray import serve
