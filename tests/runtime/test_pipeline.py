@@ -414,6 +414,24 @@ def test_prefetcher_closes_while_the_source_waits_for_room() -> None:
     assert closed.wait(1) and list(prefetcher) == []
 
 
+def test_taking_with_a_time_limit() -> None:
+    go_on = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        assert go_on.wait(5)
+        raise VideoError("broken")
+
+    with Prefetcher(source()) as prefetcher:
+        first = prefetcher.take(5)
+        assert first is not None and first.item == 1
+        assert prefetcher.take(0.01) is None and not prefetcher.ended and not prefetcher.ready
+        go_on.set()
+        with pytest.raises(VideoError):
+            prefetcher.take(5)
+        assert prefetcher.take(5) is None and prefetcher.ended, "an error is raised once"
+
+
 def test_prefetcher_needs_room_for_one() -> None:
     with pytest.raises(ValueError, match="depth"):
         Prefetcher([], depth=0)
