@@ -33,7 +33,6 @@ _QUEUED = 100  # reports that wait for the desk
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a stream is asked for again
 
 
-@serve.deployment(health_check_period_s=2, health_check_timeout_s=30, graceful_shutdown_timeout_s=5)
 class StreamHost:
     """A replica: one device."""
 
@@ -73,7 +72,6 @@ class StreamHost:
         self._worker.close()
 
 
-@serve.deployment(num_replicas=1, health_check_period_s=1, max_ongoing_requests=100)
 class StreamDesk:
     """Keeps every stream running, and answers HTTP."""
 
@@ -145,7 +143,19 @@ def build(
 ) -> serve.Application:
     """The application. A replica takes one GPU of the cluster (`cuda`), or `threads` cores, at least one."""
     resources = {"num_gpus": 1} if device == "cuda" else {"num_cpus": max(1, threads)}
-    hosts = StreamHost.options(
-        num_replicas=replicas, max_ongoing_requests=streams_per_replica, ray_actor_options=resources
-    ).bind(bundle, engine, device, threads)
-    return StreamDesk.options(ray_actor_options={"num_cpus": 0}).bind(hosts, [asdict(spec) for spec in specs])
+    deployment: Any = serve.deployment  # its types say less than it takes
+    host = deployment(
+        num_replicas=replicas,
+        max_ongoing_requests=streams_per_replica,
+        ray_actor_options=resources,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=5,
+    )(StreamHost)
+    desk = deployment(
+        num_replicas=1, max_ongoing_requests=100, ray_actor_options={"num_cpus": 0}, health_check_period_s=1
+    )(StreamDesk)
+    application: serve.Application = desk.bind(
+        host.bind(bundle, engine, device, threads), [asdict(spec) for spec in specs]
+    )
+    return application
