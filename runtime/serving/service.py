@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..errors import StreamSplatError
+from ..sources.uri import parse_uri
 from .spec import Progress, StreamSpec, StreamStatus
 from .worker import DeviceWorker
 
@@ -78,7 +79,9 @@ class StreamDesk:
     def __init__(self, hosts: DeploymentHandle, specs: list[dict[str, Any]]) -> None:
         self._hosts = hosts
         self._specs = [StreamSpec(**spec) for spec in specs]
-        self.statuses = {spec.name: StreamStatus(spec.name, _shown(spec)) for spec in self._specs}
+        self.statuses = {
+            spec.name: StreamStatus(spec.name, parse_uri(spec.uri).shown) for spec in self._specs
+        }
         self._tasks: list[asyncio.Task[None]] = []
 
     async def check_health(self) -> None:
@@ -90,18 +93,16 @@ class StreamDesk:
                 raise RuntimeError("a stream's keeper has died") from task.exception()
 
     async def _keep(self, spec: StreamSpec) -> None:
-        """Asks for a stream until it has ended."""
+        """Asks for a stream until it has ended. A file that cannot be read is not asked for again."""
+        recording = parse_uri(spec.uri).kind == "path"
         status, wait = self.statuses[spec.name], _FIRST_WAIT
         while True:
             before = status.frames
             try:
                 asked = self._hosts.options(stream=True).play.remote(asdict(spec), status.position)
-                live = False
                 async for values in asked:
-                    progress = Progress(**values)
-                    live = live or progress.live
-                    status.take(progress)
-                if status.state == "ended" or (status.state == "failed" and status.frames and not live):
+                    status.take(Progress(**values))
+                if status.state == "ended" or (status.state == "failed" and recording):
                     return
                 status.lost(status.error or "the stream broke off", status.hint)
             except (RayError, RayServeException) as error:
@@ -123,12 +124,6 @@ class StreamDesk:
         if status.png is None:
             return JSONResponse({"error": "no picture yet"}, 503)
         return Response(status.png, media_type="image/png", headers={"Cache-Control": "no-store"})
-
-
-def _shown(spec: StreamSpec) -> str:
-    from ..sources.uri import parse_uri
-
-    return parse_uri(spec.uri).shown
 
 
 def build(

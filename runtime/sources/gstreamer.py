@@ -1,8 +1,8 @@
 """GStreamer pipelines as sources: `gst-launch-1.0` runs the pipeline and hands on raw frames in Matroska.
 
 A process of its own needs no Python bindings inside the virtual environment (on Jetson they belong to the
-system's Python), and a pipeline that crashes or hangs takes nothing with it. Matroska keeps time stamps,
-sizes and pixel formats; GStreamer converts nothing but what libav could not read.
+system's Python), and a pipeline that crashes or hangs takes nothing with it. Matroska keeps the time stamps,
+to the millisecond, and the size.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class _Pipe:
 
     def __init__(self, descriptor: int, silence: float, stopped: Callable[[], bool]) -> None:
         self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
         self.patience = silence
         self._stopped = stopped
 
     def read(self, size: int) -> bytes:
         deadline = time.monotonic() + self.patience
-        while not select.select([self._descriptor], [], [], 0.1)[0]:
+        while not self._poll.poll(100):  # milliseconds
             if self._stopped() or time.monotonic() > deadline:
                 raise TimeoutError("silence")
         return os.read(self._descriptor, size)

@@ -99,13 +99,18 @@ def test_a_killed_replica_comes_back(serve: Any, tmp_path: Path) -> None:
         serve.delete(APPLICATION)
 
 
-def test_a_source_that_is_not_there_is_reported_and_tried_again(serve: Any, tmp_path: Path) -> None:
+def test_a_source_that_is_not_there_is_reported_and_a_live_one_tried_again(
+    serve: Any, tmp_path: Path
+) -> None:
     from streamsplat_edge.runtime.serving.service import APPLICATION, build
 
     build_fake_bundle(tmp_path / "fake.bundle")
     uri = "rtsp://admin:hunter2@127.0.0.1:9/cam"
-    application = build([StreamSpec("cam", uri)], str(tmp_path / "fake.bundle"), threads=1)
+    specs = [StreamSpec("cam", uri), StreamSpec("file", str(tmp_path / "none.mp4"))]
+    application = build(specs, str(tmp_path / "fake.bundle"), threads=1)
     desk = serve.run(application, name=APPLICATION, route_prefix=None)
-    status = wait(desk, lambda s: s["cam"]["restarts"] >= 2)["cam"]
+    streams = wait(desk, lambda s: s["cam"]["restarts"] >= 2 and s["file"]["state"] == "failed")
+    status = streams["cam"]
+    assert "no such file" in streams["file"]["error"] and streams["file"]["restarts"] == 0
     assert "refused" in status["error"] and status["hint"] and "hunter2" not in str(status)
     serve.delete(APPLICATION)
