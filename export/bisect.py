@@ -6,14 +6,16 @@ compared with fp32 node by node: of both graphs, the part up to the node is cut 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx.utils import Extractor
 
 from ..runtime.bundle import Bundle
-from .verify import Report, _Recorder, _run_stream, compare, file_engines
+from .verify import Recorder, Report, compare, file_engines, files_of, run_stream
 
 # Twice the bound of the stage's outputs: rounding grows along a stage, an error jumps.
 _MARGIN = 2.0
@@ -25,18 +27,23 @@ def first_divergence(bundle: Bundle, report: Report, frames: Sequence[np.ndarray
     Empty where there is nothing to compare: no stage failed by itself, or no fp32 file, or the fp32 file is
     what failed (it has other nodes than PyTorch).
     """
-    failed = next(((s, p) for s, p in report.failed if p not in ("fp32", "bf16")), None)
-    if failed is None:
+    failed = next(((s, p) for s, p in report.failed if p != "fp32"), None)
+    if failed is None or not all(
+        {"fp32", failed[1]} <= {v.precision for v in bundle.variants(stage)} for stage in bundle.stage_names
+    ):
         return ""
     stage, precision = failed
-    files = {v.precision: v.path for v in bundle.variants(stage)}
-    if "fp32" not in files or precision not in files:
-        return ""
-    recorders = {n: _Recorder(e) for n, e in file_engines(bundle, "onnxruntime", "fp32").items()}
-    _run_stream(bundle, recorders, frames[:2])
-    inputs = recorders[stage].calls[0][0]
-    bound = _MARGIN * report.thresholds[precision]["relative_l2"]
-    node = diverging_node(onnx.load(files["fp32"]), onnx.load(files[precision]), inputs, bound)
+    with tempfile.TemporaryDirectory() as folder:
+        files = files_of(bundle, "fp32", "onnxruntime", Path(folder))
+        recorders = {n: Recorder(e) for n, e in file_engines(files, "onnxruntime").items()}
+        run_stream(bundle, recorders, frames[:2])
+        candidate = files_of(bundle, precision, "onnxruntime", Path(folder))[stage]
+        node = diverging_node(
+            onnx.load(files[stage].path),
+            onnx.load(candidate.path),
+            recorders[stage].calls[0][0],
+            _MARGIN * report.thresholds[precision]["relative_l2"],
+        )
     return f"In stage {stage}, {precision} first differs from fp32 at node {node}." if node else ""
 
 

@@ -59,7 +59,7 @@ def lowered(module: nn.Module, precision: str, opset: int = 20) -> nn.Module:
         return module
     result = copy.deepcopy(module)
     # Layers that say a motion, which is added up from level to level, are output heads too.
-    kept = [part.flow for part in result.modules() if isinstance(part, MatchingLevel)]
+    kept: list[nn.Module] = [part.flow for part in result.modules() if isinstance(part, MatchingLevel)]
     kept += getattr(result, "full_precision", ())
     if precision == "bf16":
         kinds = _CONVOLUTIONS if opset < _BF16_CONV_OPSET else _TRANSPOSED

@@ -56,7 +56,7 @@ class TensorRtEngine(Engine):
         self._cache_path = plan.path.with_suffix(".cache")
         cache = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
         self._context, self._cache = trt_api.create_context(module, self._engine, cache)
-        found: dict[str, dict[str, tuple[str, object]]] = {"input": {}, "output": {}}
+        found: dict[str, dict[str, tuple[str, tuple[object, ...]]]] = {"input": {}, "output": {}}
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
             kind = "input" if self._engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else "output"
@@ -64,6 +64,9 @@ class TensorRtEngine(Engine):
             found[kind][name] = (_DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
         check_specs(variant, "input", self.inputs, found["input"])
         check_specs(variant, "output", self.outputs, found["output"])
+        for spec in self.inputs:
+            if found["input"][spec.name][1] != spec.shape:  # its batch is free
+                self._context.set_input_shape(spec.name, spec.shape)
         self._stream = self._cupy.cuda.Stream(non_blocking=True)
         self.precision = variant.precision
         self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
