@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx.utils import Extractor
 
 from ..runtime.bundle import Bundle
 from .verify import Recorder, Report, compare, file_engines, files_of, run_stream
@@ -73,11 +72,30 @@ def diverging_node(
 
 
 def _value(model: onnx.ModelProto, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The value called `name` in ONNX Runtime."""
     import onnxruntime
 
-    part = Extractor(model).extract_model([value.name for value in model.graph.input], [name])
-    used = {i for node in part.graph.node for i in node.input}
-    session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-    wanted = [value.name for value in session.get_inputs()]
-    result = session.run([name], {k: v for k, v in inputs.items() if k in wanted or k in used})[0]
-    return np.asarray(result)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    part = _up_to(model, name).SerializeToString()
+    session = onnxruntime.InferenceSession(part, options, providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+    return np.asarray(session.run([name], {k: v for k, v in inputs.items() if k in wanted})[0])
+
+
+def _up_to(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """What the value called `name` is computed from. (`onnx.utils.Extractor` wants the type of every value,
+    which a graph need not state.)"""
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    needed, waiting = {name}, [name]
+    while waiting:
+        for value in makers[waiting.pop()].input:
+            if value not in needed:
+                needed.add(value)
+                waiting += [value] if value in makers else []
+    nodes = [node for node in graph.node if needed & set(node.output)]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    given = [value for value in graph.input if value.name in needed]
+    part = onnx.helper.make_graph(nodes, graph.name, given, [onnx.ValueInfoProto(name=name)], tensors)
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)

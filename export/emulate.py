@@ -22,7 +22,7 @@ _MOVING = frozenset(
 
 def write_emulation(path: Path, target: Path) -> None:
     """Write the float32 equivalent of the bf16 graph `path` to `target`; nodes keep their names."""
-    model = onnx.load(path)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))  # states the type of every value
     graph = model.graph
     typed = (*graph.value_info, *graph.input, *graph.output)
     low = {value.name for value in typed if value.type.tensor_type.elem_type == _BF16}

@@ -91,7 +91,9 @@ def from_inspector(text: str) -> list[PlanLayer]:
         if not isinstance(layer, dict):  # without detailed profiling there are only names
             continue
         name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", "")).lower()
-        formats = [str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in layer.get("Inputs", [])]
+        # One field in TensorRT 10 ("Row major linear FP16 format"), two from 11 on.
+        keys = ("DataType", "Datatype", "Format/Datatype")
+        formats = [next((str(t[key]) for key in keys if key in t), "") for t in layer.get("Inputs", [])]
         types = [kind_ for word in formats for key, kind_ in _TYPES.items() if key in word]
         nodes = tuple(_NODE.findall(str(layer.get("Metadata", ""))))
         layers.append(PlanLayer(name, kind, types[0] if types else "", nodes, bool(_FUSED.search(name))))

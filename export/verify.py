@@ -169,21 +169,18 @@ def module_engines(bundle: Bundle, loaded: LoadedModel) -> dict[str, Engine]:
 
 
 def files_of(bundle: Bundle, precision: str, engine: str, scratch: Path) -> dict[str, StageVariant]:
-    """The stage files of one precision, as `engine` can run them.
+    """The stage files of one precision, as `engine` can run them; the first of stages that lack it.
 
     Args:
         bundle, precision, engine: which files, for what. Verification runs files in engines that they are not
             recommended for.
         scratch: folder for the float32 equivalents of bf16 files, which ONNX Runtime needs.
-
-    Raises:
-        BundleError: a stage has no such file.
     """
     files: dict[str, StageVariant] = {}
     for stage in bundle.stage_names:
-        variant = next((v for v in bundle.variants(stage) if v.precision == precision), None)
-        variant = variant or bundle.variant(stage, engine, precision)
-        if precision == "bf16" and engine == "onnxruntime":
+        variants = bundle.variants(stage)
+        variant = next((v for v in variants if v.precision == precision), variants[0])
+        if variant.precision == "bf16" and engine == "onnxruntime":
             from .emulate import write_emulation
 
             target = scratch / f"{stage}.onnx"

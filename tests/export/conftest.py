@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 
-# Keyed weights.
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-
-from small_model import MATCHING, write_checkpoint
-
 from streamsplat_edge.cli import main
 from streamsplat_edge.runtime.bundle import Bundle
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # keyed weights
 
 Exported = tuple[Path, str, str]  # folder, stdout, stderr
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from small_model import MATCHING, write_checkpoint  # torch: not for tests of plans alone
+
     return write_checkpoint(MATCHING, tmp_path_factory.mktemp("weights") / "model.safetensors")
 
 
