@@ -8,6 +8,7 @@ that every product of the plan is compared with the type of its node in the stro
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _LINE = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), "
     r"Constants: (?P<constants>.*?), Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*?), StreamId"
 )
-_TENSOR = re.compile(r"Dimensions: \[(?P<sizes>[\d,]*)\].*?Datatype: (?P<type>\w+)")
+_TENSOR = re.compile(r"Dimensions: \[(?P<sizes>[^\]]*)\].*?Datatype: (?P<type>\w+)")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _FUSED = re.compile(r"mha|fmha|flash|fused_attention", re.IGNORECASE)
 # Kinds of layers that multiply; generated kernels (`kgen`) only where they are a whole attention.
@@ -101,10 +102,8 @@ def from_inspector(text: str) -> list[PlanLayer]:
 
 
 def _elements(sizes: str) -> int:
-    count = 1
-    for size in sizes.split(","):
-        count *= int(size or 1)
-    return count
+    """Of a tensor whose free sizes (no positive numbers) count as 1."""
+    return math.prod(int(size) for size in sizes.split(",") if size.strip().isdigit())
 
 
 def product_types(path: Path) -> dict[str, str]:
