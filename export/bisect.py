@@ -6,14 +6,15 @@ compared with fp32 node by node: of both graphs, the part up to the node is cut 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx.utils import Extractor
 
 from ..runtime.bundle import Bundle
-from .verify import Report, _Recorder, _run_stream, compare, file_engines
+from .verify import Recorder, Report, compare, file_engines, files_of, run_stream
 
 # Twice the bound of the stage's outputs: rounding grows along a stage, an error jumps.
 _MARGIN = 2.0
@@ -25,18 +26,23 @@ def first_divergence(bundle: Bundle, report: Report, frames: Sequence[np.ndarray
     Empty where there is nothing to compare: no stage failed by itself, or no fp32 file, or the fp32 file is
     what failed (it has other nodes than PyTorch).
     """
-    failed = next(((s, p) for s, p in report.failed if p not in ("fp32", "bf16")), None)
-    if failed is None:
+    failed = next(((s, p) for s, p in report.failed if p != "fp32"), None)
+    if failed is None or not all(
+        {"fp32", failed[1]} <= {v.precision for v in bundle.variants(stage)} for stage in bundle.stage_names
+    ):
         return ""
     stage, precision = failed
-    files = {v.precision: v.path for v in bundle.variants(stage)}
-    if "fp32" not in files or precision not in files:
-        return ""
-    recorders = {n: _Recorder(e) for n, e in file_engines(bundle, "onnxruntime", "fp32").items()}
-    _run_stream(bundle, recorders, frames[:2])
-    inputs = recorders[stage].calls[0][0]
-    bound = _MARGIN * report.thresholds[precision]["relative_l2"]
-    node = diverging_node(onnx.load(files["fp32"]), onnx.load(files[precision]), inputs, bound)
+    with tempfile.TemporaryDirectory() as folder:
+        files = files_of(bundle, "fp32", "onnxruntime", Path(folder))
+        recorders = {n: Recorder(e) for n, e in file_engines(files, "onnxruntime").items()}
+        run_stream(bundle, recorders, frames[:2])
+        candidate = files_of(bundle, precision, "onnxruntime", Path(folder))[stage]
+        node = diverging_node(
+            onnx.load(files[stage].path),
+            onnx.load(candidate.path),
+            recorders[stage].calls[0][0],
+            _MARGIN * report.thresholds[precision]["relative_l2"],
+        )
     return f"In stage {stage}, {precision} first differs from fp32 at node {node}." if node else ""
 
 
@@ -66,11 +72,30 @@ def diverging_node(
 
 
 def _value(model: onnx.ModelProto, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The value called `name` in ONNX Runtime."""
     import onnxruntime
 
-    part = Extractor(model).extract_model([value.name for value in model.graph.input], [name])
-    used = {i for node in part.graph.node for i in node.input}
-    session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-    wanted = [value.name for value in session.get_inputs()]
-    result = session.run([name], {k: v for k, v in inputs.items() if k in wanted or k in used})[0]
-    return np.asarray(result)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    part = _up_to(model, name).SerializeToString()
+    session = onnxruntime.InferenceSession(part, options, providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+    return np.asarray(session.run([name], {k: v for k, v in inputs.items() if k in wanted})[0])
+
+
+def _up_to(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """What the value called `name` is computed from. (`onnx.utils.Extractor` wants the type of every value,
+    which a graph need not state.)"""
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    needed, waiting = {name}, [name]
+    while waiting:
+        for value in makers[waiting.pop()].input:
+            if value not in needed:
+                needed.add(value)
+                waiting += [value] if value in makers else []
+    nodes = [node for node in graph.node if needed & set(node.output)]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    given = [value for value in graph.input if value.name in needed]
+    part = onnx.helper.make_graph(nodes, graph.name, given, [onnx.ValueInfoProto(name=name)], tensors)
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -7,6 +7,8 @@ the installed TensorRT is in `runtime/engines/trt_api.py`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import time
 from dataclasses import asdict, dataclass
@@ -15,7 +17,7 @@ from typing import Any
 
 from ..runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of, store
 from ..runtime.engines import trt_api
-from ..runtime.errors import EngineError, StreamSplatError
+from ..runtime.errors import EngineError, OutputError, StreamSplatError
 from ..runtime.video import write_bytes
 from .builder_log import BuildLog, progress_monitor
 from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
@@ -160,9 +162,11 @@ def _built(
     progress: bool,
 ) -> BuiltPlan:
     start = time.perf_counter()
-    content, inspection = build_plan(variant, module, options, progress=progress)
+    content, inspection = build_plan(
+        variant, module, options, progress=progress, timing=timing_cache_path(options.runtime, module, device)
+    )
     seconds = time.perf_counter() - start
-    slug = "".join(c if c.isalnum() else "-" for c in f"{device}-{capability}".lower()).strip("-")
+    slug = _slug(f"{device}-{capability}")
     name = f"{PLAN_FOLDER}/{variant.path.stem}.{options.runtime}-{module.__version__}.{slug}.plan"
     target = bundle.path / name
     target.parent.mkdir(exist_ok=True)
@@ -188,10 +192,32 @@ def _enter(bundle: Bundle, entry: PlanEntry) -> Bundle:
     return store(bundle.path, {"plans": [asdict(plan) for plan in (*others, entry)]})
 
 
+def timing_cache_path(runtime: str, module: Any, device: str) -> Path:
+    """Where measurements of kernels are kept from build to build: they belong to version and device."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "streamsplat-edge" / f"{runtime}-{module.__version__}.{_slug(device)}.timing"
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")
+
+
 def build_plan(
-    variant: StageVariant, module: Any, options: BuildOptions, *, progress: bool = False
+    variant: StageVariant,
+    module: Any,
+    options: BuildOptions,
+    *,
+    progress: bool = False,
+    timing: Path | None = None,
 ) -> tuple[bytes, Inspection]:
     """Parse, build and inspect one stage.
+
+    Args:
+        variant: stage file.
+        module: `tensorrt` or `tensorrt_rtx`.
+        options: see `BuildOptions`.
+        progress: show the builder's progress on stderr.
+        timing: file of the timing cache, read and written where the module measures.
 
     Raises:
         EngineError: an option that this runtime does not have.
@@ -208,6 +234,8 @@ def build_plan(
         raise _parse_error(variant, parser, options)
     trt_api.allow_decomposition(network)
     _set_batch(builder, config, network, options)
+    known = timing.read_bytes() if timing is not None and timing.is_file() else b""
+    measures = timing is not None and trt_api.use_timing_cache(module, config, known)
     with progress_monitor(module, config, f"{variant.stage} {variant.precision}", progress):
         try:
             plan = builder.build_serialized_network(network, config)
@@ -216,6 +244,11 @@ def build_plan(
     if plan is None:
         raise _build_error(variant, log, options)
     content = bytes(plan)
+    if timing is not None and measures:
+        # Where there is no room for it, the next build measures again and the plan is as good.
+        with contextlib.suppress(OSError, OutputError):
+            timing.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(timing, trt_api.timing_cache(config))
     layers = from_log(log.layer_lines) or _inspected(module, log, content)
     found = inspect(layers, product_types(variant.path))
     if found.wrong:

@@ -189,7 +189,7 @@ def report_lines(report: Any) -> list[str]:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    require("export", "onnx")
+    require("build", "onnx")
     from .build import BuildOptions, build_bundle
 
     options = BuildOptions(

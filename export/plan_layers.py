@@ -8,6 +8,7 @@ that every product of the plan is compared with the type of its node in the stro
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _LINE = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), "
     r"Constants: (?P<constants>.*?), Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*?), StreamId"
 )
-_TENSOR = re.compile(r"Dimensions: \[(?P<sizes>[\d,]*)\].*?Datatype: (?P<type>\w+)")
+_TENSOR = re.compile(r"Dimensions: \[(?P<sizes>[^\]]*)\].*?Datatype: (?P<type>\w+)")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _FUSED = re.compile(r"mha|fmha|flash|fused_attention", re.IGNORECASE)
 # Kinds of layers that multiply; generated kernels (`kgen`) only where they are a whole attention.
@@ -91,7 +92,9 @@ def from_inspector(text: str) -> list[PlanLayer]:
         if not isinstance(layer, dict):  # without detailed profiling there are only names
             continue
         name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", "")).lower()
-        formats = [str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in layer.get("Inputs", [])]
+        # One field in TensorRT 10 ("Row major linear FP16 format"), two from 11 on.
+        keys = ("DataType", "Datatype", "Format/Datatype")
+        formats = [next((str(t[key]) for key in keys if key in t), "") for t in layer.get("Inputs", [])]
         types = [kind_ for word in formats for key, kind_ in _TYPES.items() if key in word]
         nodes = tuple(_NODE.findall(str(layer.get("Metadata", ""))))
         layers.append(PlanLayer(name, kind, types[0] if types else "", nodes, bool(_FUSED.search(name))))
@@ -99,10 +102,8 @@ def from_inspector(text: str) -> list[PlanLayer]:
 
 
 def _elements(sizes: str) -> int:
-    count = 1
-    for size in sizes.split(","):
-        count *= int(size or 1)
-    return count
+    """Of a tensor whose free sizes (no positive numbers) count as 1."""
+    return math.prod(int(size) for size in sizes.split(",") if size.strip().isdigit())
 
 
 def product_types(path: Path) -> dict[str, str]:

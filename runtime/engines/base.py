@@ -112,9 +112,11 @@ def check_specs(
     variant: StageVariant,
     kind: str,
     declared: tuple[TensorSpec, ...],
-    found: Mapping[str, tuple[str, object]],
+    found: Mapping[str, tuple[str, tuple[object, ...]]],
 ) -> None:
     """Compare a manifest's tensors with those of the loaded file (name to dtype and shape).
+
+    A first axis that the file leaves free (its size is no positive number) fits every batch.
 
     Raises:
         EngineError: they differ; the message names the tensor.
@@ -128,6 +130,9 @@ def check_specs(
         )
     for spec in declared:
         dtype, shape = found[spec.name]
+        free = bool(shape) and not (isinstance(shape[0], int) and shape[0] > 0)
+        if free and shape[1:] == spec.shape[1:]:
+            shape = spec.shape
         if dtype != spec.dtype or shape != spec.shape:
             raise EngineError(
                 f"{variant.path.name}: {kind} `{spec.name}` is {dtype}{shape}; the manifest says {spec}.",

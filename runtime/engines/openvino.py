@@ -56,6 +56,8 @@ class OpenVinoEngine(Engine):
         }
         try:
             model = core.read_model(variant.path)
+            if model.is_dynamic():
+                _fix_batch(variant, model)
             _check(variant, model)
             self._compiled: Any = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
@@ -120,12 +122,22 @@ def choose_precision(asked: str | None, file: str, capabilities: list[str]) -> s
     return asked
 
 
+def _fix_batch(variant: StageVariant, model: Any) -> None:
+    """Give a first axis that the file leaves free the manifest's size."""
+    batch = {spec.name: spec.shape[0] for spec in variant.inputs if spec.shape}
+    shapes = {port.get_any_name(): port.get_partial_shape() for port in model.inputs}
+    for name, shape in shapes.items():
+        if len(shape) and shape[0].is_dynamic and name in batch:
+            shape[0] = batch[name]
+    model.reshape(shapes)
+
+
 def _check(variant: StageVariant, model: Any) -> None:
     for kind, declared, ports in (
         ("input", variant.inputs, model.inputs),
         ("output", variant.outputs, model.outputs),
     ):
-        found: dict[str, tuple[str, object]] = {}
+        found: dict[str, tuple[str, tuple[object, ...]]] = {}
         wanted = {spec.name for spec in declared}
         for port in ports:
             # A port may carry several names (an output that is also an intermediate tensor).
@@ -134,5 +146,5 @@ def _check(variant: StageVariant, model: Any) -> None:
                 port.get_element_type().get_type_name(), port.get_element_type().to_string()
             )
             shape = port.get_partial_shape()
-            found[name] = (dtype, tuple(shape.to_shape()) if shape.is_static else str(shape))
+            found[name] = (dtype, tuple(shape.to_shape()) if shape.is_static else (str(shape),))
         check_specs(variant, kind, declared, found)

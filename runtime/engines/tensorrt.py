@@ -6,6 +6,7 @@ the plan is deserialised, because TensorRT's own refusals do not say what to do.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Plan, StageVariant, sha256_of
-from ..errors import EngineError
+from ..errors import EngineError, OutputError
+from ..video.output import write_bytes
 from . import trt_api
 from .base import Engine, check_specs
 
@@ -54,9 +56,14 @@ class TensorRtEngine(Engine):
         if self._engine is None:
             raise EngineError(f"{runtime} cannot load {plan.path}.", _rebuild(variant, runtime))
         self._cache_path = plan.path.with_suffix(".cache")
-        cache = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
-        self._context, self._cache = trt_api.create_context(module, self._engine, cache)
-        found: dict[str, dict[str, tuple[str, object]]] = {"input": {}, "output": {}}
+        self._cached = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
+        self._context, self._cache = trt_api.create_context(self._engine, self._cached)
+        if self._context is None:
+            raise EngineError(
+                f"{runtime} cannot run {plan.path}: no execution context.",
+                "Close what uses the GPU's memory, or look at its messages above.",
+            )
+        found: dict[str, dict[str, tuple[str, tuple[object, ...]]]] = {"input": {}, "output": {}}
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
             kind = "input" if self._engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else "output"
@@ -64,6 +71,9 @@ class TensorRtEngine(Engine):
             found[kind][name] = (_DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
         check_specs(variant, "input", self.inputs, found["input"])
         check_specs(variant, "output", self.outputs, found["output"])
+        for spec in self.inputs:
+            if found["input"][spec.name][1] != spec.shape:  # its batch is free
+                self._context.set_input_shape(spec.name, spec.shape)
         self._stream = self._cupy.cuda.Stream(non_blocking=True)
         self.precision = variant.precision
         self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
@@ -91,7 +101,16 @@ class TensorRtEngine(Engine):
 
     def close(self) -> None:
         super().close()
+        if self._cache is not None:
+            self._keep(bytes(self._cache.serialize()))
         self._context = self._engine = self._cache = None
+
+    def _keep(self, compiled: bytes) -> None:
+        """Write the kernels that TensorRT-RTX has compiled while running, for the next start."""
+        if compiled and compiled != self._cached:
+            # In a folder that cannot be written to, every start compiles again and all else works.
+            with contextlib.suppress(OutputError):
+                write_bytes(self._cache_path, compiled)
 
 
 def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:

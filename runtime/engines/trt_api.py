@@ -3,14 +3,17 @@
 | call | who has it | else |
 |---|---|---|
 | `NetworkDefinitionCreationFlag.STRONGLY_TYPED` | 10, RTX (11 has no other mode) | no flag |
-| `IBuilderConfig.num_compute_capabilities` | RTX | built for the GPU that is present |
+| `BuilderFlag.FP16`, `BF16`, `INT8`, ... | 10 only | never used: types come from the graph |
+| `ComputeCapability`, `IBuilderConfig.num_compute_capabilities` | RTX | built for the GPU that is present |
 | `BuilderFlag.VERSION_COMPATIBLE` | all; RTX needs a GPU for it | refused |
 | `IBuilderConfig.create_timing_cache` | all; RTX measures nothing while building | run-time cache |
-| `ICudaEngine.create_runtime_config` with `create_runtime_cache` | RTX | nothing to keep |
+| `IRuntimeConfig.create_runtime_cache` | RTX (10 and 11 have the config, without it) | nothing to keep |
 | `IAttention.decomposable` | 10.14 on, RTX | nothing to set |
 | `OnnxParser.set_builder_config` | 11, RTX | nothing to set |
+| layers of a plan in the builder's verbose log | RTX | `IEngineInspector` |
+| `Format/Datatype` of the inspector | 10 | 11 and RTX: `Format`, `DataType` |
 
-Type-checked against `tensorrt-stubs` where that is installed.
+`IEngineInspector` is read in `export/plan_layers.py`. Type-checked against `tensorrt-stubs`.
 """
 
 from __future__ import annotations
@@ -55,9 +58,12 @@ def load(runtime: str) -> Any:
     if runtime not in RUNTIMES:
         raise EngineError(f"There is no runtime {runtime!r}.", f"Use one of {', '.join(RUNTIMES)}.")
     try:
-        return importlib.import_module(runtime)
+        module = importlib.import_module(runtime)
     except ImportError as error:
         raise EngineError(f"{runtime} cannot be imported: {error}.", f"{RUNTIMES[runtime]}.") from error
+    if not hasattr(module, "__version__"):  # a folder of type stubs, which imports as an empty namespace
+        raise EngineError(f"{runtime} is not installed, only its type stubs.", f"{RUNTIMES[runtime]}.")
+    return module
 
 
 def cuda_device(index: int = 0) -> Device | None:
@@ -134,11 +140,34 @@ def allow_decomposition(network: trt.INetworkDefinition) -> int:
     return count
 
 
-def create_context(module: Any, engine: trt.ICudaEngine, cache: bytes) -> tuple[Any, Any]:
-    """An execution context, and where the module has one its run-time cache, filled from `cache`."""
-    if not hasattr(engine, "create_runtime_config"):
-        return engine.create_execution_context(), None
-    config: Any = engine.create_runtime_config()
+def use_timing_cache(module: Any, config: trt.IBuilderConfig, content: bytes) -> bool:
+    """Start a build from an earlier one's measurements; False where the module measures nothing (RTX).
+
+    Args:
+        module, config: of the build.
+        content: a serialised cache; one of another version or device, or a damaged one, counts as empty.
+    """
+    if supported_capabilities(module):  # builds without a GPU, so there is nothing to measure
+        return False
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return True
+
+
+def timing_cache(config: trt.IBuilderConfig) -> bytes:
+    """What a build has measured, for the next one."""
+    cache = config.get_timing_cache()
+    return b"" if cache is None else bytes(cache.serialize())
+
+
+def create_context(engine: Any, cache: bytes) -> tuple[Any, Any]:
+    """An execution context, and where there is one its run-time cache (compiled kernels), from `cache`.
+
+    A cache of another version or device, or a damaged one, counts as empty.
+    """
+    create_config = getattr(engine, "create_runtime_config", None)
+    config: Any = create_config() if create_config else None
     if not hasattr(config, "create_runtime_cache"):
         return engine.create_execution_context(), None
     runtime_cache = config.create_runtime_cache()

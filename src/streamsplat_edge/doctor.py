@@ -46,7 +46,12 @@ _PROBES: dict[str, str] = {
         "for i in range(m.cuda.runtime.getDeviceCount())]\n"
         "except Exception as e: r['note'] = str(e)"
     ),
-    "tensorrt": "import tensorrt as m; r = {'version': m.__version__}",
+    "tensorrt": (
+        "import tensorrt as m\n"
+        # A folder of type stubs imports as an empty namespace.
+        "if m.__file__ is None: raise ModuleNotFoundError(\"No module named 'tensorrt'\")\n"
+        "r = {'version': m.__version__}"
+    ),
     "tensorrt_rtx": "import tensorrt_rtx as m; r = {'version': m.__version__}",
     "pycuda": "import pycuda as m; r = {'version': m.VERSION_TEXT}",
 }

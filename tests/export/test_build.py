@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
-from streamsplat_edge.export.plan_layers import PlanLayer, inspect
+from streamsplat_edge.export.plan_layers import PlanLayer, from_inspector, inspect
 from streamsplat_edge.runtime.bundle import Bundle, store
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.tensorrt import choose_plan
@@ -79,6 +80,24 @@ def test_build_is_entered_and_resumed(folder: Path) -> None:
         choose_plan(variant, "tensorrt_rtx", version, GPU)
     with pytest.raises(BundleError, match=r"plans\[\d\].bytes"):
         Bundle.load(folder)
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, calls = build_module.build_plan, []
+
+    def interrupted(variant: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(variant.stage)
+        if calls == ["encode", "deform"]:
+            raise KeyboardInterrupt
+        return build(variant, *arguments, **options)
+
+    monkeypatch.setattr(build_module, "build_plan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(folder, OPTIONS)
+    assert [plan.stage for plan in Bundle.load(folder).plans] == ["encode"]
+    assert [plan.reused for plan in build_bundle(folder, OPTIONS)] == [True, False]
+    assert calls == ["encode", "deform", "deform"]
+    assert sorted(p.suffix for p in (folder / "plans").iterdir()) == [".plan", ".plan"]
 
 
 def test_a_plan_of_another_device_is_refused(folder: Path) -> None:
@@ -164,3 +183,56 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
         build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
     assert "--workspace" in error.value.hint
+
+
+class MeasuringConfig:
+    """The timing cache of `tensorrt`: IBuilderConfig's calls, on bytes."""
+
+    kept = b""
+
+    def create_timing_cache(self, content: bytes) -> bytes:
+        return content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        accepted = not cache or cache.startswith(b"measured")
+        self.kept = cache if accepted else self.kept
+        return accepted
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: self.kept + b"measured")
+
+
+def test_timing_cache_goes_from_build_to_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rtx = trt_api.load("tensorrt_rtx")
+    assert not trt_api.use_timing_cache(rtx, MeasuringConfig(), b""), "RTX measures nothing"  # type: ignore[arg-type]
+    config, module = MeasuringConfig(), SimpleNamespace(__version__="10.3.0")
+    for content, kept in ((b"", b""), (b"measured", b"measured"), (b"of another GPU", b"")):
+        assert trt_api.use_timing_cache(module, config, content) and config.kept == kept  # type: ignore[arg-type]
+    real = {name for name in vars(MeasuringConfig) if name.endswith("timing_cache")}
+    assert all(hasattr(rtx.IBuilderConfig, name) for name in real)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = build_module.timing_cache_path("tensorrt", module, "Orin (nvgpu)")
+    assert path == tmp_path / "cache/streamsplat-edge/tensorrt-10.3.0.orin--nvgpu.timing"
+    # A whole build with a cache, as if RTX measured.
+    monkeypatch.setattr(
+        trt_api, "use_timing_cache", lambda _module, _config, known: seen.append(known) or True
+    )
+    monkeypatch.setattr(trt_api, "timing_cache", lambda _config: b"measured")
+    seen: list[bytes] = []
+    stage = tmp_path / "stage.onnx"
+    _graph(stage, "Relu")
+    variant = SimpleNamespace(path=stage, stage="encode", precision="fp32")
+    for _ in range(2):
+        build_module.build_plan(variant, rtx, OPTIONS, timing=path)  # type: ignore[arg-type]
+    assert seen == [b"", b"measured"] and path.read_bytes() == b"measured"
+
+
+def test_inspector_of_tensorrt_10_and_11() -> None:
+    nodes = "[ONNX Layer: a/MatMul]"
+    tens = {"Name": "x", "Format/Datatype": "Row major linear FP16 format"}
+    elevens = {"Name": "x", "Format": "Row major linear", "DataType": "Half"}
+    for tensor in (tens, elevens):
+        layer = {"Name": "l", "LayerType": "gemm", "Inputs": [tensor], "Metadata": nodes}
+        (found,) = from_inspector(json.dumps({"Layers": [layer, "a name only"]}))
+        assert (found.type, found.nodes, found.kind) == ("fp16", ("a/MatMul",), "gemm")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_model import MATCHING, small_model
 
 from streamsplat_edge.cli import main
 from streamsplat_edge.export import export as export_module
@@ -26,52 +25,7 @@ from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import BundleError, InputError
 from streamsplat_edge.runtime.stream import open_stream
 from streamsplat_edge.training.checkpoint import save_weights
-from streamsplat_edge.training.config import preset
 from streamsplat_edge.training.model import StreamSplat
-
-CONFIG = preset(
-    "tiny", height=32, width=64, dim=32, head_dim=16, encoder_depth=1, decoder_depth=1,
-    upsample_windows=(32, 64), upsample_blocks=(2, 1),
-)  # fmt: skip
-
-
-Exported = tuple[Path, str, str]  # bundle, stdout, stderr
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_weights(StreamSplat(CONFIG), path, {})
-    return path
-
-
-@pytest.fixture(scope="module")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """By the command line. torch's exporter needs some ten seconds, so this is the only time it runs."""
-    folder = tmp_path_factory.mktemp("bundles")
-    (folder / "provenance.json").write_text('{"data": "random"}')
-    command = [sys.executable, "-m", "streamsplat_edge", "export", "--json"]
-    command += [
-        "--precision",
-        "fp32,fp16",
-        "--triton",
-        "triton",
-        "--checkpoint",
-        checkpoint,
-        "-o",
-        "small.bundle",
-        "--provenance",
-        "provenance.json",
-    ]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
-    return folder / "small.bundle", result.stdout, result.stderr
-
-
-@pytest.fixture(scope="module")
-def bundle(exported: Exported) -> Bundle:
-    return Bundle.load(exported[0])
 
 
 @pytest.fixture()
@@ -92,10 +46,10 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def test_command_line_reports_every_output(exported: Exported) -> None:
+def test_command_line_reports_every_output(exported: tuple[Path, str, str]) -> None:
     _, stdout, stderr = exported
     report = json.loads(stdout)
-    assert report["bundle"] == "small.bundle"
+    assert report["bundle"] == str(exported[0] / "small.bundle")
     found = report["verification"]
     assert {(c["precision"], c["stage"], c["output"]) for c in found["stages"]} == {
         (precision, *pair) for precision in ("fp32", "fp16") for pair in EXPECTED
@@ -109,7 +63,7 @@ def test_bundle_says_where_it_comes_from(bundle: Bundle) -> None:
     assert bundle.name == "tiny"
     assert bundle.provenance["data"] == "random" and bundle.provenance["opset"] == 20
     assert len(bundle.provenance["checkpoint_sha256"]) == 64
-    assert bundle.model.gaussians == CONFIG.gaussians
+    assert bundle.model.gaussians == MATCHING.gaussians
 
 
 def test_graphs_use_elementary_operators_and_carry_no_paths(bundle: Bundle) -> None:
@@ -141,8 +95,7 @@ def test_graphs_use_elementary_operators_and_carry_no_paths(bundle: Bundle) -> N
 
 
 def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path) -> None:
-    torch.manual_seed(0)
-    model = StreamSplat(CONFIG).eval()
+    model = small_model(MATCHING)
     frames = (np.random.default_rng(0).random((2, 32, 64, 3)) * 255).astype(np.uint8)
     with open_stream(bundle.path) as stream:
         for i, frame in enumerate(frames):
@@ -186,8 +139,7 @@ def test_existing_bundle_is_only_replaced_by_force(
 
 
 def test_failed_verification_leaves_nothing(tmp_path: Path, written_before: None) -> None:
-    torch.manual_seed(0)
-    other = StreamSplat(CONFIG)
+    other = small_model(MATCHING)
     with torch.no_grad():
         next(p for n, p in other.named_parameters() if n.endswith("rgb.bias")).add_(1.0)
     save_weights(other, tmp_path / "other.safetensors", {})
@@ -206,10 +158,10 @@ def test_checkpoints_of_no_use_are_refused(checkpoint: Path, tmp_path: Path) -> 
     damaged.write_bytes(b"not weights")
     refuses(damaged, "not a readable safetensors")
     nameless = tmp_path / "nameless.safetensors"
-    save_file(StreamSplat(CONFIG).state_dict(), str(nameless))
+    save_file(StreamSplat(MATCHING).state_dict(), str(nameless))
     refuses(nameless, "does not say which model")
     first = tmp_path / "stage1.safetensors"
-    save_weights(StreamSplat(CONFIG), first, {}, "static")
+    save_weights(StreamSplat(MATCHING), first, {}, "static")
     refuses(first, "holds stage 1 only")
     refuses(nameless, "does not fit the model", {"preset": "tiny"})
     refuses(nameless, "no preset 'huge'", {"preset": "huge"})
@@ -222,7 +174,7 @@ def test_checkpoints_of_no_use_are_refused(checkpoint: Path, tmp_path: Path) -> 
         ),
     ):
         other = tmp_path / "other.safetensors"
-        save_weights(StreamSplat(replace(CONFIG, **change)), other, {})
+        save_weights(StreamSplat(replace(MATCHING, **change)), other, {})
         refuses(other, message)
     refuses(checkpoint, "does not use DINOv2", {"dino": checkpoint})
     refuses(checkpoint, "33x64 is not a multiple of the patch size 8", {"size": (33, 64)})

@@ -1,0 +1,186 @@
+"""`verify`: what differs is found, named down to the node, stored and shown; bf16 is compared as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from small_model import MATCHING, small_model
+
+from streamsplat_edge.cli import main
+from streamsplat_edge.export.bisect import diverging_node
+from streamsplat_edge.export.emulate import write_emulation
+from streamsplat_edge.export.graphs import write_graph
+from streamsplat_edge.export.precision import lowered
+from streamsplat_edge.export.stages import ConditionStage, StageGraph
+from streamsplat_edge.export.verify import Report, compare, default_thresholds, frame_psnr, verify_bundle
+from streamsplat_edge.export.video import example_frames
+from streamsplat_edge.runtime.bundle import Bundle, sha256_of
+
+FRAMES = example_frames(MATCHING.height, MATCHING.width)
+
+
+def rewrite(bundle: Bundle, file: str, change: Callable[[onnx.ModelProto], None]) -> Bundle:
+    """Change a graph, and the manifest with it."""
+    path, manifest = bundle.path / file, bundle.path / "bundle.json"
+    before = (sha256_of(path), path.stat().st_size)
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    text = manifest.read_text().replace(before[0], sha256_of(path))
+    manifest.write_text(text.replace(f'"bytes": {before[1]}', f'"bytes": {path.stat().st_size}'))
+    return Bundle.load(bundle.path)
+
+
+def scale_weights(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
+    """Multiplies the weights of the node `name`, in fp16."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (node,) = [n for n in model.graph.node if n.name == name]
+        (weight,) = [w for w in model.graph.initializer if w.name in node.input]
+        values = numpy_helper.to_array(weight) * np.float16(factor)
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), weight.name))
+
+    return change
+
+
+def first_node(bundle: Bundle, file: str, suffix: str) -> str:
+    """The first node in the order of execution whose name ends so."""
+    return next(n.name for n in onnx.load(bundle.path / file).graph.node if n.name.endswith(suffix))
+
+
+def verify(bundle: Bundle) -> Report:
+    return verify_bundle(bundle, None, FRAMES, thresholds=default_thresholds(), source="test")
+
+
+def test_a_broken_graph_is_located(
+    own_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = first_node(own_bundle, "encode.fp16.onnx", "resblocks.0.mlp.c_fc/MatMul")
+    rewrite(own_bundle, "encode.fp16.onnx", scale_weights(node, 3.0))
+    clip = Path(__file__).parents[2] / "demo" / "clip.mp4"
+    assert main(["verify", str(own_bundle.path), "--clip", str(clip)]) == 2
+    error = capsys.readouterr().err
+    assert "onnxruntime fp16: encode.tokens differs by" in error
+    assert f"In stage encode, fp16 first differs from fp32 at node {node}." in " ".join(error.split())
+    stored = Bundle.load(own_bundle.path).verification
+    assert stored["passed"] is False and any("encode.tokens" in text for text in stored["failures"])
+    assert main(["info", str(own_bundle.path)]) == 0
+    assert "verified    FAILED, against ONNX Runtime" in capsys.readouterr().out
+
+
+def test_a_sound_bundle_is_verified_and_says_so(
+    own_bundle: Bundle, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["verify", str(own_bundle.path), "--checkpoint", str(checkpoint), "--frames", "2"]
+    assert main(command) == 0
+    assert "reference: PyTorch fp32 on clip.mp4" in capsys.readouterr().out
+    stored = Bundle.load(own_bundle.path).verification
+    assert stored["passed"] is True and stored["psnr_db"]["onnxruntime fp16"] >= 45
+    assert stored["psnr_db"]["onnxruntime fp32"] > 80
+    assert main(["info", str(own_bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "verified    passed, against PyTorch fp32" in shown and "onnxruntime fp16: rendered frames" in shown
+    )
+    before = own_bundle.path.joinpath("bundle.json").read_bytes()
+    assert main([*command, "--no-store", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    assert own_bundle.path.joinpath("bundle.json").read_bytes() == before
+
+
+def test_nan_is_a_failure(own_bundle: Bundle) -> None:
+    node = first_node(own_bundle, "deform.fp16.onnx", "decoder.widen/MatMul")
+    broken = rewrite(own_bundle, "deform.fp16.onnx", scale_weights(node, np.nan))
+    report = verify(broken)
+    assert any("deform.fade holds NaN or infinity" in text for text in report.failures)
+    assert not any("encode" in text for text in report.failures), "what agrees is not listed"
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_refusals(own_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuses(message: str, *arguments: str) -> None:
+        assert main(["verify", str(own_bundle.path), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+    refuses("One key frame makes no pair", "--frames", "1")
+    refuses("has no 99 key frames", "--frames", "99")
+    manifest = own_bundle.path / "bundle.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"fp32"', '"fp31"'))
+    refuses("has no fp32 files to compare with")
+    changed = json.loads(text)
+    changed["stages"]["encode"]["variants"][0]["inputs"][0]["shape"][2] += 8
+    manifest.write_text(json.dumps(changed))
+    refuses("rgbd.shape")
+    manifest.write_text(text)
+    file = own_bundle.path / "encode.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    refuses("encode.onnx")
+
+
+def test_distances() -> None:
+    truth = np.array([3.0, 4.0], np.float32)
+    assert compare(truth * 1.1, truth) == pytest.approx((0.1, 0.4, 1.0, True), rel=1e-5)
+    assert compare(np.zeros(2), np.zeros(2)) == (0.0, 0.0, 1.0, True)
+    assert compare(np.array([np.inf, 0]), truth)[3] is False
+    assert frame_psnr(truth, truth) == np.inf
+    assert frame_psnr(np.full(4, 0.6), np.full(4, 0.5)) == pytest.approx(20.0)
+
+
+def test_bisection_finds_the_first_of_many() -> None:
+    """A chain of sums; from the broken one on, all values differ."""
+
+    def chain(broken: int) -> onnx.ModelProto:
+        helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+        nodes = [helper.make_node("Add", [f"v{i}", f"c{i}"], [f"v{i + 1}"], name=f"n{i}") for i in range(9)]
+        constants = [helper.make_tensor(f"c{i}", kind, [1], [2.0 if i == broken else 1.0]) for i in range(9)]
+        io = [[helper.make_tensor_value_info(name, kind, [1])] for name in ("v0", "v9")]
+        graph = helper.make_graph(nodes, "chain", *io, constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    inputs = {"v0": np.zeros(1, np.float32)}
+    for broken in (0, 4, 8):
+        assert diverging_node(chain(-1), chain(broken), inputs, 1e-3) == f"n{broken}"
+    assert diverging_node(chain(-1), chain(-1), inputs, 1e-3) == ""
+
+
+def test_bf16_is_compared_by_rounding(own_bundle: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime has no bf16 on CPUs: the file's graph runs in fp32 with every value rounded."""
+    stage = ConditionStage(small_model(MATCHING))
+    picture = torch.rand(1, 3, MATCHING.height, MATCHING.width, generator=torch.Generator().manual_seed(1))
+    low = lowered(stage, "bf16", 22)
+    path = own_bundle.path / "condition.bf16.onnx"
+    graph = write_graph(StageGraph("condition", low, {"rgb": picture}, ("condition",)), path, 22)
+    types = {w.data_type for w in onnx.load(path).graph.initializer}
+    assert onnx.TensorProto.BFLOAT16 in types, "convolutions have bf16 from operator set 22 on"
+    write_emulation(path, tmp_path / "emulated.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "emulated.onnx", providers=["CPUExecutionProvider"])
+    got = session.run(None, {"rgb": picture.numpy()})[0]
+    with torch.no_grad():
+        exact, rounded = stage(picture).numpy(), low(picture).numpy()
+    assert 1e-3 < compare(got, exact)[0] < 2e-2 and compare(got, rounded)[0] < 2e-2
+    assert np.array_equal(got, torch.from_numpy(got).bfloat16().float().numpy()), "results are rounded"
+
+    manifest = json.loads((own_bundle.path / "bundle.json").read_text())
+    variants = manifest["stages"]["condition"]["variants"]
+    entry = {**variants[0], "file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+    variants.append({**entry, "precision": "bf16", "engines": ["tensorrt"]})
+    (own_bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    report = verify(Bundle.load(own_bundle.path))
+    assert not report.failures and 30 < report.psnr_db["onnxruntime bf16"] < 120
+    assert graph.inputs[0].dtype == "float32"
+
+
+def test_bf16_convolutions_before_operator_set_22_stay_in_fp32() -> None:
+    low = lowered(ConditionStage(small_model(MATCHING)), "bf16", 20)
+    assert {p.dtype for p in low.parameters()} == {torch.float32}
