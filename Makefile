@@ -23,7 +23,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 \
+.PHONY: help demo test lint typing format test-install test-parity test-rtsp test-serve test-plans test-plans-20 test-plans-23 \
   test-cuda gpu-check coverage bench clean check-tools
 
 help:  ## list the targets
@@ -52,6 +52,10 @@ test-plans: .venv-test/.installed  ## TensorRT-RTX plans of tiny and base, witho
 # One operator set per core; each needs 4 GB.
 test-plans-20 test-plans-23: test-plans-%: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m plans -s -k opset$*
+
+test-rtsp:  ## live sources against GStreamer's RTSP server on loopback, where it is installed (a minute)
+test-rtsp: .venv-test/.installed
+	.venv-test/bin/python -m pytest -m rtsp
 
 test-serve:  ## streams on Ray Serve: a killed replica comes back (installs the extra [serve]; a minute)
 test-serve: .venv-test/.installed

@@ -20,6 +20,9 @@ from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.sources import LiveOptions, connection
 from streamsplat_edge.runtime.video import VideoFrame, open_video
 
+# Real time on a loaded machine: a target of their own.
+pytestmark = pytest.mark.rtsp
+
 QUICK = LiveOptions(connect_seconds=10, silence_seconds=1.0, first_wait=0.05, longest_wait=0.2, attempts=0)
 BACK = LiveOptions(connect_seconds=10, silence_seconds=0.6, first_wait=0.05, longest_wait=0.2)
 BIG = (96, 128)
