@@ -23,8 +23,8 @@ DEMO_BUNDLE := demo/tiny.bundle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing format test-install test-parity test-rtsp test-serve test-plans test-plans-20 test-plans-23 \
-  test-cuda gpu-check coverage bench clean check-tools
+.PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 \
+  test-rtsp test-serve test-cuda gpu-check coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
