@@ -13,7 +13,8 @@
 | layers of a plan in the builder's verbose log | RTX | `IEngineInspector` |
 | `Format/Datatype` of the inspector | 10 | 11 and RTX: `Format`, `DataType` |
 
-`IEngineInspector` is read in `export/plan_layers.py`. Type-checked against `tensorrt-stubs`.
+`IEngineInspector` is read in `export/plan_layers.py`. Type-checked against `tensorrt-stubs` where that
+is installed (with `pip install --no-deps`, since it asks for all of TensorRT).
 """
 
 from __future__ import annotations
