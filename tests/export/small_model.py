@@ -17,7 +17,7 @@ MATCHING = preset(
 ATTENDING = preset(
     "tiny", height=32, width=64, dim=32, head_dim=16, encoder_depth=1, decoder_depth=1,
     upsample_windows=(32,), upsample_blocks=(1,), condition="tokens", condition_dim=0,
-    decoder="attention", colour="absolute", depth_levels=0,
+    decoder="attention", colour="absolute", depth_levels=0, depth_input="zeros",
 )  # fmt: skip
 
 

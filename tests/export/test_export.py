@@ -101,13 +101,16 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
         for i, frame in enumerate(frames):
             stream.push(frame, float(i))
         rgb = stream.render(0.5).rgb
-    from streamsplat_edge.training.conv_depth import normalised
+    from streamsplat_edge.runtime.preprocess import DepthRange
     from streamsplat_edge.training.gaussians import render_pair
     from streamsplat_edge.training.objectives import to_rgbd
 
     with torch.no_grad():
         rgbd = to_rgbd(torch.from_numpy(frames).permute(0, 3, 1, 2))
-        rgbd[:, 3:] = normalised(model.depth(rgbd[:, :3]))
+        planes, scale = model.depth(rgbd[:, :3]).numpy(), DepthRange()
+        for i, plane in enumerate(planes):
+            scale = scale.normalise(plane, float(i))
+        rgbd[:, 3:] = torch.from_numpy(planes)
         tokens, features, gaussians = model.encode(rgbd)
         motion, fade = model.deform(tokens[None], features[None], model.condition(rgbd[:, :3])[None])
         expected, _, _ = render_pair(

@@ -76,7 +76,8 @@ def graph_tensors(values: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
 def test_models_and_ensemble_agree_with_the_graphs(exported: tuple[Path, str, str], bundle: Bundle) -> None:
     root = exported[0] / "triton"
     configs = {path.parent.name: parse(path.read_text()) for path in root.glob("*/config.pbtxt")}
-    assert configs.keys() == {f"tiny_{stage}" for stage in ("encode", "condition", "deform", "keyframe")}
+    names = ("depth", "encode", "condition", "deform", "keyframe")
+    assert configs.keys() == {f"tiny_{name}" for name in names}
     known: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for stage in bundle.stage_names:
         config = configs[f"tiny_{stage}"]
@@ -97,7 +98,11 @@ def test_models_and_ensemble_agree_with_the_graphs(exported: tuple[Path, str, st
         produced |= {m["value"] for m in given}
         for mapping in (*taken, *given):
             assert known[step["model_name"]][mapping["key"]] == own[mapping["value"]]
-    assert set(tensors(ensemble["output"])) == {"tokens", "features", "gaussians", "condition"} <= produced
+    assert (
+        set(tensors(ensemble["output"]))
+        == {"depth", "tokens", "features", "gaussians", "condition"}
+        <= produced
+    )
 
 
 def test_nothing_is_overwritten(
