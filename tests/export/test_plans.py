@@ -34,7 +34,7 @@ pytestmark = pytest.mark.plans
 
 # Fused attentions of each stage in fp16: all that there are.
 ATTENTIONS = {
-    "tiny": {"depth": 0, "encode": 6, "condition": 0, "deform": 0},
+    "tiny": {"encode": 6, "condition": 0, "deform": 0},
     "base": {"depth": 12, "encode": 14, "condition": 12, "deform": 24},
 }
 PEAK_GB = 8.0
