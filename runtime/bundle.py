@@ -21,20 +21,16 @@ from typing import Any
 from .bundle_schema import (
     ENGINE_NAMES,
     FORMAT,
-    MANIFEST_NAME,
-    VERSION,
     Manifest,
     ModelConfig,
     PlanEntry,
     TensorSpec,
     VariantEntry,
     WeightsEntry,
-    decode_json,
-    fail,
-    finite_json,
     parse_manifest,
 )
 from .errors import BundleError, OutputError
+from .manifest_fields import MANIFEST_NAME, VERSION, decode_json, fail, finite_json
 
 __all__ = [
     "ENGINE_NAMES",

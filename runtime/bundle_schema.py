@@ -1,24 +1,32 @@
 """The manifest of a bundle: its fields as dataclasses, and a validator that names the field and the remedy.
 
-Written by hand instead of with a schema library so that the lean runtime needs none. Every reader below takes
-the JSON value and the dotted name of the field, and either returns a typed value or raises `BundleError`.
+Written by hand instead of with a schema library so that the lean runtime needs none; `manifest_fields` reads
+the values.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
-from .errors import BundleError
+from .manifest_fields import (
+    REEXPORT,
+    VERSION,
+    as_choice,
+    as_file_name,
+    as_integer,
+    as_list,
+    as_number,
+    as_object,
+    as_sequence,
+    as_sha256,
+    as_text,
+    fail,
+    show,
+)
 
 FORMAT = "streamsplat-bundle"
-VERSION = 1
-MANIFEST_NAME = "bundle.json"
 
 ENGINE_NAMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 PLAN_RUNTIMES = ("tensorrt", "tensorrt_rtx")
@@ -32,8 +40,6 @@ KEY_FRAME_GAP_MAX = 120
 """Frames per pair at most: all of them wait in memory for the key frame that ends the pair."""
 
 _ELEMENTS_MAX = 1 << 31  # of one tensor, 8 GB: beyond that a manifest asks for memory that it cannot mean
-
-_REEXPORT = "Re-export the bundle with `streamsplat-edge export`."
 
 
 @dataclass(frozen=True)
@@ -172,106 +178,19 @@ class Manifest:
     raw: dict[str, Any]
 
 
-def fail(field: str, problem: str, hint: str = _REEXPORT) -> BundleError:
-    """A refusal that names the manifest field."""
-    return BundleError(f"{MANIFEST_NAME}: field `{field}` {problem}.", hint)
-
-
-def _show(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _object(value: object, field: str, keys: Iterable[str] | None = None) -> dict[str, Any]:
-    """A JSON object; with `keys`, exactly these fields."""
-    if not isinstance(value, dict):
-        raise fail(field, f"must be an object, not {_show(value)}")
-    if keys is not None:
-        wanted = set(keys)
-        where = "" if field == "(top level)" else f"{field}."
-        for key in sorted(value.keys() - wanted):
-            raise fail(
-                where + key,
-                f"is unknown to bundle version {VERSION}",
-                "Remove it, or install the streamsplat-edge version that wrote this bundle.",
-            )
-        for key in sorted(wanted - value.keys()):
-            raise fail(where + key, "is missing")
-    return value
-
-
-def _list(value: object, field: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise fail(field, f"must be a list, not {_show(value)}")
-    return value
-
-
-def _text(value: object, field: str, pattern: str = r".+") -> str:
-    # Not printable: control sequences for the terminal that shows the name, or halves of characters.
-    if not isinstance(value, str) or not re.fullmatch(pattern, value) or not value.isprintable():
-        detail = "a non-empty printable string" if pattern == r".+" else f"a string of the form {pattern}"
-        raise fail(field, f"must be {detail}, not {_show(value)}")
-    return value
-
-
-def _choice(value: object, field: str, allowed: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise fail(field, f"must be one of {', '.join(allowed)}, not {_show(value)}")
-    return value
-
-
-def _integer(value: object, field: str, maximum: int = 2**62) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise fail(field, f"must be an integer of at least 1, not {_show(value)}")
-    if value > maximum:
-        raise fail(field, f"must be at most {maximum}, not {_show(value)}")
-    return value
-
-
-def _number(value: object, field: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise fail(field, f"must be a number from {low:g} to {high:g}, not {_show(value)}")
-    return float(value)
-
-
-def _sequence(value: object, field: str, length: int, read: Callable[[object, str], Any]) -> tuple[Any, ...]:
-    items = _list(value, field)
-    if len(items) != length:
-        raise fail(field, f"must have {length} entries, not {len(items)}")
-    return tuple(read(item, f"{field}[{i}]") for i, item in enumerate(items))
-
-
-def _file_name(value: object, field: str) -> str:
-    """A relative POSIX path that by its wording stays inside the bundle (links: see `Bundle.load`)."""
-    name = _text(value, field)
-    path = PurePosixPath(name)
-    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
-    if not inside or "\0" in name or path.as_posix() != name or path.name in ("", MANIFEST_NAME):
-        raise fail(
-            field,
-            f"must name a file inside the bundle folder, not {_show(name)}",
-            "Do not use this bundle unless you trust its origin: its manifest points outside its folder.",
-        )
-    return name
-
-
-def _sha256(value: object, field: str) -> str:
-    return _text(value, field, r"[0-9a-f]{64}")
-
-
 def _tensor(value: object, field: str) -> TensorSpec:
-    entry = _object(value, field, ("name", "dtype", "shape"))
-    sizes = _list(entry["shape"], f"{field}.shape")
-    shape = tuple(_integer(size, f"{field}.shape[{i}]") for i, size in enumerate(sizes))
+    entry = as_object(value, field, ("name", "dtype", "shape"))
+    sizes = as_list(entry["shape"], f"{field}.shape")
+    shape = tuple(as_integer(size, f"{field}.shape[{i}]") for i, size in enumerate(sizes))
     if math.prod(shape) > _ELEMENTS_MAX:
         raise fail(f"{field}.shape", f"has more than {_ELEMENTS_MAX} elements")
     return TensorSpec(
-        _text(entry["name"], f"{field}.name"), shape, _choice(entry["dtype"], f"{field}.dtype", DTYPES)
+        as_text(entry["name"], f"{field}.name"), shape, as_choice(entry["dtype"], f"{field}.dtype", DTYPES)
     )
 
 
 def _tensors(value: object, field: str) -> tuple[TensorSpec, ...]:
-    specs = tuple(_tensor(item, f"{field}[{i}]") for i, item in enumerate(_list(value, field)))
+    specs = tuple(_tensor(item, f"{field}[{i}]") for i, item in enumerate(as_list(value, field)))
     names = [spec.name for spec in specs]
     if not specs or len(set(names)) != len(names):
         raise fail(field, "must list at least one tensor, each name once")
@@ -281,44 +200,46 @@ def _tensors(value: object, field: str) -> tuple[TensorSpec, ...]:
 def parse_model(value: object, field: str = "model") -> ModelConfig:
     """Read and check the `model` object: ranges, divisibility, known words."""
     names = tuple(ModelConfig.__dataclass_fields__)
-    entry = _object(value, field, names)
-    height = _integer(entry["height"], f"{field}.height")
-    width = _integer(entry["width"], f"{field}.width")
-    patch = _integer(entry["patch"], f"{field}.patch")
+    entry = as_object(value, field, names)
+    height = as_integer(entry["height"], f"{field}.height")
+    width = as_integer(entry["width"], f"{field}.width")
+    patch = as_integer(entry["patch"], f"{field}.patch")
     for name, size in (("height", height), ("width", width)):
         if size % patch:
             raise fail(f"{field}.{name}", f"is {size}, not a multiple of the patch size {patch}")
-    rows, cols = _sequence(entry["grid"], f"{field}.grid", 2, _integer)
+    rows, cols = as_sequence(entry["grid"], f"{field}.grid", 2, as_integer)
     return ModelConfig(
-        preset=_text(entry["preset"], f"{field}.preset"),
+        preset=as_text(entry["preset"], f"{field}.preset"),
         height=height,
         width=width,
         patch=patch,
         grid=(rows, cols),
-        token_dim=_integer(entry["token_dim"], f"{field}.token_dim"),
-        feature_dim=_integer(entry["feature_dim"], f"{field}.feature_dim"),
-        depth_input=_choice(entry["depth_input"], f"{field}.depth_input", DEPTH_INPUTS),
-        depth_mapping=_choice(entry["depth_mapping"], f"{field}.depth_mapping", DEPTH_MAPPINGS),
-        background=_sequence(
-            entry["background"], f"{field}.background", 3, lambda item, name: _number(item, name, 0.0, 1.0)
+        token_dim=as_integer(entry["token_dim"], f"{field}.token_dim"),
+        feature_dim=as_integer(entry["feature_dim"], f"{field}.feature_dim"),
+        depth_input=as_choice(entry["depth_input"], f"{field}.depth_input", DEPTH_INPUTS),
+        depth_mapping=as_choice(entry["depth_mapping"], f"{field}.depth_mapping", DEPTH_MAPPINGS),
+        background=as_sequence(
+            entry["background"], f"{field}.background", 3, lambda item, name: as_number(item, name, 0.0, 1.0)
         ),
-        key_frame_gap=_integer(entry["key_frame_gap"], f"{field}.key_frame_gap", KEY_FRAME_GAP_MAX),
+        key_frame_gap=as_integer(entry["key_frame_gap"], f"{field}.key_frame_gap", KEY_FRAME_GAP_MAX),
     )
 
 
 def _variant(value: object, field: str) -> VariantEntry:
-    weights = _object(value, field).get("weights")
+    weights = as_object(value, field).get("weights")
     keys = [key for key in VariantEntry.__dataclass_fields__ if key != "weights" or weights is not None]
-    entry = _object(value, field, keys)
-    engines = _list(entry["engines"], f"{field}.engines")
+    entry = as_object(value, field, keys)
+    engines = as_list(entry["engines"], f"{field}.engines")
     if not engines:
         raise fail(f"{field}.engines", "must name at least one engine")
     return VariantEntry(
-        file=_file_name(entry["file"], f"{field}.file"),
-        sha256=_sha256(entry["sha256"], f"{field}.sha256"),
-        bytes=_integer(entry["bytes"], f"{field}.bytes"),
-        precision=_text(entry["precision"], f"{field}.precision", r"[a-z0-9][a-z0-9_.+-]*"),
-        engines=tuple(_choice(name, f"{field}.engines[{i}]", ENGINE_NAMES) for i, name in enumerate(engines)),
+        file=as_file_name(entry["file"], f"{field}.file"),
+        sha256=as_sha256(entry["sha256"], f"{field}.sha256"),
+        bytes=as_integer(entry["bytes"], f"{field}.bytes"),
+        precision=as_text(entry["precision"], f"{field}.precision", r"[a-z0-9][a-z0-9_.+-]*"),
+        engines=tuple(
+            as_choice(name, f"{field}.engines[{i}]", ENGINE_NAMES) for i, name in enumerate(engines)
+        ),
         inputs=_tensors(entry["inputs"], f"{field}.inputs"),
         outputs=_tensors(entry["outputs"], f"{field}.outputs"),
         weights=None if weights is None else _weights(weights, f"{field}.weights"),
@@ -326,11 +247,11 @@ def _variant(value: object, field: str) -> VariantEntry:
 
 
 def _weights(value: object, field: str) -> WeightsEntry:
-    entry = _object(value, field, tuple(WeightsEntry.__dataclass_fields__))
+    entry = as_object(value, field, tuple(WeightsEntry.__dataclass_fields__))
     return WeightsEntry(
-        _file_name(entry["file"], f"{field}.file"),
-        _sha256(entry["sha256"], f"{field}.sha256"),
-        _integer(entry["bytes"], f"{field}.bytes"),
+        as_file_name(entry["file"], f"{field}.file"),
+        as_sha256(entry["sha256"], f"{field}.sha256"),
+        as_integer(entry["bytes"], f"{field}.bytes"),
     )
 
 
@@ -409,25 +330,25 @@ def check_stages(model: ModelConfig, stages: dict[str, tuple[VariantEntry, ...]]
 
 
 def _stage(value: object, field: str) -> tuple[VariantEntry, ...]:
-    variants = _list(_object(value, field, ("variants",))["variants"], f"{field}.variants")
+    variants = as_list(as_object(value, field, ("variants",))["variants"], f"{field}.variants")
     if not variants:
         raise fail(f"{field}.variants", "must list at least one file")
     return tuple(_variant(item, f"{field}.variants[{i}]") for i, item in enumerate(variants))
 
 
 def _plan(value: object, field: str) -> PlanEntry:
-    entry = _object(value, field, tuple(PlanEntry.__dataclass_fields__))
+    entry = as_object(value, field, tuple(PlanEntry.__dataclass_fields__))
     return PlanEntry(
-        stage=_choice(entry["stage"], f"{field}.stage", STAGE_NAMES),
-        file=_file_name(entry["file"], f"{field}.file"),
-        sha256=_sha256(entry["sha256"], f"{field}.sha256"),
-        bytes=_integer(entry["bytes"], f"{field}.bytes"),
-        runtime=_choice(entry["runtime"], f"{field}.runtime", PLAN_RUNTIMES),
-        version=_text(entry["version"], f"{field}.version"),
-        device=_text(entry["device"], f"{field}.device"),
-        compute_capability=_text(entry["compute_capability"], f"{field}.compute_capability"),
-        onnx_sha256=_sha256(entry["onnx_sha256"], f"{field}.onnx_sha256"),
-        settings=_object(entry["settings"], f"{field}.settings"),
+        stage=as_choice(entry["stage"], f"{field}.stage", STAGE_NAMES),
+        file=as_file_name(entry["file"], f"{field}.file"),
+        sha256=as_sha256(entry["sha256"], f"{field}.sha256"),
+        bytes=as_integer(entry["bytes"], f"{field}.bytes"),
+        runtime=as_choice(entry["runtime"], f"{field}.runtime", PLAN_RUNTIMES),
+        version=as_text(entry["version"], f"{field}.version"),
+        device=as_text(entry["device"], f"{field}.device"),
+        compute_capability=as_text(entry["compute_capability"], f"{field}.compute_capability"),
+        onnx_sha256=as_sha256(entry["onnx_sha256"], f"{field}.onnx_sha256"),
+        settings=as_object(entry["settings"], f"{field}.settings"),
     )
 
 
@@ -437,95 +358,37 @@ def parse_manifest(value: object) -> Manifest:
     The version is looked at before anything else, so that a bundle of another version says so instead of
     complaining about a field this version does not know.
     """
-    top = _object(value, "(top level)")
+    top = as_object(value, "(top level)")
     if top.get("format") != FORMAT:
-        raise fail("format", f'must be "{FORMAT}", not {_show(top.get("format"))}', "This is not a bundle.")
-    version = _integer(top.get("version"), "version")
+        raise fail("format", f'must be "{FORMAT}", not {show(top.get("format"))}', "This is not a bundle.")
+    version = as_integer(top.get("version"), "version")
     if version != VERSION:
         newer = version > VERSION
         raise fail(
             "version",
             f"is {version}, this program reads version {VERSION}",
-            "Upgrade: `pip install -U streamsplat-edge`." if newer else _REEXPORT,
+            "Upgrade: `pip install -U streamsplat-edge`." if newer else REEXPORT,
         )
     # Bundles written before there was verification have no such field.
-    top = _object(
+    top = as_object(
         {"verification": {}, **top},
         "(top level)",
         ("format", "version", "name", "model", "stages", "plans", "provenance", "quality", "verification"),
     )
     model = parse_model(top["model"])
-    stages = _object(top["stages"], "stages")
+    stages = as_object(top["stages"], "stages")
     for stage in stages:
-        _choice(stage, f"stages.{stage}", STAGE_NAMES)
+        as_choice(stage, f"stages.{stage}", STAGE_NAMES)
     parsed = {stage: _stage(entry, f"stages.{stage}") for stage, entry in stages.items()}
     check_stages(model, parsed)
-    plans = tuple(_plan(item, f"plans[{i}]") for i, item in enumerate(_list(top["plans"], "plans")))
+    plans = tuple(_plan(item, f"plans[{i}]") for i, item in enumerate(as_list(top["plans"], "plans")))
     return Manifest(
-        name=_text(top["name"], "name"),
+        name=as_text(top["name"], "name"),
         model=model,
         stages=parsed,
         plans=plans,
-        provenance=_object(top["provenance"], "provenance"),
-        quality=_object(top["quality"], "quality"),
-        verification=_object(top["verification"], "verification"),
+        provenance=as_object(top["provenance"], "provenance"),
+        quality=as_object(top["quality"], "quality"),
+        verification=as_object(top["verification"], "verification"),
         raw=top,
     )
-
-
-def decode_json(text: str, source: str) -> object:
-    """Strict JSON: repeated keys and numbers that are none are refused, a syntax error says where.
-
-    Raises:
-        BundleError: the text is not (complete) JSON.
-    """
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            names = [key for key, _ in items]
-            raise fail(next(key for key in names if names.count(key) > 1), "appears twice")
-        return result
-
-    def constant(name: str) -> float:
-        raise BundleError(f"{source}: {name} is not a JSON number.", _REEXPORT)
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        return value if math.isfinite(value) else constant(digits)
-
-    def integer(digits: str) -> int:
-        if len(digits) > 20:  # Python refuses thousands of digits with an error of its own
-            raise BundleError(f"{source}: the integer {digits[:20]}... is out of range.", _REEXPORT)
-        return int(digits)
-
-    try:
-        return json.loads(
-            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number, parse_int=integer
-        )
-    except json.JSONDecodeError as error:
-        at_end = error.pos >= len(text.rstrip()) or "Unterminated" in error.msg
-        problem = "is cut short" if at_end else "is not valid JSON"
-        raise BundleError(
-            f"{source} {problem} (line {error.lineno}, column {error.colno}: {error.msg}).",
-            "Copy or download the bundle again.",
-        ) from None
-    except RecursionError:
-        raise BundleError(f"{source} is nested too deeply.", "Copy or download the bundle again.") from None
-
-
-def finite_json(value: object, field: str) -> None:
-    """Raise `BundleError` when a value cannot be written as strict JSON (wrong type, NaN, infinity)."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise fail(field, f"has a key that is not a string: {_show(key)}", "Use string keys.")
-            finite_json(item, f"{field}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            finite_json(item, f"{field}[{i}]")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise fail(field, f"is {value}, which JSON cannot hold", "Write a finite number or leave it out.")
-    elif value is not None and not isinstance(value, (str, int, bool)):
-        raise fail(field, f"has type {type(value).__name__}", "Convert it to a plain Python value.")
