@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from keyed_weights import apply_keyed_weights
+from torch import nn
 
 pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 pytest.importorskip("transformers", reason="base has stages of published networks")
@@ -22,6 +23,7 @@ from streamsplat_edge.export.build import BuildOptions, build_plan
 from streamsplat_edge.export.graphs import write_graph
 from streamsplat_edge.export.precision import lowered
 from streamsplat_edge.export.published import DepthStage, DinoStage
+from streamsplat_edge.export.small import ConvDepthStage
 from streamsplat_edge.export.stages import ConditionStage, StageGraph, stage_graphs
 from streamsplat_edge.runtime.bundle import StageVariant
 from streamsplat_edge.runtime.engines import trt_api
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.plans
 
 # Fused attentions of each stage in fp16: all that there are.
 ATTENTIONS = {
-    "tiny": {"encode": 6, "condition": 0, "deform": 0},
+    "tiny": {"depth": 0, "encode": 6, "condition": 0, "deform": 0},
     "base": {"depth": 12, "encode": 14, "condition": 12, "deform": 24},
 }
 PEAK_GB = 8.0
@@ -45,7 +47,13 @@ def stages_of(name: str) -> Iterator[StageGraph]:
     config = preset(name)
     model = StreamSplat(config).eval().requires_grad_(False)
     apply_keyed_weights(model)
-    condition, depth = _published(config) if name == "base" else (ConditionStage(model), None)
+    condition: nn.Module
+    depth: DepthStage | ConvDepthStage
+    if name == "base":
+        condition, depth = _published(config)
+    else:
+        condition = ConditionStage(model)
+        depth = ConvDepthStage(model.depth_encoder, config.height, config.width)
     stages = stage_graphs(model, condition, depth)
     del model, condition, depth
     while stages:  # each is freed when it has been built
