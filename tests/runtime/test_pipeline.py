@@ -11,14 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from fake_bundle import build_fake_bundle
 
-from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import InputError, OutputError, VideoError
 from streamsplat_edge.runtime.pipeline import Pipeline, Rendered, run_video
 from streamsplat_edge.runtime.prefetch import Prefetcher
 from streamsplat_edge.runtime.rasterizer import View
-from streamsplat_edge.runtime.stream import Stream, open_stream
+from streamsplat_edge.runtime.stream import Stream
 from streamsplat_edge.runtime.timing import LatencyRecorder
 from streamsplat_edge.runtime.video import VideoFrame
 
@@ -32,21 +30,7 @@ class Source:
     index: int
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build_fake_bundle(tmp_path_factory.mktemp("pipeline") / "fake.bundle")
-
-
-@pytest.fixture
-def stream(bundle: Bundle) -> Iterator[Stream]:
-    with open_stream(bundle, threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name == "decode"] == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def scene(colour: tuple[int, int, int], count: int, start: int = 0, step: float = 0.04) -> list[Source]:

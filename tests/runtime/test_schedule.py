@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_bundle import build_fake_bundle
 
-from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.pipeline import Pipeline
 from streamsplat_edge.runtime.schedule import FairQueue, Job, run_fairly
 from streamsplat_edge.runtime.sources import PushSource
-from streamsplat_edge.runtime.stream import Stream, open_stream
+from streamsplat_edge.runtime.stream import Stream
 from streamsplat_edge.runtime.video import VideoFrame
 
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build_fake_bundle(tmp_path_factory.mktemp("schedule") / "fake.bundle")
-
-
-@pytest.fixture
-def stream(bundle: Bundle) -> Iterator[Stream]:
-    with open_stream(bundle, threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name == "decode"] == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def frames(count: int, seed: int = 0) -> list[VideoFrame]:
