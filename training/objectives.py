@@ -44,10 +44,7 @@ def to_rgbd(images: Tensor, inv_depth: Tensor | None = None) -> Tensor:
     rgb = images.float() / 255.0
     if inv_depth is None:
         return torch.cat([rgb, torch.zeros_like(rgb[:, :1])], dim=1)
-    depth = inv_depth[:, None].float()
-    low, high = depth.amin((2, 3), keepdim=True), depth.amax((2, 3), keepdim=True)
-    spread = torch.where(high > low, high - low, 1.0)
-    return torch.cat([rgb, (depth - low) / spread], dim=1)
+    return torch.cat([rgb, normalised(inv_depth[:, None].float())], dim=1)
 
 
 def psnr(mse: Tensor) -> Tensor:
