@@ -19,7 +19,7 @@ from ..runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of, store
 from ..runtime.engines import trt_api
 from ..runtime.errors import EngineError, OutputError, StreamSplatError
 from ..runtime.video import write_bytes
-from .builder_log import BuildLog, progress_monitor
+from .builder_log import BuildLog, garbage_kept, progress_monitor
 from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
 
 PLAN_FOLDER = "plans"
@@ -202,6 +202,7 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")
 
 
+@garbage_kept()
 def build_plan(
     variant: StageVariant,
     module: Any,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,23 @@ class BuildLog:
             if any(word in message.lower() for word in _MEMORY):
                 return message
         return ""
+
+
+@contextlib.contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Python's cyclic collector rests; also usable as a decorator.
+
+    TensorRT calls the logger with a lock of its own held. Were the collector to run inside that call, it could
+    free the builder of an earlier build (the traceback of a failed one holds it in a cycle), whose destructor
+    waits for the same lock: the process would stop for ever.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,6 +185,41 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
         build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
     assert "--workspace" in error.value.hint
+
+
+_CYCLE = """
+import gc, sys
+from pathlib import Path
+from types import SimpleNamespace
+from streamsplat_edge.export.build import BuildError, BuildOptions, build_plan
+from streamsplat_edge.runtime.engines import trt_api
+
+module = trt_api.load("tensorrt_rtx")
+variant = SimpleNamespace(path=Path(sys.argv[1]), stage="encode", precision="fp32")
+
+
+def collector(frame, event, argument):  # comes at the worst moment, where it may come at all
+    if event == "call" and frame.f_code.co_name == "log" and gc.isenabled():
+        gc.collect()
+
+
+gc.set_threshold(0)
+sys.setprofile(collector)
+for _ in range(2):
+    try:
+        build_plan(variant, module, BuildOptions("tensorrt_rtx", capabilities=("8.6",)))
+    except BuildError as error:
+        error.itself = error  # the failed build's builder now lives until the collector finds this cycle
+print("ended", gc.isenabled())
+"""
+
+
+def test_collector_does_not_free_a_builder_inside_the_logger(tmp_path: Path) -> None:
+    """In a process of its own: where it fails, TensorRT waits for itself for ever."""
+    _graph(tmp_path / "stage.onnx", "Det")
+    command = [sys.executable, "-c", _CYCLE, str(tmp_path / "stage.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "ended True\n"
 
 
 class MeasuringConfig:
