@@ -120,6 +120,11 @@ clean:  ## remove environments, builds, caches and out/
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-test/bin/pip || $(PYTHON) -m venv --clear .venv-test
 	.venv-test/$(PIP) install $(TORCH) -e '.[dev,train,export,openvino,tensorrt-rtx]'
+	@# By itself and aside: it asks for TensorRT, and would make `import tensorrt` succeed without it.
+	.venv-test/$(PIP) install --no-deps --upgrade --target .venv-test/stubs 'tensorrt-stubs==10.13.*'
+	@# Two of its signatures are no Python, at which mypy stops.
+	sed -i -e 's/\bin: list/in_: list/' -e 's/channel_axis: int)/channel_axis: int = ...)/' \
+	  .venv-test/stubs/tensorrt_bindings/tensorrt.pyi
 	@touch $@
 
 .venv-gpu/.installed: $(NATIVE)

@@ -53,9 +53,9 @@ class BuildLog:
 def garbage_kept() -> Iterator[None]:
     """Python's cyclic collector rests; also usable as a decorator.
 
-    TensorRT calls the logger with a lock of its own held. Were the collector to run inside that call, it could
-    free the builder of an earlier build (the traceback of a failed one holds it in a cycle), whose destructor
-    waits for the same lock: the process would stop for ever.
+    TensorRT calls the logger with a lock of its own held. Were the collector to run inside that call, it
+    could free the builder of an earlier build (the traceback of a failed one holds it in a cycle), whose
+    destructor waits for the same lock: the process would stop for ever.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -2,8 +2,7 @@
 
 The reference (PyTorch in fp32, or the bundle's own fp32 files) runs the real stream on key frames, and what
 goes into and comes out of every stage is recorded. Each candidate then gets the recorded inputs stage by
-stage, and runs the stream by itself end to end. Distances are a few lines of NumPy: Polygraphy's comparators
-have no relative L2, which is the measure of the published golden data, and would be one more requirement.
+stage, and runs the stream by itself end to end. Distances are Polygraphy's (`compare.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from ..runtime.engines import Engine
 from ..runtime.errors import EngineError, InputError, StreamSplatError
 from ..runtime.stream import Stream
 from .batch import BATCH, Arrays, run_batch
+from .compare import Distance, compare, frame_psnr
 
 if TYPE_CHECKING:
     from .load import LoadedModel
@@ -96,23 +96,6 @@ class Report:
             "failures": list(self.failures),
             "stages": [asdict(c) for c in self.comparisons if c.finite],
         }
-
-
-def compare(got: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, bool]:
-    """Relative L2, largest absolute difference, cosine, and whether both are finite (else NaN thrice)."""
-    a, b = got.astype(np.float64).ravel(), truth.astype(np.float64).ravel()
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.nan, math.nan, math.nan, False
-    norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-    distance = float(np.linalg.norm(a - b)) / max(norm_b, 1e-12)
-    cosine = float(a @ b) / max(norm_a * norm_b, 1e-24) if norm_a or norm_b else 1.0
-    return distance, float(np.abs(a - b).max()), cosine, True
-
-
-def frame_psnr(got: np.ndarray, truth: np.ndarray) -> float:
-    """PSNR of float frames in [0, 1], in dB; infinite where equal."""
-    error = float(np.mean((got.astype(np.float64) - truth) ** 2))
-    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 class ModuleEngine(Engine):
@@ -322,19 +305,23 @@ def _judge(
     """Compare the outputs of a stage with what was recorded; appends the worst of each to the report."""
     limits = report.thresholds.get(precision, {})
     bound = limits.get(f"{stage}_relative_l2", limits.get("relative_l2", math.inf))
-    worst: dict[str, tuple[float, float, float, bool]] = {}
+    worst: dict[str, Distance] = {}
     for got, expected in results:
         for name, truth in expected.items():
             found, before = compare(got[name], truth), worst.get(name)
-            if before is None or (before[3] and (not found[3] or found[0] > before[0])):
+            if before is None or (
+                before.finite and (not found.finite or found.relative_l2 > before.relative_l2)
+            ):
                 worst[name] = found
     for name, found in worst.items():
-        report.comparisons.append(Comparison(backend, precision, stage, name, *found))
+        report.comparisons.append(Comparison(backend, precision, stage, name, **asdict(found)))
         where = f"{backend} {precision}: {stage}.{name}"
-        if not found[3]:
+        if not found.finite:
             report.failures.append(f"{where} holds NaN or infinity")
-        elif found[0] > bound:
-            report.failures.append(f"{where} differs by {found[0]:.2e} (relative L2, bound {bound:.0e})")
+        elif found.relative_l2 > bound:
+            report.failures.append(
+                f"{where} differs by {found.relative_l2:.2e} (relative L2, bound {bound:.0e})"
+            )
         else:
             continue
         if (stage, precision) not in report.failed:

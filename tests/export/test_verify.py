@@ -16,11 +16,12 @@ from small_model import MATCHING, small_model
 
 from streamsplat_edge.cli import main
 from streamsplat_edge.export.bisect import diverging_node
+from streamsplat_edge.export.compare import Distance, compare, frame_psnr
 from streamsplat_edge.export.emulate import write_emulation
 from streamsplat_edge.export.graphs import write_graph
 from streamsplat_edge.export.precision import lowered
 from streamsplat_edge.export.stages import ConditionStage, StageGraph
-from streamsplat_edge.export.verify import Report, compare, default_thresholds, frame_psnr, verify_bundle
+from streamsplat_edge.export.verify import Report, default_thresholds, verify_bundle
 from streamsplat_edge.export.video import example_frames
 from streamsplat_edge.runtime.bundle import Bundle, sha256_of
 
@@ -130,9 +131,13 @@ def test_refusals(own_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_distances() -> None:
     truth = np.array([3.0, 4.0], np.float32)
-    assert compare(truth * 1.1, truth) == pytest.approx((0.1, 0.4, 1.0, True), rel=1e-5)
-    assert compare(np.zeros(2), np.zeros(2)) == (0.0, 0.0, 1.0, True)
-    assert compare(np.array([np.inf, 0]), truth)[3] is False
+    found = compare(truth * 1.1, truth)
+    assert (found.relative_l2, found.max_abs, found.cosine) == pytest.approx((0.1, 0.4, 1.0), rel=1e-5)
+    assert found.finite
+    turned = compare(np.array([[4.0], [-3.0]]), truth[:, None])
+    assert (turned.relative_l2, turned.cosine) == pytest.approx((np.sqrt(2), 0.0), abs=1e-12)
+    assert compare(np.zeros(2), np.zeros(2)) == Distance(0.0, 0.0, 1.0, True)
+    assert not compare(np.array([np.inf, 0]), truth).finite and not compare(truth, truth * np.nan).finite
     assert frame_psnr(truth, truth) == np.inf
     assert frame_psnr(np.full(4, 0.6), np.full(4, 0.5)) == pytest.approx(20.0)
 
@@ -168,7 +173,7 @@ def test_bf16_is_compared_by_rounding(own_bundle: Bundle, tmp_path: Path) -> Non
     got = session.run(None, {"rgb": picture.numpy()})[0]
     with torch.no_grad():
         exact, rounded = stage(picture).numpy(), low(picture).numpy()
-    assert 1e-3 < compare(got, exact)[0] < 2e-2 and compare(got, rounded)[0] < 2e-2
+    assert 1e-3 < compare(got, exact).relative_l2 < 2e-2 and compare(got, rounded).relative_l2 < 2e-2
     assert np.array_equal(got, torch.from_numpy(got).bfloat16().float().numpy()), "results are rounded"
 
     manifest = json.loads((own_bundle.path / "bundle.json").read_text())
