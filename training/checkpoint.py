@@ -124,13 +124,18 @@ def load_weights(model: StreamSplat, path: Path) -> None:
 
 
 def load_part(model: StreamSplat, path: Path, part: Literal["depth", "motion"]) -> None:
-    """Load what stage "depth" or "motion" wrote into `model`; the rest stays as it is.
+    """Load one part into `model`, from what stage "depth" or "motion" wrote or from a whole model; the rest
+    stays as it is.
 
     Raises:
         InputError: the file cannot be read or does not fit.
     """
     with _open(path) as file:
-        _load(model, path, file, _names(path, file), part)
+        names, prefixes = _names(path, file), PARTS[part]
+        if any(name.startswith(prefixes) for name in names):  # else: all that it holds is unexpected
+            others = {name for name in model.state_dict() if not name.startswith(prefixes)}
+            names = {name: key for name, key in names.items() if name not in others}
+        _load(model, path, file, names, part)
 
 
 def load_static_weights(model: StreamSplat, path: Path) -> None:

@@ -213,6 +213,24 @@ PRESETS: dict[str, ModelConfig] = {
         depth_levels=32,
         depth_input="conv",
     ),
+    "small": ModelConfig(
+        name="small",
+        height=288,
+        width=512,
+        patch=8,
+        dim=128,
+        head_dim=64,
+        encoder_depth=4,
+        decoder_depth=4,
+        upsample_windows=(128, 64, 64),
+        upsample_blocks=(2, 1, 0),
+        condition="conv",
+        condition_dim=32,
+        decoder="matching",
+        colour="residual",
+        depth_levels=32,
+        depth_input="conv",
+    ),
 }
 
 

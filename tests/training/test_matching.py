@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from media_samples import HEIGHT, MODEL, WIDTH
+from safetensors.torch import save_file
 
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.training.checkpoint import load_part, save_weights
@@ -119,6 +120,21 @@ def test_flow_that_is_not_known_does_not_count(cache: Cache) -> None:
     spoiled[..., : WIDTH // 2] = 1000.0
     known = replace(batch, flow_valid=half)
     assert loss(replace(known, flow_fwd=spoiled)) == pytest.approx(loss(known), rel=1e-5)
+
+
+def test_parts_are_taken_out_of_a_whole_model(tmp_path: Path) -> None:
+    source, target = initialised(1), initialised(2)
+    save_weights(source, tmp_path / "model.safetensors", {})
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    load_part(target, tmp_path / "model.safetensors", "motion")
+    trained = {id(p) for p in target.parameters_of("motion")}
+    assert trained and all(
+        torch.equal(p, source.get_parameter(name) if id(p) in trained else before[name])
+        for name, p in target.named_parameters()
+    )
+    save_file({"model.decoder.level_9": torch.zeros(1), "model.other": torch.zeros(1)}, tmp_path / "odd")
+    with pytest.raises(InputError, match=r"(?s)unexpected model.decoder.level_9.*unexpected model.other"):
+        load_part(target, tmp_path / "odd", "motion")
 
 
 def test_motion_weights_are_kept_and_taken_alone(tmp_path: Path) -> None:
