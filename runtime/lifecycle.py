@@ -114,6 +114,11 @@ class Lifecycle:
         return self._slots[self._next - 2] if self._alive == 2 else None
 
     @property
+    def pair(self) -> PairBuffers | None:
+        """Motion and fade of the current interval, from `previous` to `newest`; None for a lone key frame."""
+        return self._pairs[(self._key_frames - 1) % 2] if self._alive == 2 else None
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """First and last time that `at` accepts; both equal for a lone key frame, None before the first."""
         newest, previous = self.newest, self.previous
@@ -238,18 +243,17 @@ class Lifecycle:
         if time == self._evaluated:  # several views of one moment
             return self._splats
         count, mapping = self.model.gaussians, self._mapping
-        newest, previous = self.newest, self.previous
+        newest, previous, pair = self.newest, self.previous, self.pair
         assert newest is not None
         self._evaluated = math.nan
         out, threads = self._splats, self._threads
-        if previous is None:
+        if previous is None or pair is None:
             still = self._still
             evaluate_at(
                 newest.gaussians[0], still.motion[0], still.fade[0], 0.0, mapping, out, 0, threads=threads
             )
             out.count = count
         else:
-            pair = self._pairs[(self._key_frames - 1) % 2]
             for i, (slot, dt) in enumerate(((previous, t), (newest, t - 1.0))):
                 rows, motion, fade = slot.gaussians[0], pair.motion[i], pair.fade[i]
                 evaluate_at(rows, motion, fade, dt, mapping, out, i * count, threads=threads)

@@ -27,6 +27,7 @@ import numpy as np
 from .bundle_schema import KEY_FRAME_GAP_MAX
 from .errors import InputError
 from .key_frames import KeyFrameRule
+from .observers import Observer, spawned_event
 from .prefetch import Decoded, Prefetcher
 from .preprocess import check_image
 from .rasterizer import Extent
@@ -138,6 +139,7 @@ class Pipeline:
         stopped: asked between frames and while waiting for one; True ends the run as if the source had ended.
         max_frames: stop after so many source frames.
         recorder: where latencies go; the default keeps the last 100,000 samples of each stage.
+        observers: told of key frames and rendered frames, in this order (`observers`).
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class Pipeline:
         stopped: Callable[[], bool] | None = None,
         max_frames: int | None = None,
         recorder: LatencyRecorder | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.gap = stream.model.key_frame_gap if gap is None else gap
         if not 1 <= self.gap <= KEY_FRAME_GAP_MAX:
@@ -179,6 +182,7 @@ class Pipeline:
         self._stopped = stopped
         self._max_frames = max_frames
         self._rule = rule
+        self._observers = tuple(observers)
         self._waiting: list[_Waiting] = []  # of the current scene, not rendered yet, in order
         self._unpushed = 0  # how many of them came after the last key frame
         self._last_time: float | None = None
@@ -195,9 +199,9 @@ class Pipeline:
 
     def frames(self) -> Generator[Rendered, None, None]:
         """The iteration as a generator; closing it stops the decoding thread."""
-        decoder = self.start()
-        arrived = time.perf_counter()
         try:
+            decoder = self.start()
+            arrived = time.perf_counter()
             while not self.done:
                 arrival = decoder.take(_POLL_SECONDS if self._idle or self._stopped else None)
                 if arrival is not None:
@@ -217,6 +221,8 @@ class Pipeline:
             raise InputError("This pipeline has run already.", "Make a new one for another run.")
         self._start = self._end = time.perf_counter()
         self.stream.reset()
+        for observer in self._observers:
+            observer.began(self)
         self._decoder = Prefetcher(self._reader, depth=self._prefetch, latest=self._live, changed=changed)
         return self._decoder
 
@@ -286,6 +292,9 @@ class Pipeline:
         if self._decoder is not None:
             self._decoder.close()
             self._totals.dropped = self.dropped
+        observers, self._observers = self._observers, ()
+        for observer in observers:
+            observer.ended()
 
     def _is_cut(self, source: SourceFrame) -> bool:
         if self._detector is None:
@@ -305,6 +314,11 @@ class Pipeline:
         totals.retired += stats.retired
         totals.peak_alive = max(totals.peak_alive, stats.alive)
         self._pushes.append(stats)
+        if self._observers:
+            event = spawned_event(self.stream.lifecycle, entry.source, stats, is_cut=cut)
+            with self.recorder.measure("observe"):
+                for observer in self._observers:
+                    observer.spawned(event)
 
     def _render(self, waiting: list[_Waiting]) -> Iterator[Rendered]:
         for entry in waiting:
@@ -314,7 +328,12 @@ class Pipeline:
             self.recorder.add("render", frame.stats.latency)
             pushes, self._pushes = tuple(self._pushes), []
             self._count(frame)
-            yield Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes)
+            rendered = Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes)
+            if self._observers:
+                with self.recorder.measure("observe"):
+                    for observer in self._observers:
+                        observer.rendered(rendered)
+            yield rendered
             # Back from the caller, who has written the frame by now.
             self._end = time.perf_counter()
             self.recorder.add("capture_to_present", (self._end - entry.captured) * 1e3)
