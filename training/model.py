@@ -12,6 +12,8 @@ from .matching import ConvCondition, MatchingDecoder, flow_to_motion
 from .modules import Upsampler
 from .static import StaticPredictor
 
+_FILTERS = ("gs_predictor.predictor.colour_filter.", "gs_predictor.predictor.order_filter")
+
 
 class StreamSplat(nn.Module):
     """Two frames -> Gaussians with motion and fade.
@@ -83,8 +85,9 @@ class StreamSplat(nn.Module):
 
     def parameters_of(self, stage: str) -> list[nn.Parameter]:
         """What a stage trains: "depth" the depth network, "static" the static predictor, "motion" what finds
-        flow, "dynamic" all that is neither of the first two."""
+        flow, "dynamic" all that is neither of the first two. "heads": those of the static predictor."""
         prefixes = {
+            "heads": ("gs_predictor.predictor.gs_layer.", *_FILTERS),
             "depth": ("depth_encoder.",),
             "static": ("gs_predictor.",),
             "motion": ("condition_encoder.", "decoder.down_", "decoder.level_"),

@@ -112,10 +112,8 @@ def known_depth_loss(
     return ssi_depth(depth[valid], target[valid].float(), None if mask is None else mask[valid], ignore_large)
 
 
-def encode(
-    model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe, frames: int = 1
-) -> tuple[Tensor, ...]:
-    """uint8 [B, 3, H, W], inverse depth [B, H, W] (read with depth_input "stage" only) -> `model.encode`.
+def model_input(model: StreamSplat, images: Tensor, inv_depth: Tensor, frames: int = 1) -> Tensor:
+    """uint8 [B, 3, H, W], inverse depth [B, H, W] (read with depth_input "stage" only) -> rgbd [B, 4, H, W].
 
     `frames` consecutive images belong together, see `conv_depth.normalised`.
     """
@@ -123,8 +121,13 @@ def encode(
     if model.config.depth_input == "conv":
         with torch.no_grad():  # has a stage of its own
             rgbd[:, 3:] = normalised(model.depth(rgbd[:, :3]), frames)
+    return rgbd
+
+
+def encode(model: StreamSplat, images: Tensor, inv_depth: Tensor, recipe: Recipe) -> tuple[Tensor, ...]:
+    """`model.encode` of frames that stand alone, see `model_input`."""
     with autocast(recipe, images.device):
-        return model.encode(rgbd)
+        return model.encode(model_input(model, images, inv_depth))
 
 
 def static_objective(
@@ -209,7 +212,7 @@ def motion_loss(motion: Tensor, flow: Tensor, valid: Tensor, config: ModelConfig
 def predict_pair(
     model: StreamSplat, ends: Tensor, inv_depth: Tensor, recipe: Recipe, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a model with a frozen encoder makes of pairs.
+    """What a model with a frozen encoder makes of pairs; its heads take part where the recipe tunes them.
 
     Args:
         model: in the mode it is to run in.
@@ -225,12 +228,16 @@ def predict_pair(
     count, device = len(ends), ends.device
     condition = None
     with torch.no_grad():
-        encoded = encode(model, ends.flatten(0, 1), inv_depth.flatten(0, 1), recipe, frames=2)
+        rgbd = model_input(model, ends.flatten(0, 1), inv_depth.flatten(0, 1), frames=2)
+        with autocast(recipe, device):
+            encoded = model.encode(rgbd)
         tokens, features, gaussians = (x.unflatten(0, (count, 2)) for x in encoded)
         if model.config.condition == "dino":
             assert setting.dino is not None
             with autocast(recipe, device):
                 condition = setting.dino(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))
+    if recipe.heads_lr:  # once more, for their gradients: they are small
+        gaussians = model.gs_predictor.predictor(encoded[1], rgbd).unflatten(0, (count, 2))
     with autocast(recipe, device):
         if model.config.condition == "conv":  # trained, so outside of no_grad
             condition = model.condition(ends.flatten(0, 1).float() / 255.0).unflatten(0, (count, 2))

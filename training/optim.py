@@ -27,16 +27,21 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
 
     Muon orthogonalises the update of a matrix, which is meant for the linear layers of the residual branches:
     embeddings, the patch convolution, the projections of the shuffles, of the condition and of the static
-    features, the heads, norms and biases stay with AdamW. What the stage does not train is frozen.
+    features, the heads, norms and biases stay with AdamW. What the stage does not train is frozen. With the
+    recipe's `heads_lr`, the static heads have an AdamW of their own, without decay: they are near their goal.
     """
     trained = model.parameters_of(recipe.stage)
+    heads = model.parameters_of("heads") if recipe.heads_lr else []
     for p in model.parameters():
         p.requires_grad_(False)
-    for p in trained:
+    for p in [*trained, *heads]:
         p.requires_grad_(True)
+    own = []
+    if heads:
+        own = [torch.optim.AdamW(heads, lr=recipe.heads_lr, betas=recipe.betas, weight_decay=0.0)]
     decay = recipe.weight_decay
     if recipe.optimizer == "adamw":
-        return [torch.optim.AdamW(trained, lr=recipe.lr, betas=recipe.betas, weight_decay=decay)]
+        return [torch.optim.AdamW(trained, lr=recipe.lr, betas=recipe.betas, weight_decay=decay), *own]
     hidden = {
         id(p)
         for name, module in model.named_modules()
@@ -52,7 +57,7 @@ def build_optimizers(model: StreamSplat, recipe: Recipe) -> list[torch.optim.Opt
             'Set optimizer = "adamw".',
         )
     muon = torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=decay, adjust_lr_fn="original")
-    return [muon, adamw]
+    return [muon, adamw, *own]
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:

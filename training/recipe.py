@@ -30,7 +30,7 @@ FREE_FIELDS = frozenset(
 _LEAST = {
     "steps": 1, "batch": 1, "seed": 0, "weight_decay": 0, "warmup": 0, "final_lr": 0, "synthetic": 0,
     "warm_start": 0, "frames": 3, "renders": 0, "depth_weight": 0, "slopes_weight": 0,
-    "motion_weight": 0, "mask_weight": 0,
+    "motion_weight": 0, "mask_weight": 0, "heads_lr": 0,
     "ssi_depth_weight": 0, "ssi_depth_start": 0, "lpips_weight": 0, "lpips_start": 0, "save_every": 1,
     "image_every": 1, "workers": 1, "threads": 0,
 }  # fmt: skip
@@ -68,6 +68,9 @@ class Recipe:
         renders: supervised times per pair, one of them an end; 0 = every frame (stage "dynamic").
         bidirectional: move and render the Gaussians of both frames; False leaves only those of the earlier
             one, for the paper's ablation (stage "dynamic").
+        heads_lr: learning rate of the static heads (colour, scale, opacity, position) in stage "dynamic", so
+            that the Gaussians of both frames learn to be seen together; 0 (published) freezes them with the
+            rest of the encoder.
         sampled_motion: sample motion in stage "dynamic" as positions are in stage "static"; not published as
             such, though its head (`xyz_dynamic_scale`) is.
         loss: "mse" (published) or "psnr": the mean over renders of ln(MSE + 1e-5) in its place, by which
@@ -122,6 +125,7 @@ class Recipe:
     lpips_weights: str = ""
     dino: str = ""
     bidirectional: bool = True
+    heads_lr: float = 0.0
     sampled_motion: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     nonfinite_gradients: Literal["skip", "replace"] = "skip"
@@ -168,6 +172,8 @@ class Recipe:
         config = self.config
         if self.init_motion and self.stage != "dynamic":
             raise ValueError("field 'init_motion' belongs to stage 'dynamic'")
+        if self.heads_lr and self.stage != "dynamic":
+            raise ValueError("field 'heads_lr' belongs to stage 'dynamic'; stage 'static' trains all at 'lr'")
         if self.init_depth and self.stage not in ("depth", "static"):
             raise ValueError("field 'init_depth' belongs to stage 'static' (or 'depth', to go on)")
         if self.stage == "motion" and config.decoder != "matching":

@@ -39,6 +39,9 @@ DINO = {
 }  # fmt: skip
 
 
+HEADS = ("gs_layer.rgb.weight", "gs_layer.scale.bias", "gs_layer.opacity.weight")
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -217,11 +220,14 @@ def test_warm_start_runs_once_and_is_said_on_stderr(
     assert "0.25000" in captured.err and captured.out == ""
 
 
-def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads_lr", [0.0, 1e-3])
+def test_dynamic_stage_leaves_the_encoder_alone(
+    recipe: Recipe, unbroken: Path, tmp_path: Path, heads_lr: float
+) -> None:
     first = unbroken / "model.safetensors"
     second = replace(
         recipe, stage="dynamic", steps=3, optimizer="adamw", warm_start=0, init=str(first), frames=4,
-        renders=2, motion_weight=0.02, mask_weight=1.0,
+        renders=2, motion_weight=0.02, mask_weight=1.0, heads_lr=heads_lr,
     )  # fmt: skip
     weights = train(second, tmp_path, progress=False).weights
     assert not holds_dynamic_half(first)
@@ -229,7 +235,10 @@ def test_dynamic_stage_leaves_the_encoder_alone(recipe: Recipe, unbroken: Path, 
     load_static_weights(before, first)
     load_weights(after, weights)
     changed = {n for n, p in after.named_parameters() if not torch.equal(p, before.state_dict()[n])}
-    assert not any(name.startswith("gs_predictor.") for name in changed)
+    static = {n for n in changed if n.startswith("gs_predictor.")}
+    assert all(n.startswith("gs_predictor.predictor.") for n in static), "but the heads, where they are tuned"
+    assert bool(static) == bool(heads_lr)
+    assert not heads_lr or {f"gs_predictor.predictor.{n}" for n in HEADS} <= static
     assert any(name.startswith("decoder.") for name in changed)
     assert any(name.startswith("gs_dynamic_predictor.gs_layer.opacity_dynamic") for name in changed)
 
@@ -330,6 +339,7 @@ def test_folder_that_cannot_be_made_is_refused(recipe: Recipe, tmp_path: Path) -
         ({"stage": "dynamic", "init": "x", "model": DINO, "dino": "nowhere"}, "nowhere cannot be read"),
         ({"lpips_weight": 1.0, "lpips_weights": "nowhere"}, "LPIPS weights cannot be read"),
         ({"stage": "dynamic", "init": "x", "frames": 99}, "no train clip has a shot of 99 frames"),
+        ({"heads_lr": 1e-4}, "'heads_lr' belongs to stage 'dynamic'"),
         ({"init": "nowhere.safetensors"}, "not a readable safetensors"),
         ({"data": "nowhere"}, "not a media cache"),
     ],
