@@ -24,7 +24,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 \
-  test-rtsp test-serve test-cuda gpu-check coverage bench clean check-tools
+  test-rtsp test-browser test-serve test-cuda gpu-check coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -56,6 +56,12 @@ test-plans-20 test-plans-23: test-plans-%: .venv-test/.installed
 test-rtsp:  ## live sources against GStreamer's RTSP server on loopback, where it is installed (a minute)
 test-rtsp: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m rtsp
+
+test-browser:  ## the live view in headless Chromium, where it is installed (a minute)
+test-browser: .venv-test/.installed
+	@.venv-test/bin/python tests/view/chromium.py || { echo "error: no Chromium was found. \
+	  Debian: apt install chromium-headless-shell; others: chromium or google-chrome on PATH." >&2; exit 1; }
+	.venv-test/bin/python -m pytest -m browser -s
 
 test-serve:  ## streams on Ray Serve: a killed replica comes back (installs the extra [serve]; a minute)
 test-serve: .venv-test/.installed

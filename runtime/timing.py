@@ -88,6 +88,16 @@ class LatencyRecorder:
             samples = np.roll(samples, -(self._seen[stage] % self._capacity))
         return samples
 
+    def recent(self, stage: str, count: int) -> np.ndarray:
+        """The last `count` samples in milliseconds, in any order; cheap however many are kept."""
+        samples = self._samples.get(stage, array("d"))
+        if self._capacity is None or len(samples) < self._capacity:
+            return np.array(samples[-count:], np.float64)
+        end = self._seen[stage] % self._capacity
+        first = max(0, end - count)
+        missing = min(count - (end - first), len(samples) - end)
+        return np.array(samples[first:end] + samples[len(samples) - missing :], np.float64)
+
     def seen(self, stage: str) -> int:
         """Samples recorded over the whole life, kept or not."""
         return self._seen.get(stage, 0)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ._version import __version__
 from .source_options import add_source_options
+from .view_options import add_view_options
 
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -42,11 +43,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_run(commands: Any) -> None:
-    parser = commands.add_parser(
+    run = commands.add_parser(
         "run",
         help="reconstruct videos, image folders, cameras or network streams",
         description="Streams INPUT through the model and writes what the Gaussians look like.",
     )
+    _add_run_options(run)
+    run.set_defaults(handler=_run, stays=False)
+    view = commands.add_parser(
+        "view",
+        help="look at a video or stream in a browser",
+        description="As `run INPUT --view`, with all its options; the page stays until Ctrl-C.",
+    )
+    _add_run_options(view)
+    view.set_defaults(handler=_run, view=True, stays=True)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -102,12 +115,15 @@ def _add_run(commands: Any) -> None:
         default="reconstruction",
         help="what the output video shows (default: reconstruction)",
     )
+    parser.add_argument(
+        "--view", action="store_true", help="show the run in a browser while it goes on (extra [view])"
+    )
+    add_view_options(parser)
     parser.add_argument("--stats", metavar="FILE", help="write settings and measurements as JSON")
     parser.add_argument("--contact-sheet", metavar="FILE", help="write a PNG overview of the run")
     parser.add_argument("--json", action="store_true", help="print the statistics as JSON on stdout")
     parser.add_argument("--quiet", action="store_true", help="print only errors and warnings")
     parser.add_argument("--force", action="store_true", help="replace existing output files")
-    parser.set_defaults(handler=_run)
 
 
 def _add_info(commands: Any) -> None:

@@ -96,3 +96,11 @@ def test_bundle_page_shows_every_field(tmp_path: Path) -> None:
     assert shown.keys() == real.keys() and shown["model"].keys() == real["model"].keys()
     (variant,), (written,) = (m["stages"]["encode"]["variants"] for m in (shown, real))
     assert variant.keys() == written.keys() and variant["inputs"][0].keys() == written["inputs"][0].keys()
+
+
+def test_viewer_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("websockets")
+    run_blocks(ROOT / "docs" / "viewer.md", tmp_path, monkeypatch)
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("runtime", "training", "export", "calibration", "benchmarks")
-HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt")
+HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt", "websockets")
 
 pytestmark = pytest.mark.install
 
@@ -128,6 +128,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path, source: Path) -> 
         for path in (source / folder).rglob("*.py"):
             name = f"streamsplat_edge/{package}{path.relative_to(source / folder).as_posix()}"
             assert name in names, f"{name} is not in the wheel"
+    for path in (source / "runtime" / "view" / "static").iterdir():
+        assert f"streamsplat_edge/runtime/view/static/{path.name}" in names
     garbage = [
         n
         for n in names
@@ -160,7 +162,7 @@ def test_requirements_are_lean(wheel: Path) -> None:
     names = {r.split(";")[0].split(">")[0].split("=")[0].strip() for r in required}
     assert names == {"numpy", "av", "onnxruntime", "tqdm"}
     extras = set(metadata.get_all("Provides-Extra") or [])
-    assert {"train", "export", "gpu", "dev", "openvino"} <= extras
+    assert {"train", "export", "gpu", "dev", "openvino", "view"} <= extras
     assert metadata["Requires-Python"] == ">=3.10"
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt")
+HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt", "websockets")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -35,8 +35,12 @@ from ..runtime.video import (
 )
 from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
 from ..source_options import drops_frames, key_frame_rule, live_options
+from ..view_options import open_viewer
 from . import report
 from .view import SWING_DEGREES, SWING_SECONDS, Viewer
+
+if TYPE_CHECKING:
+    from ..runtime.view.viewer import LiveViewer
 
 DEMO_BUNDLE = "tiny.bundle"
 _PROGRESS_AFTER = 2.0  # seconds
@@ -57,11 +61,14 @@ def main(args: argparse.Namespace) -> int:
             open_video(args.input, folder_rate=args.folder_rate, threads=args.threads, live=live)
         )
         run = Run(args, bundle, reader, stop)
+        run.open_view(stack)
         run.open_output(stack)
         run.open_stream(stack)
         run.execute()
         stats = run.finish(outputs)
-    return conclude(args, run, stats, stop)
+        code = conclude(args, run, stats, stop)
+        run.linger()
+    return code
 
 
 def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
@@ -112,6 +119,11 @@ def find_bundle(path: str | None) -> Path:
     )
 
 
+def shown_name(uri: str) -> str:
+    """What a page may call an input: the name of a file, not where on this machine it lies."""
+    return uri if "://" in uri else Path(uri).name
+
+
 class Stop:
     """Turns the first Ctrl-C (or SIGTERM) into the end of the input, so that everything is finished properly.
 
@@ -155,6 +167,7 @@ class Run:
         self.quality = report.Quality()
         self.writer: VideoWriter | FolderWriter | None = None
         self.panels: SideBySide | None = None
+        self.live_view: LiveViewer | None = None
         self.decoded = 0
         if args.output and args.layout == "side-by-side":
             self.panels = SideBySide((reader.height, reader.width))
@@ -190,6 +203,19 @@ class Run:
             )
         )
 
+    def open_view(self, stack: ExitStack) -> None:
+        """First of all: whoever opens the page early sees the first frame."""
+        if self.args.view:
+            self.live_view = stack.enter_context(open_viewer(self.args, shown_name(self.reader.uri)))
+            print(f"view: {self.live_view.url}", file=sys.stderr, flush=True)
+
+    def linger(self) -> None:
+        """`view`, and `run` on a terminal: the page stays, unless the user has ended the run."""
+        stays = self.args.stays or sys.stderr.isatty()
+        if self.live_view is not None and stays and self.stop.signal is None:
+            print("the view stays; Ctrl-C ends it", file=sys.stderr, flush=True)
+            self.live_view.wait()
+
     def frames(self) -> Iterator[VideoFrame]:
         """The input until it ends or the user stops it. Runs in the decoding thread."""
         for frame in self.reader:
@@ -214,6 +240,7 @@ class Run:
             max_frames=args.max_frames,
             live=self.drops_frames,
             stopped=self.stop.event.is_set,
+            observers=() if self.live_view is None else (self.live_view,),
         )
         self.viewer = Viewer(self.stream, self.pipeline.recorder)
 

@@ -25,6 +25,11 @@ _PROGRESS_AFTER = 2.0  # seconds
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command. Exit codes as in `cli`; the worst of any stream."""
+    if args.view:
+        raise InputError(
+            f"--view shows one input, and {len(args.inputs)} were named.",
+            "Run a command for each, with a --view-port of its own.",
+        )
     each = [numbered(args, number) for number in range(len(args.inputs))]
     outputs = [check_arguments(one) for one in each]
     live = live_options(args)

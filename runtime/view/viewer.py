@@ -1,0 +1,186 @@
+"""The observer that shows a run in a browser.
+
+    with LiveViewer(Settings(), title="clip.mp4") as viewer:
+        print(viewer.url)
+        for rendered in Pipeline(reader, stream, observers=[viewer]): ...
+        viewer.wait()  # the last seconds stay there to be looked at
+
+Three threads: the pipeline's, which only copies arrays and puts them into a bounded queue; one that packs and
+fills the buffer; and the server's. What does not fit into the queue is left out and counted, so that nothing
+done for viewers makes the stream wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from ..bundle_schema import ModelConfig
+from ..observers import Observer, Spawned
+from ..pipeline import Pipeline, Rendered
+from .jpeg import JpegEncoder
+from .scenes import KeyFrame, SceneBuffer
+from .server import ViewServer
+from .status import StatusBoard
+
+_QUEUE = 32  # at most a few key frames of a few MB each; pictures are held by the source anyway
+_STATUS_SECONDS = 0.5
+_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the page is served, and how much it holds.
+
+    Attributes:
+        host: name or address to listen on. Anything but loopback needs the token. port: 0 takes any free one.
+        token: for other interfaces than loopback.
+        seconds: of the stream to be kept. max_bytes: of memory for them.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    token: str | None = None
+    seconds: float = 20.0
+    max_bytes: int = 256 << 20
+
+
+class LiveViewer(Observer):
+    """See the module's docstring. Use as a context manager, or call `close`.
+
+    Args:
+        title: what is looked at, shown in the page.
+
+    Raises:
+        InputError: websockets is missing, the address cannot be listened on, or it needs a token.
+    """
+
+    def __init__(self, settings: Settings, title: str = "") -> None:
+        self.buffer = SceneBuffer(settings.seconds, settings.max_bytes)
+        self._title = title
+        self._server = ViewServer(settings.host, settings.port, settings.token, self.buffer)
+        self._board: StatusBoard | None = None
+        self._status_at = 0.0
+        self._jpeg = JpegEncoder()
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE)
+        self._failure: BaseException | None = None
+        self.left_out = 0
+        """Events that came faster than they could be packed."""
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="view packing", daemon=True)
+        self._worker.start()
+
+    @property
+    def url(self) -> str:
+        """Address of the page, with the token where one is needed."""
+        return self._server.url
+
+    # Called by the pipeline, in its thread.
+
+    def began(self, pipeline: Pipeline) -> None:
+        self._board = StatusBoard(pipeline)
+        stream = pipeline.stream
+        self._server.greet(stream.model, hello_message(stream.model, self._title, stream.description))
+
+    def spawned(self, event: Spawned) -> None:
+        assert self._board is not None
+        self._board.spawned(event)
+        newest, motion, fade = event.newest, event.motion, event.fade
+        key_frame = KeyFrame(newest.index, newest.time, newest.gaussians.copy())
+        pair = None
+        if event.previous is not None and motion is not None and fade is not None:
+            pair = (event.previous.index, newest.index), motion.copy(), fade.copy()
+
+        def pack() -> None:
+            self.buffer.add_key_frame(key_frame)
+            if pair is not None:
+                self.buffer.add_pair(*pair)  # without its first key frame where that was left out
+
+        self._put(pack)
+
+    def rendered(self, rendered: Rendered) -> None:
+        assert self._board is not None
+        self._board.rendered(rendered)
+        source = rendered.source
+
+        def picture() -> None:
+            self.buffer.add_picture(source.timestamp, source.index, self._jpeg(source.image))
+
+        self._put(picture)
+        if time.monotonic() - self._status_at >= _STATUS_SECONDS:
+            self._status_at = time.monotonic()
+            status = self._status(ended=False)
+            self._put(lambda: self._server.report(status))
+
+    def ended(self) -> None:
+        if self._board is not None and self._failure is None:
+            status = self._status(ended=True)
+            self._queue.put(
+                lambda: self._server.report(status)
+            )  # must not get lost; nothing is held up any more
+
+    def _status(self, *, ended: bool) -> dict[str, Any]:
+        assert self._board is not None
+        return self._board.snapshot() | {"ended": ended, "left_out": self.left_out}
+
+    def _put(self, work: Callable[[], None]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._queue.put_nowait(work)
+        except queue.Full:
+            self.left_out += 1
+
+    def _work(self) -> None:
+        while (work := self._queue.get()) is not None:
+            try:
+                work()
+            except BaseException as error:  # raised again in the pipeline's thread
+                self._failure = error
+            self._server.wake()
+
+    # Called by who owns it.
+
+    def wait(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Serves what is in the buffer until `stopped` says so, or Ctrl-C."""
+        try:
+            while not stopped():
+                time.sleep(_WAIT_SECONDS)
+        except KeyboardInterrupt:
+            pass
+
+    def close(self) -> None:
+        """Closes all connections and ends the threads. Calling twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._worker.join()
+        self._server.close()
+
+    def __enter__(self) -> LiveViewer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def hello_message(model: ModelConfig, title: str, stages: dict[str, str]) -> dict[str, Any]:
+    """What a page must know before the first Gaussian; `stages`: what runs each of them."""
+    return {
+        "title": title,
+        "preset": model.preset,
+        "width": model.width,
+        "height": model.height,
+        "grid": list(model.grid),
+        "depth_mapping": model.depth_mapping,
+        "background": list(model.background),
+        "stages": stages,
+    }
