@@ -1,11 +1,10 @@
-"""Pictures for people: depth in colours, the side-by-side video, the contact sheet. NumPy and swscale."""
+"""Pictures for people: depth in colours, moments of a run, the contact sheet. NumPy and swscale."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
@@ -17,13 +16,14 @@ from .font import draw_text, text_size
 Image = npt.NDArray[np.uint8]  # RGB [h, w, 3]
 Colour = tuple[int, int, int]
 
+PICTURES = ("input", "reconstruction", "depth", "novel")  # what can be shown of a frame
+CAPTIONS = {"input": "INPUT", "reconstruction": "RECONSTRUCTION", "depth": "DEPTH", "novel": "NOVEL VIEW"}
+
 INK: Colour = (232, 234, 237)
 DIM: Colour = (150, 155, 163)
 PAPER: Colour = (20, 21, 24)
 AMBER: Colour = (255, 184, 56)
 TEAL: Colour = (72, 190, 190)
-
-_BT709 = 1  # AVCOL_SPC_BT709, and what the writer tags its files with
 
 # Depth colours from far (dark) to near (bright): monotonic in lightness, so they read in grey as well.
 _DEPTH_STOPS: tuple[Colour, ...] = (
@@ -120,7 +120,7 @@ def _fill(canvas: Image, x: int, y: int, width: int, height: int, colour: Colour
     canvas[max(0, y) : y + height, max(0, x) : x + width] = colour
 
 
-def _chip(canvas: Image, right: int, y: int, text: str, colour: Colour, scale: int) -> None:
+def chip(canvas: Image, right: int, y: int, text: str, colour: Colour, scale: int) -> None:
     """A label with coloured ground whose right edge is at `right`."""
     width, height = text_size(text, scale)
     _fill(canvas, right - width - 4 * scale, y, width + 4 * scale, height + scale, colour)
@@ -129,147 +129,41 @@ def _chip(canvas: Image, right: int, y: int, text: str, colour: Colour, scale: i
 
 @dataclass(frozen=True)
 class Moment:
-    """Everything the side-by-side view and the contact sheet show about one time.
+    """What the panels of a layout and the contact sheet show about one time.
 
     Images are at model resolution except `source`, which has the size of the input.
 
     Attributes:
+        depth, novel: None where nobody asked for them.
         phase: position in the current interval, 0 to 1; key frames lie at 0 and 1.
-        yaw: degrees of the novel view.
+        yaw, pitch: degrees of the novel view.
         psnr: of the reconstruction against the input at model resolution, dB.
     """
 
     source: Image
     reconstruction: Image
-    depth: Image
-    novel: Image
+    depth: Image | None
+    novel: Image | None
     index: int
     timestamp: float
     key: bool
     phase: float
     yaw: float
     psnr: float
+    pitch: float = 0.0
 
+    def picture(self, name: str) -> Image:
+        """The picture of a name of `PICTURES`. ValueError where there is none."""
+        images = (self.source, self.reconstruction, self.depth, self.novel)
+        image = dict(zip(PICTURES, images, strict=True))[name]
+        if image is None:
+            raise ValueError(f"this moment was made without '{name}'")
+        return image
 
-class SideBySide:
-    """Lays out input, reconstruction, depth and novel view in a 2 x 2 grid with captions and a status line.
-
-    The frame is put together in the encoder's own format (planar YUV 4:2:0, BT.709): swscale then scales and
-    converts each picture in one step, several times faster than laying out RGB and converting all of it.
-
-    Args:
-        source_size: (height, width) of the input, whose shape the panels take.
-        panel_height: pixels, even; panels are scaled to it.
-    """
-
-    _GAP, _CAPTION, _STATUS, _SCALE = 8, 24, 34, 2  # pixels, even because chroma has half the resolution
-    _BAR = 4
-
-    def __init__(self, source_size: tuple[int, int], panel_height: int = 288) -> None:
-        aspect = min(3.0, max(0.4, source_size[1] / source_size[0]))
-        self.panel_height = panel_height
-        self.panel_width = round(panel_height * aspect / 2) * 2
-        self.width = 3 * self._GAP + 2 * self.panel_width
-        self.height = 2 * (self._CAPTION + self.panel_height) + self._STATUS
-        # In the order of the panels: the network's pictures are small and deserve the better enlargement.
-        soft, sharp = Interpolation.BILINEAR, Interpolation.BICUBIC
-        self._panels = [_ToYuv(method) for method in (soft, sharp, soft, sharp)]
-        self._strips = [_ToYuv(soft) for _ in range(3)]
-        self._captions = [self._strip(self._CAPTION), self._strip(self._CAPTION)]
-        for place, caption in enumerate(("INPUT", "RECONSTRUCTION", "DEPTH", "NOVEL VIEW")):
-            draw_text(self._captions[place // 2], self._place(place)[0], 4, caption, INK, self._SCALE)
-        if text_size("DEPTH  near = bright", self._SCALE)[0] <= self.panel_width:
-            draw_text(self._captions[1], self._GAP + 84, 4, "near = bright", DIM, self._SCALE)
-        # Luma rows, then the rows of both chroma planes, as libav lays out yuv420p in one array.
-        self._canvas = np.empty((self.height * 3 // 2, self.width), np.uint8)
-        quarter = (self.height // 2, self.width // 2)
-        u, v = self._canvas[self.height :].reshape(2, *quarter)
-        self._planes = (self._canvas[: self.height], u, v)
-        self._fill(0, 0, self.width, self.height, PAPER)
-
-    def _strip(self, height: int) -> Image:
-        return np.full((height, self.width, 3), PAPER, np.uint8)
-
-    def _place(self, panel: int) -> tuple[int, int]:
-        """Top left corner of a panel's picture."""
-        x = self._GAP + (panel % 2) * (self.panel_width + self._GAP)
-        y = self._CAPTION + (panel // 2) * (self._CAPTION + self.panel_height)
-        return x, y
-
-    def __call__(self, moment: Moment, status: str) -> av.VideoFrame:
-        """The composed frame: yuv420p, BT.709, limited range, `width` x `height`."""
-        width, height = self.panel_width, self.panel_height
-        for place, image in enumerate((moment.source, moment.reconstruction, moment.depth, moment.novel)):
-            self._put(self._panels[place](image, width, height), *self._place(place))
-        upper, lower = (strip.copy() for strip in self._captions)
-        right = self._place(1)[0] + width
-        self._mark(upper, right, moment)
-        yaw = f"{moment.yaw:+.1f}°"
-        draw_text(lower, right - text_size(yaw, self._SCALE)[0], 4, yaw, DIM, self._SCALE)
-        bottom = self._strip(self._STATUS)
-        limit = (self.width - 2 * self._GAP) // (6 * self._SCALE)
-        draw_text(bottom, self._GAP, 8, status[:limit], DIM, self._SCALE)
-        rows = (0, self._CAPTION + height, 2 * (self._CAPTION + height))
-        for convert, strip, y in zip(self._strips, (upper, lower, bottom), rows, strict=True):
-            self._put(convert(strip, self.width, strip.shape[0]), 0, y)
-        frame = av.VideoFrame.from_ndarray(self._canvas, format="yuv420p")  # a copy: encoders keep frames
-        frame.colorspace = _BT709
-        return frame
-
-    def _put(self, picture: av.VideoFrame, x: int, y: int) -> None:
-        """Copies a yuv420p picture to an even place on the canvas."""
-        planes: Sequence[Any] = picture.planes
-        for i, plane in enumerate(planes):
-            half = 1 if i == 0 else 2
-            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-            self._planes[i][y // half : y // half + plane.height, x // half : x // half + plane.width] = rows
-
-    def _fill(self, x: int, y: int, width: int, height: int, colour: Colour) -> None:
-        """Paints a rectangle at an even place of even size."""
-        for i, value in enumerate(_yuv(colour)):
-            half = 1 if i == 0 else 2
-            self._planes[i][y // half : (y + height) // half, x // half : (x + width) // half] = value
-
-    def _mark(self, caption: Image, right: int, moment: Moment) -> None:
-        """Says over the picture whether this is a key frame, and on it where in the interval it lies."""
-        colour = AMBER if moment.key else TEAL
-        roomy = text_size("RECONSTRUCTION in between", self._SCALE)[0] + 16 <= self.panel_width
-        words = ("KEY FRAME" if moment.key else "IN BETWEEN") if roomy else ("KEY" if moment.key else "MID")
-        _chip(caption, right, 2, words, colour, self._SCALE)
-        x, y = self._place(1)
-        y += self.panel_height - self._BAR
-        done = round(self.panel_width * (1.0 if moment.key else moment.phase) / 2) * 2
-        self._fill(x, y, self.panel_width, self._BAR, (60, 62, 68))
-        self._fill(x, y, max(self._BAR, done), self._BAR, colour)
-
-
-class _ToYuv:
-    """Scales RGB and converts it to yuv420p (BT.709, limited range) in one step."""
-
-    def __init__(self, method: Interpolation) -> None:
-        self._method = method
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, image: Image, width: int, height: int) -> av.VideoFrame:
-        return self._reformatter.reformat(
-            av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "rgb24"),
-            width,
-            height,
-            "yuv420p",
-            dst_colorspace=_BT709,
-            interpolation=self._method,
-        )
-
-
-def _yuv(colour: Colour) -> tuple[int, int, int]:
-    """8-bit limited-range BT.709 of an RGB colour."""
-    r, g, b = (c / 255 for c in colour)
-    luma = 0.2126 * r + 0.7152 * g + 0.0722 * b
-    return (
-        round(16 + 219 * luma),
-        round(128 + 224 * (b - luma) / 1.8556),
-        round(128 + 224 * (r - luma) / 1.5748),
-    )
+    @property
+    def angles(self) -> str:
+        """Of the novel view, to be written beside it."""
+        return f"{self.yaw:+.1f}°" + (f" {self.pitch:+.1f}°" if self.pitch else "")
 
 
 class MomentKeeper:
@@ -339,7 +233,7 @@ def contact_sheet(
     draw_text(sheet, 24, 24, title, INK, 4)
     for i, line in enumerate(facts):
         draw_text(sheet, 24, 70 + 26 * i, line, DIM, 2)
-    captions = ("INPUT", "RECONSTRUCTION", "DEPTH", "NOVEL VIEW")
+    captions = [CAPTIONS[name] for name in PICTURES]
     remarks = ("", "", "near = bright", "camera turned")
     for column, (caption, remark) in enumerate(zip(captions, remarks, strict=True)):
         x = gutter + column * (width + gap)
@@ -349,11 +243,11 @@ def contact_sheet(
     for row, moment in enumerate(moments):
         y = top + 30 + row * (panel_height + gap)
         _row_label(sheet, y, moment)
-        for column, image in enumerate((moment.source, moment.reconstruction, moment.depth, moment.novel)):
+        for column, name in enumerate(PICTURES):
             x = gutter + column * (width + gap)
-            sheet[y : y + panel_height, x : x + width] = resize(image, width, panel_height)
+            sheet[y : y + panel_height, x : x + width] = resize(moment.picture(name), width, panel_height)
         x = gutter + 3 * (width + gap) + width
-        _chip(sheet, x - 4, y + 4, f"{moment.yaw:+.1f}°", INK, 2)
+        chip(sheet, x - 4, y + 4, moment.angles, INK, 2)
     foot = "Key frames pass through the network; frames in between are the same Gaussians, moved and faded."
     draw_text(sheet, 24, sheet.shape[0] - 32, foot, DIM, 2)
     return sheet

@@ -95,6 +95,14 @@ class AtomicFile:
         assert self._file is not None, "tell after commit or discard"
         return self._file.tell()
 
+    def flush(self) -> None:
+        assert self._file is not None, "flush after commit or discard"
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
     def commit(self) -> None:
         """Makes the file appear under its name. OutputError, nothing left, if a byte could not be stored."""
         if self._file is None:

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._version import __version__
+from .output_options import add_output_options
 from .source_options import add_source_options
 from .view_options import add_view_options
 
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 # Subcommands beside the code they drive: each module offers `add_parser(subparsers)` and sets `handler`.
-_REGISTERING_MODULES = ("serve_options", "export.cli", "training.cli")
+_REGISTERING_MODULES = ("output_options", "serve_options", "export.cli", "training.cli")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,12 +110,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="FPS",
         help="frame rate of an image folder (default: 24)",
     )
-    parser.add_argument(
-        "--layout",
-        choices=("reconstruction", "side-by-side"),
-        default="reconstruction",
-        help="what the output video shows (default: reconstruction)",
-    )
+    add_output_options(parser)
     parser.add_argument(
         "--view", action="store_true", help="show the run in a browser while it goes on (extra [view])"
     )
@@ -207,7 +203,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_REFUSED
     except MemoryError as error:
         message = f"not enough memory{f': {error}' if str(error) else ''}."
-        _report(message, "Use a smaller model or input, or free memory.", "MemoryError", args.json)
+        _report(
+            message,
+            "Use a smaller model or input, or free memory.",
+            "MemoryError",
+            getattr(args, "json", False),
+        )
         return EXIT_REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt", "websockets")
+HEAVY = (
+    "torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt", "websockets", "fourdgs",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -15,9 +17,10 @@ HEAVY = ("torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy"
     [
         "from streamsplat_edge.runtime import bundle, compose, engines, pipeline, stream, video",
         "from streamsplat_edge.runtime import key_frames, schedule, sources, video",
+        "from streamsplat_edge.runtime.outputs import convert, recording, savers",
         "import streamsplat_edge; streamsplat_edge.open",
         "from streamsplat_edge.cli import build_parser; build_parser()",
-        "from streamsplat_edge.commands import info, run, run_many",
+        "from streamsplat_edge.commands import convert, info, run, run_many",
         "from streamsplat_edge.benchmarks import fps, rasterizer, soak",
     ],
 )

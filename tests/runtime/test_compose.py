@@ -15,13 +15,13 @@ from streamsplat_edge.runtime.compose import (
     DepthColours,
     Moment,
     MomentKeeper,
-    SideBySide,
     contact_sheet,
     panel_aspect,
     psnr,
     resize,
 )
 from streamsplat_edge.runtime.font import ADVANCE, HEIGHT, draw_text, text_size
+from streamsplat_edge.runtime.panels import Panels
 from streamsplat_edge.runtime.video import VideoWriter, open_video
 from streamsplat_edge.runtime.video.frames import to_rgb
 
@@ -77,7 +77,7 @@ def test_depth_without_any_range(alpha: float) -> None:
 
 @pytest.mark.parametrize("source", [(90, 160), (160, 90), (97, 101), (20, 600)])
 def test_side_by_side_shows_all_four(source: tuple[int, int]) -> None:
-    compose = SideBySide(source, panel_height=64)
+    compose = Panels(source, panel_height=64)
     composed = compose(moment(size=source), "frame 1")
     assert (composed.format.name, composed.width, composed.height) == (
         *("yuv420p", compose.width, compose.height),
@@ -91,7 +91,7 @@ def test_side_by_side_shows_all_four(source: tuple[int, int]) -> None:
 
 
 def test_key_frames_are_marked() -> None:
-    compose = SideBySide((90, 160))
+    compose = Panels((90, 160))
     key = to_rgb(compose(moment(key=True), "")).astype(int)
     between = to_rgb(compose(moment(key=False, phase=0.5), "")).astype(int)
     x, y = compose._place(1)
@@ -107,7 +107,7 @@ def test_key_frames_are_marked() -> None:
 
 def test_composed_frames_are_kept_apart() -> None:
     """An encoder may hold a frame while the next one is composed."""
-    compose = SideBySide((90, 160), panel_height=64)
+    compose = Panels((90, 160), panel_height=64)
     first = compose(moment(), "first")
     before = first.to_ndarray().copy()
     compose(moment(size=(90, 160), key=False, phase=0.25), "second, with another text")
@@ -115,7 +115,7 @@ def test_composed_frames_are_kept_apart() -> None:
 
 
 def test_colours_survive_composing_and_encoding(tmp_path: Path) -> None:
-    compose = SideBySide((90, 160), panel_height=64)
+    compose = Panels((90, 160), panel_height=64)
     with VideoWriter(tmp_path / "o.mp4", compose.width, compose.height) as writer:
         for i in range(3):
             writer.write(compose(moment(i), ""), i / 25)

@@ -19,7 +19,7 @@ _PSNR_CAP = 100.0  # dB; an identical image has no finite value and JSON no infi
 # Order of the table; anything else a pipeline measures follows after these.
 _ORDER = (
     *("decode", "scene_cut", "preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render"),
-    *("measure", "novel view", "compose", "write", "finish", "capture_to_present"),
+    *("measure", "novel view", "compose", "write", "save", "finish", "capture_to_present"),
 )
 CHAIN = ("preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render")
 _MEANING = {
@@ -33,6 +33,7 @@ _MEANING = {
     "lifecycle": "per key frame",
     "render": "per frame",
     "measure": "per frame: PSNR",
+    "save": "per frame: what --save asked for",
     "novel view": "per frame: second render for the picture",
     "compose": "per frame: layout of the output",
     "write": "per frame: encoding the output",

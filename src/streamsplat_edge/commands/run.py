@@ -20,8 +20,12 @@ from .. import runtime
 from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL
 from ..machine import describe_machine
 from ..runtime.bundle import Bundle
-from ..runtime.compose import SideBySide, contact_sheet, panel_aspect
+from ..runtime.compose import contact_sheet, panel_aspect
 from ..runtime.errors import BundleError, InputError, OutputError, VideoError
+from ..runtime.outputs.camera_path import CameraPath, parse_camera
+from ..runtime.outputs.savers import Outputs
+from ..runtime.outputs.targets import Target, check_target, parse_target
+from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
 from ..runtime.stream import Stream, open_stream
 from ..runtime.video import (
@@ -37,7 +41,7 @@ from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
 from ..source_options import drops_frames, key_frame_rule, live_options
 from ..view_options import open_viewer
 from . import report
-from .view import SWING_DEGREES, SWING_SECONDS, Viewer
+from .view import Viewer
 
 if TYPE_CHECKING:
     from ..runtime.view.viewer import LiveViewer
@@ -93,7 +97,27 @@ def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
                 f"{path}: cannot write files of type {path.suffix}.", f"Use one of {', '.join(CONTAINERS)}."
             )
         check_output(path, force=args.force)
+    for target in save_targets(args):
+        check_target(target, force=args.force)
+        place = target.path.absolute()
+        if place in seen:
+            raise InputError(
+                f"{seen[place]} and --save are the same file {target.path}.", "Give each its own name."
+            )
+        seen[place] = "--save"
+    parse_layout(args.layout)
+    camera_of(args)
     return outputs
+
+
+def save_targets(args: argparse.Namespace) -> list[Target]:
+    """What the options `--save` ask for."""
+    return [parse_target(text) for text in args.save]
+
+
+def camera_of(args: argparse.Namespace) -> CameraPath:
+    """The path of the option `--camera`."""
+    return parse_camera(args.camera) if args.camera else CameraPath()
 
 
 def find_bundle(path: str | None) -> Path:
@@ -166,11 +190,14 @@ class Run:
         self.drops_frames = drops_frames(args, reader)
         self.quality = report.Quality()
         self.writer: VideoWriter | FolderWriter | None = None
-        self.panels: SideBySide | None = None
+        self.panels: Panels | None = None
+        self.saved: Outputs | None = None
         self.live_view: LiveViewer | None = None
+        self.camera = camera_of(args)
         self.decoded = 0
-        if args.output and args.layout == "side-by-side":
-            self.panels = SideBySide((reader.height, reader.width))
+        self.pictures = parse_layout(args.layout)
+        if args.output and len(self.pictures) > 1:
+            self.panels = Panels((reader.height, reader.width), self.pictures)
         # PSNR costs a resize of every frame: not where nobody would see it.
         self.measures = bool(
             not args.quiet or args.json or args.stats or args.contact_sheet or self.panels is not None
@@ -178,9 +205,12 @@ class Run:
 
     def open_output(self, stack: ExitStack) -> None:
         """Before the model is loaded, so that an unwritable place is known at once."""
+        source = (self.reader.height, self.reader.width)
+        targets = save_targets(self.args)
+        if targets:
+            self.saved = stack.enter_context(Outputs(targets, self.model, aspect=source[1] / source[0]))
         if not self.args.output:
             return
-        source = (self.reader.height, self.reader.width)
         if self.panels is not None:
             width, height, aspect = self.panels.width, self.panels.height, None
         else:
@@ -240,9 +270,9 @@ class Run:
             max_frames=args.max_frames,
             live=self.drops_frames,
             stopped=self.stop.event.is_set,
-            observers=() if self.live_view is None else (self.live_view,),
+            observers=[o for o in (self.saved, self.live_view) if o is not None],
         )
-        self.viewer = Viewer(self.stream, self.pipeline.recorder)
+        self.viewer = Viewer(self.stream, self.pipeline.recorder, self.camera)
 
     def execute(self) -> None:
         args = self.args
@@ -280,13 +310,18 @@ class Run:
         if rendered.pushes:
             self.push_ms = sum(rendered.pushes[-1].latencies.values())
         if self.writer is not None:
-            image: Any = rendered.frame.rgb
-            if self.panels is not None:
-                moment = viewer.picture(rendered, decibels)
+            image: Any
+            if self.panels is None:
+                image = viewer.plain(rendered, self.pictures[0])
+            else:
+                moment = viewer.picture(rendered, decibels, self.pictures)
                 with recorder.measure("compose"):
                     image = self.panels(moment, self._status(rendered, decibels))
             with recorder.measure("write"):
                 self.writer.write(image, rendered.source.timestamp)
+        if self.saved is not None:
+            with recorder.measure("save"):
+                self.saved.add(rendered, self.stream, lambda: viewer.novel(rendered))
         if self.args.contact_sheet:
             viewer.keep(rendered, decibels)
 
@@ -305,6 +340,10 @@ class Run:
         if self.writer is not None:
             with self.pipeline.recorder.measure("finish"):  # encoders hold frames back until the end
                 self.writer.close()
+            self.pipeline.finished()
+        if self.saved is not None:
+            with self.pipeline.recorder.measure("finish"):
+                self.saved.close()
             self.pipeline.finished()
         stats = report.finite(self._statistics())
         if "--stats" in outputs and stats["frames"]["total"]:
@@ -352,7 +391,8 @@ class Run:
                 "gap": self.pipeline.gap,
                 "key_frames": args.key_frames,
                 "max_frames": args.max_frames,
-                "novel_view": f"yaw +-{SWING_DEGREES:g} degrees, {SWING_SECONDS:g} s, about the median depth",
+                "saved": list(args.save),
+                "novel_view": self.camera.description,
             },
             "stages": self.stream.description,
             "software": report.software(args.engine),
@@ -405,7 +445,7 @@ def conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: St
         print(json.dumps(stats))
     elif not args.quiet and stats["frames"]["total"]:
         print("\n".join(report.table(stats)))
-        for path in (args.output, args.contact_sheet, args.stats):
+        for path in (args.output, args.contact_sheet, args.stats, *args.save):
             if path:
                 print(f"  wrote {path}")
     for note in reader.notes:

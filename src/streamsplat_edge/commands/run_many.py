@@ -64,6 +64,7 @@ def numbered(args: argparse.Namespace, number: int) -> argparse.Namespace:
         ("-o", args.output),
         ("--stats", args.stats),
         ("--contact-sheet", args.contact_sheet),
+        *(("--save", path) for path in args.save),
     ):
         if value and PLACE not in value:
             path = Path(value)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
-from ..runtime.compose import DepthColours, Image, Moment, MomentKeeper, psnr, resize
+from ..runtime.compose import PICTURES, DepthColours, Image, Moment, MomentKeeper, Scaler, psnr, resize
+from ..runtime.outputs.camera_path import CameraPath
 from ..runtime.pipeline import Rendered
 from ..runtime.preprocess import Resizer
 from ..runtime.rasterizer import View
 from ..runtime.stream import Stream
 from ..runtime.timing import LatencyRecorder
 
-SWING_DEGREES = 7.0
-SWING_SECONDS = 5.0
 _SHEET_SOURCE_WIDTH = 640  # inputs are kept for the contact sheet no larger than this
 _PIVOT_INERTIA = 0.9
 
@@ -26,16 +26,20 @@ class Viewer:
     Args:
         stream: the pipeline's stream, used for a second render from the side.
         recorder: gets the latencies "measure" and "novel view".
+        camera: where novel views are taken from.
     """
 
-    def __init__(self, stream: Stream, recorder: LatencyRecorder) -> None:
+    def __init__(self, stream: Stream, recorder: LatencyRecorder, camera: CameraPath | None = None) -> None:
         self._stream = stream
+        self._camera = CameraPath() if camera is None else camera
+        self._scaler = Scaler()
         self._recorder = recorder
         model = stream.model
         self._resizer = Resizer(model.height, model.width)
         self._planes = np.zeros((3, model.height, model.width), np.float32)
         self._colours = DepthColours()
         self._depth: Image | None = None  # of the current frame, once it was needed
+        self._novel_now: Image | None = None  # likewise
         self._pivot: float | None = None
         self._pivot_is_current = False
         self.keeper = MomentKeeper()
@@ -43,6 +47,7 @@ class Viewer:
     def begin(self, rendered: Rendered) -> None:
         """Call first for every frame: what follows the scene slowly starts anew at a cut."""
         self._depth, self._pivot_is_current = None, False
+        self._novel_now = None
         if rendered.is_cut:
             self._colours.reset()
             self._pivot = None
@@ -54,16 +59,33 @@ class Viewer:
             truth = np.rint(self._planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8)
             return psnr(rendered.frame.rgb, truth)
 
-    def picture(self, rendered: Rendered, decibels: float) -> Moment:
-        """Everything the side-by-side layout shows, with the novel view of the swing at this time."""
-        swing = math.sin(2 * math.pi * rendered.source.timestamp / SWING_SECONDS)
-        return self._moment(rendered, decibels, SWING_DEGREES * swing)
+    def picture(self, rendered: Rendered, decibels: float, names: Collection[str] = PICTURES) -> Moment:
+        """What a layout of these pictures shows, with the novel view of the camera's path at this time."""
+        angles = self._camera.angles(rendered.source.timestamp)
+        novel = self.novel(rendered) if "novel" in names else None
+        return self._moment(rendered, decibels, angles, novel, depth="depth" in names)
+
+    def plain(self, rendered: Rendered, name: str) -> Image:
+        """One of `PICTURES` alone, uint8 RGB at model resolution."""
+        if name == "input":
+            height, width = rendered.frame.rgb.shape[:2]
+            return self._scaler(rendered.source.image, width, height)
+        if name == "depth":
+            return self._coloured_depth(rendered)
+        return self.novel(rendered) if name == "novel" else rendered.frame.rgb
+
+    def novel(self, rendered: Rendered) -> Image:
+        """The novel view of the camera's path at the frame's time; rendered once, however often asked for."""
+        if self._novel_now is None:
+            self._novel_now = self._novel(rendered, *self._camera.angles(rendered.source.timestamp))
+        return self._novel_now
 
     def keep(self, rendered: Rendered, decibels: float) -> None:
-        """Keeps the frame for the contact sheet if it is one of an even choice; the view is at full swing."""
+        """Keeps the frame for the contact sheet if it is one of an even choice; swings show their ends."""
         if not self.keeper.wants(rendered.is_key, self._phase(rendered)):
             return
-        moment = self._moment(rendered, decibels, SWING_DEGREES if rendered.is_key else -SWING_DEGREES)
+        angles = self._camera.end(rendered.source.timestamp, first=rendered.is_key)
+        moment = self._moment(rendered, decibels, angles, self._novel(rendered, *angles), depth=True)
         height, width = moment.source.shape[:2]
         if width > _SHEET_SOURCE_WIDTH:
             small = resize(
@@ -78,26 +100,38 @@ class Viewer:
             return 0.0
         return (rendered.source.timestamp - interval[0]) / (interval[1] - interval[0])
 
-    def _moment(self, rendered: Rendered, decibels: float, yaw: float) -> Moment:
-        frame = rendered.frame
-        if self._depth is None:
-            self._depth = self._colours(frame.expected_depth, frame.alpha)
+    def _moment(
+        self,
+        rendered: Rendered,
+        decibels: float,
+        angles: tuple[float, float],
+        novel: Image | None,
+        *,
+        depth: bool,
+    ) -> Moment:
         return Moment(
             source=rendered.source.image,
-            reconstruction=frame.rgb,
-            depth=self._depth,
-            novel=self._novel(rendered, yaw),
+            reconstruction=rendered.frame.rgb,
+            depth=self._coloured_depth(rendered) if depth else None,
+            novel=novel,
             index=rendered.source.index,
             timestamp=rendered.source.timestamp,
             key=rendered.is_key,
             phase=self._phase(rendered),
-            yaw=yaw,
+            yaw=angles[0],
+            pitch=angles[1],
             psnr=decibels,
         )
 
-    def _novel(self, rendered: Rendered, yaw: float) -> Image:
-        """The same Gaussians from a camera turned about the middle of the scene."""
-        view = View.swing(math.radians(yaw), 0.0, self._middle(rendered))
+    def _coloured_depth(self, rendered: Rendered) -> Image:
+        if self._depth is None:
+            self._depth = self._colours(rendered.frame.expected_depth, rendered.frame.alpha)
+        return self._depth
+
+    def _novel(self, rendered: Rendered, yaw: float, pitch: float) -> Image:
+        """The same Gaussians from a camera turned about the pivot."""
+        pivot = self._middle(rendered) if self._camera.pivot is None else self._camera.pivot
+        view = View.swing(math.radians(yaw), math.radians(pitch), pivot)
         with self._recorder.measure("novel view"):
             return np.asarray(self._stream.render(rendered.source.timestamp, view=view).rgb, np.uint8)
 
