@@ -1,0 +1,64 @@
+"""The kernels of the runtime compile for every architecture, without warnings or spilled registers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from compile_on_cpu import CUDA
+
+ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "100", "110", "120")
+SOURCE = CUDA / "streamsplat.cu"
+KERNELS = set(re.findall(r"\b(\w+)\(streamsplat::\w+Params", SOURCE.read_text()))
+REGISTERS = 64  # at this number four blocks of 256 threads are resident (kBlocksPerSm)
+SHARED = 48 * 1024  # bytes that need no request
+NVCC = shutil.which("nvcc")
+
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not in PATH")
+
+
+def report(architecture: str, out: Path) -> dict[str, dict[str, int]]:
+    """Per kernel: registers, bytes of shared memory, stack frame, spill stores and spill loads."""
+    command = [str(NVCC), "-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v"]
+    command += ["-Xcompiler=-Wall,-Wextra,-Werror", f"-arch=sm_{architecture}", "-cubin"]
+    result = subprocess.run(
+        [*command, str(SOURCE), "-o", str(out)], capture_output=True, text=True, timeout=600
+    )
+    text = result.stdout + result.stderr
+    assert result.returncode == 0, text
+    pattern = (
+        r"Function properties for (\w+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads\s.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?"
+    )
+    return {
+        name: {
+            "registers": int(registers),
+            "shared": int(shared or 0),
+            "frame": int(frame),
+            "stores": int(stores),
+            "loads": int(loads),
+        }
+        for name, frame, stores, loads, registers, shared in re.findall(pattern, text)
+    }
+
+
+def check(architecture: str, out: Path) -> None:
+    found = report(architecture, out)
+    assert len(KERNELS) >= 4 and found.keys() == KERNELS, found
+    for name, used in found.items():
+        assert (used["frame"], used["stores"], used["loads"]) == (0, 0, 0), (name, used)
+        assert used["registers"] <= REGISTERS and used["shared"] <= SHARED, (name, used)
+        print(f"sm_{architecture} {name}: {used['registers']} registers, {used['shared']} bytes shared")
+
+
+def test_kernels_compile_and_spill_nothing(tmp_path: Path) -> None:
+    check("87", tmp_path / "kernels.cubin")
+
+
+@pytest.mark.nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture(architecture: str, tmp_path: Path) -> None:
+    check(architecture, tmp_path / "kernels.cubin")
