@@ -6,8 +6,8 @@
 
 namespace streamsplat {
 
-// What the threads of a tile share about a batch of Gaussians. Canonical: alpha(column, row) = column[] * row[], so 32
-// exponentials per Gaussian and tile instead of 256. General: `conic` instead.
+// What the threads of a tile share about a batch of Gaussians, in pixels of the tile. Canonical: alpha(column, row) =
+// column[] * row[], so 32 exponentials per Gaussian and tile instead of 256. General: `conic` instead.
 struct BatchShared {
   union {
     struct {
@@ -25,25 +25,19 @@ struct BlendShared {
   BatchShared batch;
 };
 
-// A thread's pixel, and the patch of its warp.
+// A thread's pixel and the patch of its warp, in the tile.
 struct TilePixel {
-  int x, y;              // in the image
-  int column, row;       // in the tile
-  int patch_x, patch_y;  // first pixel of the patch, in the image
-  bool inside;
+  int column, row;
+  int left, top;  // first pixel of the patch
 };
-__device__ inline TilePixel tile_pixel(const RasterParams& p, int tile_x, int tile_y) {
+__device__ inline TilePixel tile_pixel() {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
   constexpr int kPatches = kTile / kPatchWidth;
   TilePixel at;
-  const int left = warp % kPatches * kPatchWidth, top = warp / kPatches * kPatchHeight;
-  at.column = left + lane % kPatchWidth;
-  at.row = top + lane / kPatchWidth;
-  at.patch_x = tile_x * kTile + left;
-  at.patch_y = tile_y * kTile + top;
-  at.x = tile_x * kTile + at.column;
-  at.y = tile_y * kTile + at.row;
-  at.inside = at.x < p.width && at.y < p.height;
+  at.left = warp % kPatches * kPatchWidth;
+  at.top = warp / kPatches * kPatchHeight;
+  at.column = at.left + lane % kPatchWidth;
+  at.row = at.top + lane / kPatchWidth;
   return at;
 }
 
@@ -60,8 +54,8 @@ __device__ inline void tabulate(const CudaSplat* splats, const Word* keys, int c
   const int e = thread / kThreadsPerSplat, part = thread % kThreadsPerSplat;
   if (e >= count) return;
   const CudaSplat& s = splats[static_cast<uint32_t>(keys[e])];
+  const float x = s.x - static_cast<float>(x0), y = s.y - static_cast<float>(y0);
   if (kCanonical) {
-    const float x = s.x - static_cast<float>(x0), y = s.y - static_cast<float>(y0);
     constexpr int kEach = kTile / kThreadsPerSplat;
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
@@ -71,8 +65,8 @@ __device__ inline void tabulate(const CudaSplat* splats, const Word* keys, int c
       batch->row[e][i] = expf(-s.half_inv_y * dy * dy);
     }
   } else if (part == 0) {
-    batch->conic[e][0] = s.x;
-    batch->conic[e][1] = s.y;
+    batch->conic[e][0] = x;
+    batch->conic[e][1] = y;
     batch->conic[e][2] = s.half_inv_x;
     batch->conic[e][3] = s.half_inv_y;
     batch->conic[e][4] = s.shear;
@@ -84,17 +78,16 @@ __device__ inline void tabulate(const CudaSplat* splats, const Word* keys, int c
     batch->colour[e][2] = s.b;
     batch->colour[e][3] = s.depth;
   } else if (part == 2) {
-    batch->box[e][0] = s.box_x0;
-    batch->box[e][1] = s.box_x1;
-    batch->box[e][2] = s.box_y0;
-    batch->box[e][3] = s.box_y1;
+    batch->box[e][0] = static_cast<int16_t>(s.box_x0 - x0);
+    batch->box[e][1] = static_cast<int16_t>(s.box_x1 - x0);
+    batch->box[e][2] = static_cast<int16_t>(s.box_y0 - y0);
+    batch->box[e][3] = static_cast<int16_t>(s.box_y1 - y0);
   }
 }
 static_assert(kThreadsPerSplat >= 3, "parts 0 to 2 each have their share");
 
 __device__ inline bool touches_patch(const int16_t* box, const TilePixel& at) {
-  return box[0] < at.patch_x + kPatchWidth && box[1] > at.patch_x && box[2] < at.patch_y + kPatchHeight &&
-         box[3] > at.patch_y;
+  return box[0] < at.left + kPatchWidth && box[1] > at.left && box[2] < at.top + kPatchHeight && box[3] > at.top;
 }
 
 // Opacity times the Gaussian at the thread's pixel.
@@ -102,7 +95,7 @@ template <bool kCanonical>
 __device__ inline float unclamped_alpha(const BatchShared& batch, int e, const TilePixel& at) {
   if (kCanonical) return batch.column[e][at.column] * batch.row[e][at.row];
   const float* conic = batch.conic[e];
-  const float dx = conic[0] - static_cast<float>(at.x), dy = conic[1] - static_cast<float>(at.y);
+  const float dx = conic[0] - static_cast<float>(at.column), dy = conic[1] - static_cast<float>(at.row);
   const float u = fmaf(conic[4], dy, dx);
   return conic[5] * expf(-fmaf(u * u, conic[2], dy * dy * conic[3]));
 }
@@ -111,10 +104,12 @@ __device__ inline float unclamped_alpha(const BatchShared& batch, int e, const T
 template <bool kCanonical>
 __device__ inline void blend_batch(const BatchShared& batch, int count, const TilePixel& at, PixelState* pixel) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
   for (int first = 0; first < count; first += kWarp) {
     const int mine = first + lane;
     const bool wanted = mine < count && touches_patch(batch.box[mine], at);
     unsigned mask = __ballot_sync(kAllLanes, wanted);
+#pragma unroll 1  // spares registers; the warps of several blocks hide the latency
     for (; pixel->open && mask != 0; mask &= mask - 1) {
       const int e = first + __ffs(static_cast<int>(mask)) - 1;
       const float raw = unclamped_alpha<kCanonical>(batch, e, at);
@@ -142,10 +137,8 @@ SS_HD uint8_t to_byte(float v) {
 }
 
 // alpha = sum of weights = 1 - transmittance (the sum telescopes). Depth is 0 where alpha is.
-__device__ inline void write_pixel(const RasterParams& p, const RasterFrame& frame, int time, const TilePixel& at,
+__device__ inline void write_pixel(const RasterParams& p, const RasterFrame& frame, int64_t to,
                                    const PixelState& pixel) {
-  if (!at.inside) return;
-  const int64_t to = (int64_t{time} * p.height + at.y) * p.width + at.x;
   const float colour[3] = {pixel.r + pixel.t * frame.background[0], pixel.g + pixel.t * frame.background[1],
                            pixel.b + pixel.t * frame.background[2]};
   const float alpha = 1.0f - pixel.t;
@@ -164,6 +157,7 @@ template <bool kCanonical>
 __device__ inline bool blend_keys(const CudaSplat* splats, int count, int x0, int y0, const TilePixel& at,
                                   BlendShared* shared, PixelState* pixel) {
   sort_some(shared->select.keys, count);
+#pragma unroll 1
   for (int first = 0; first < count; first += kBatch) {
     if (__syncthreads_count(pixel->open) == 0) return false;  // also: all are done with the last batch
     const int batch = smaller(kBatch, count - first);
@@ -181,11 +175,13 @@ __device__ inline void blend_tile(const RasterParams& p, const int32_t* rows, in
   const int tile_x = static_cast<int>(blockIdx.x) % tiles_across(p);
   const int tile_y = static_cast<int>(blockIdx.x) / tiles_across(p);
   const int64_t tile = int64_t{time} * tiles_across(p) * tiles_down(p) + blockIdx.x;
-  const TilePixel at = tile_pixel(p, tile_x, tile_y);
+  const TilePixel at = tile_pixel();
+  const int x = tile_x * kTile + at.column, y = tile_y * kTile + at.row;
+  const bool inside = x < p.width && y < p.height;
   const CudaSplat* const splats = p.splats + int64_t{time} * p.count;
   const int total = static_cast<int>(p.filled[tile]);
   PixelState pixel;
-  pixel.open = at.inside;
+  pixel.open = inside;
 
   KeySource source{nullptr, splats, rows, row_count, tile_x * kTile, tile_y * kTile};
   if (total <= p.slots) {
@@ -202,7 +198,7 @@ __device__ inline void blend_tile(const RasterParams& p, const int32_t* rows, in
     left -= count;
     from = bound;
   }
-  write_pixel(p, p.frames[time], time, at, pixel);
+  if (inside) write_pixel(p, p.frames[time], (int64_t{time} * p.height + y) * p.width + x, pixel);
 
   // Everyone has read the counter: threads met at a barrier since, unless it was 0 already.
   if (thread == 0) p.filled[tile] = 0;

@@ -40,7 +40,9 @@ __device__ inline void sort_keys(Word* shared) {
   Word key[kPerThread];
 #pragma unroll
   for (int k = 0; k < kPerThread; ++k) key[k] = shared[k * kThreads + thread];
+#pragma unroll 1
   for (int size = 2; size <= kPerThread * kThreads; size *= 2) {
+#pragma unroll 1
     for (int apart = size / 2; apart > 0; apart /= 2) {
       if (apart == 2 * kThreads) {
         exchange_within_thread<kPerThread, 2>(key, thread, size);
@@ -124,6 +126,7 @@ __device__ inline Word choose_bound(const KeySource& source, Word from, SelectSh
   }
   __syncthreads();
   Word low = kNoKey, high = 0;
+#pragma unroll 1  // rare: spare the registers
   for (int i = thread; i < source.count; i += kThreads) {
     const Word key = source.key(i);
     if (key < from || key == kNoKey) continue;
@@ -143,6 +146,7 @@ __device__ inline Word choose_bound(const KeySource& source, Word from, SelectSh
     const int bits = smaller(kDigitBits, width), shift = width - bits;
     shared->bins[0][thread] = 0;
     __syncthreads();
+#pragma unroll 1  // rare: spare the registers
     for (int i = thread; i < source.count; i += kThreads) {
       const Word key = source.key(i);
       if (key < from || key == kNoKey || (key ^ base) >> width != 0) continue;
@@ -183,6 +187,7 @@ __device__ inline void collect(const KeySource& source, Word from, Word bound, b
   __syncthreads();  // the keys of the last round have been used
   if (thread == 0) shared->filled = 0;
   __syncthreads();
+#pragma unroll 1  // rare: spare the registers
   for (int i = thread; i < source.count; i += kThreads) {
     const Word key = source.key(i);
     if (key >= from && key < bound) shared->keys[atomicAdd(&shared->filled, 1u)] = key;

@@ -1,4 +1,5 @@
-"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h, field by field.
+"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h and cuda/lifecycle_cuda.h, field by
+field.
 
 A test compares sizes and offsets with those of the C++ compiler.
 """
@@ -42,6 +43,28 @@ RASTER_FRAME = np.dtype(
         ("translation", np.float32, 3),
         ("background", np.float32, 3),
         ("dt", np.float32, 2),
+    ]
+)
+
+RING_STATE = np.dtype(
+    [(name, np.int32) for name in ("earlier", "later", "pair", "unused")] + [("first_id", np.int64, 2)]
+)
+
+RING_TOTALS = np.dtype(
+    [(name, np.int32) for name in ("living", "listed", "culled_invalid", "culled_transparent")]
+)
+
+BLOCK_COUNTS_BYTES = 12
+"""Size of the counts of a block of `lifecycle_judge` (`BlockCounts`)."""
+
+RING_PARAMS = np.dtype(
+    [("per_frame", np.int32), ("mapping", np.int32)]
+    + [
+        (name, _POINTER)
+        for name in (
+            *("state", "gaussians", "motion", "fade"),
+            *("fates", "counts", "rows", "ids", "totals"),
+        )
     ]
 )
 

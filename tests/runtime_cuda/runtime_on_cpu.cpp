@@ -10,7 +10,6 @@
 
 namespace {
 
-using streamsplat::RasterParams;
 using Kernel = std::function<void(const void* const*)>;
 
 template <class... Parameters, std::size_t... Number>
@@ -24,7 +23,10 @@ Kernel by_address(void (*kernel)(Parameters...)) {
 
 #define KERNEL(name) {#name, by_address(name)}
 const std::map<std::string, Kernel> kKernels = {KERNEL(project_given_canonical), KERNEL(project_given_general),
-                                                KERNEL(blend_given_canonical), KERNEL(blend_given_general)};
+                                                KERNEL(blend_given_canonical),   KERNEL(blend_given_general),
+                                                KERNEL(project_ring_canonical),  KERNEL(project_ring_general),
+                                                KERNEL(blend_ring_canonical),    KERNEL(blend_ring_general),
+                                                KERNEL(lifecycle_judge),         KERNEL(lifecycle_compact)};
 
 std::string last_error;
 
@@ -52,11 +54,29 @@ EXPORT void on_cpu_schedule(std::uint64_t schedule) { cuda_on_cpu::block().sched
 
 // Sizes and offsets that runtime/cuda/layout.py repeats.
 EXPORT void on_cpu_layout(std::size_t* to) {
-  for (const std::size_t value :
-       {sizeof(RasterParams), offsetof(RasterParams, means), offsetof(RasterParams, frames),
-        offsetof(RasterParams, rgb_out), offsetof(RasterParams, alpha_out), sizeof(streamsplat::RasterFrame),
-        offsetof(streamsplat::RasterFrame, background), offsetof(streamsplat::RasterFrame, dt),
-        sizeof(streamsplat::CudaSplat), std::size_t{streamsplat::kTallies}, std::size_t{streamsplat::kThreads},
-        std::size_t{streamsplat::kTile}, std::size_t{streamsplat::kSortCapacity}})
+  using streamsplat::RasterFrame;
+  using streamsplat::RingState;
+  for (const std::size_t value : {sizeof(RasterParams),
+                                  offsetof(RasterParams, means),
+                                  offsetof(RasterParams, frames),
+                                  offsetof(RasterParams, rgb_out),
+                                  offsetof(RasterParams, alpha_out),
+                                  sizeof(RasterFrame),
+                                  offsetof(RasterFrame, background),
+                                  offsetof(RasterFrame, dt),
+                                  sizeof(RingParams),
+                                  offsetof(RingParams, state),
+                                  offsetof(RingParams, fates),
+                                  offsetof(RingParams, totals),
+                                  sizeof(RingState),
+                                  offsetof(RingState, pair),
+                                  offsetof(RingState, first_id),
+                                  sizeof(streamsplat::RingTotals),
+                                  sizeof(streamsplat::BlockCounts),
+                                  sizeof(streamsplat::CudaSplat),
+                                  std::size_t{streamsplat::kTallies},
+                                  std::size_t{streamsplat::kThreads},
+                                  std::size_t{streamsplat::kTile},
+                                  std::size_t{streamsplat::kSortCapacity}})
     *to++ = value;
 }

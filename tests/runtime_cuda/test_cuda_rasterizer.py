@@ -257,15 +257,20 @@ def test_images_that_are_not_wanted_are_not_written(any_device) -> None:
 
 
 def test_layout_is_that_of_the_compiler(device) -> None:
-    found = (ctypes.c_size_t * 13)()
+    found = (ctypes.c_size_t * 22)()
     device.native.on_cpu_layout(found)
-    params, frame = layout.RASTER_PARAMS, layout.RASTER_FRAME
-    assert params.fields is not None and frame.fields is not None
+
+    def offsets(of: np.dtype, *names: str) -> list[int]:
+        assert of.fields is not None
+        return [of.itemsize, *(of.fields[name][1] for name in names)]
+
     assert list(found) == [
-        params.itemsize,
-        *(params.fields[name][1] for name in ("means", "frames", "rgb_out", "alpha_out")),
-        frame.itemsize,
-        *(frame.fields[name][1] for name in ("background", "dt")),
+        *offsets(layout.RASTER_PARAMS, "means", "frames", "rgb_out", "alpha_out"),
+        *offsets(layout.RASTER_FRAME, "background", "dt"),
+        *offsets(layout.RING_PARAMS, "state", "fates", "totals"),
+        *offsets(layout.RING_STATE, "pair", "first_id"),
+        layout.RING_TOTALS.itemsize,
+        layout.BLOCK_COUNTS_BYTES,
         layout.SPLAT_BYTES,
         layout.TALLIES,
         layout.THREADS,
