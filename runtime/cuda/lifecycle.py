@@ -136,7 +136,7 @@ class DeviceLifecycle:
 
     @property
     def ids(self) -> Any:
-        """Identity of every living Gaussian, int64 on the device, as `Lifecycle.ids`; `spawn` overwrites it."""
+        """As `Lifecycle.ids`, int64 on the device; the next `spawn` overwrites it."""
         return self._buffers["ids"][: self._ring.alive * self.model.gaussians]
 
     @property

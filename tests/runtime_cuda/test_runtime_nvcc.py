@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cmake_configure import configure
 from compile_on_cpu import CUDA
 
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "100", "110", "120")
@@ -62,3 +63,18 @@ def test_kernels_compile_and_spill_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture(architecture: str, tmp_path: Path) -> None:
     check(architecture, tmp_path / "kernels.cubin")
+
+
+@pytest.mark.nvcc
+def test_cmake_builds_a_fatbin_of_the_architectures_asked_for(tmp_path: Path) -> None:
+    done = configure(tmp_path, "-DCMAKE_CUDA_ARCHITECTURES=75-real;87")
+    assert done.returncode == 0, done.stdout + done.stderr
+    target = ("--target", "streamsplat_fatbin")
+    subprocess.run(["cmake", "--build", str(tmp_path), *target], check=True, timeout=600, capture_output=True)
+    (fatbin,) = tmp_path.rglob("streamsplat.fatbin")
+    content = fatbin.read_bytes()
+    assert content[:4] == b"\x50\xed\x55\xba"  # magic number of a fatbin
+    found = {name for name in KERNELS if name.encode() in content}
+    assert found == KERNELS or b".target sm_87" not in content  # PTX may be compressed
+    images = 3  # machine code for 7.5 and 8.7, PTX for 8.7
+    assert content.count(b"\x7fELF") <= images < len(content)
