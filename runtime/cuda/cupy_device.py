@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -155,10 +155,38 @@ class CupyDevice:
     def copy(self, target: Any, source: Any) -> None:
         if target.nbytes != source.nbytes:
             raise InputError(f"{source.nbytes} bytes do not fit into {target.nbytes}.")
+        if target.nbytes == 0:
+            return
         runtime = self.cupy.cuda.runtime
         with self.translated("copying"):
             ends = [a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr for a in (target, source)]
             runtime.memcpyAsync(*ends, target.nbytes, runtime.memcpyDefault, self.stream.ptr)
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        enqueue()
+        self.synchronize()
+        with self.translated("capturing a graph"), self.stream:
+            self.stream.begin_capture()
+            try:
+                enqueue()
+            finally:  # also after an error: the stream must not stay in capture
+                graph = self.stream.end_capture()
+            graph.upload(self.stream)
+
+        def replay() -> None:
+            with self.translated("starting a graph"):
+                graph.launch(self.stream)
+
+        return replay
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        cuda = self.cupy.cuda
+        with self.translated("measuring"):
+            begin = self.stream.record(cuda.Event())
+            run()
+            end = self.stream.record(cuda.Event())
+            end.synchronize()
+            return float(cuda.get_elapsed_time(begin, end))
 
     def record(self) -> Any:
         with self.translated("recording an event"):

@@ -5,6 +5,7 @@ Tests give another: the same kernels compiled for the CPU, on NumPy arrays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,6 +68,21 @@ class Device(Protocol):
 
     def copy(self, target: Any, source: Any) -> None:
         """Copy between device and pinned host memory; shapes and dtypes are equal."""
+        ...
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """A function that starts all that `enqueue` starts, as one graph.
+
+        `enqueue` is called once before, so that what is loaded or compiled at first use is there. It must
+        only launch and copy.
+
+        Raises:
+            EngineError: it did something that a graph cannot hold.
+        """
+        ...
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        """Time on the device from the beginning to the end of what `run` starts. Waits for it."""
         ...
 
     def record(self) -> Event:

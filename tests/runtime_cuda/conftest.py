@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,4 +35,7 @@ def any_device(request: pytest.FixtureRequest) -> Device:
         return request.getfixturevalue("device")
     from streamsplat_edge.runtime.cuda.cupy_device import CupyDevice
 
-    return CupyDevice()
+    device = CupyDevice()
+    if os.environ.get("STREAMSPLAT_NO_POOL"):  # for sanitizers, which see single allocations only
+        device.cupy.cuda.set_allocator(None)
+    return device

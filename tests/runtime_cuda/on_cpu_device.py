@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,15 @@ class OnCpuDevice:
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
         np.copyto(target, source)
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        enqueue()
+        return enqueue
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1e3
 
     def record(self) -> Passed:
         return Passed()

@@ -67,7 +67,7 @@ def test_every_architecture(architecture: str, tmp_path: Path) -> None:
 
 
 def images(fatbin: bytes) -> set[tuple[str, int]]:
-    """Kind and architecture of every image in a fatbin: a header of 16 bytes, then headers with their images."""
+    """Kind and architecture of every image: after a header of 16 bytes, each has a header of its own."""
     magic, _, at, size = struct.unpack_from("<IHHQ", fatbin, 0)
     assert magic == 0xBA55ED50
     end, found = at + size, set()
