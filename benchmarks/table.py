@@ -100,7 +100,7 @@ def cuda_table(result: dict[str, Any]) -> list[str]:
     ]
     words = (
         f"CUDA rasterizer, {machine['gpu']}, load average {machine['load_average_1min']}, "
-        f"{machine['scheduling']} scheduling; commit {machine['commit']}. Per launch of all times, in a graph."
+        f"{machine['scheduling']} scheduling; commit {machine['commit']}. Per launch, in a graph."
     )
     return [words, "", *_markdown(header, rows)]
 
