@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.trt_api import cuda_device
-from ..errors import EngineError, InputError
+from ..errors import DeviceLostError, EngineError, InputError
 from . import kernels, layout
 
 # cudaError_t and CUresult have the same numbers for these.
@@ -45,6 +45,7 @@ class CupyDevice:
     """
 
     def __init__(self, index: int = 0) -> None:
+        self.kind = "cuda"
         self.lost = False
         self.index = index
         self.cupy = _import_cupy()
@@ -69,6 +70,10 @@ class CupyDevice:
         self._functions: dict[str, Any] = {}
         self.description = f"{self.name}, kernels by {source}, CuPy {self.cupy.__version__}"
 
+    @property
+    def queue(self) -> int:
+        return int(self.stream.ptr)
+
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:
         """Turns errors of CUDA into `EngineError`; `what` is said of what failed."""
@@ -86,7 +91,7 @@ class CupyDevice:
                     f"CUDA failed while {what}: {error}.", "See `streamsplat-edge doctor`."
                 ) from error
             self.lost = True
-            raise EngineError(
+            raise DeviceLostError(
                 f"The GPU was lost while {what}: {_LOST[status]} ({error}).",
                 "Use a smaller size or a shorter launch, or a GPU without a screen."
                 if status == _TIMED_OUT

@@ -28,6 +28,15 @@ class Device(Protocol):
     """One CUDA device with one queue of work (a stream). Launches and copies return before they are done."""
 
     description: str
+    kind: str
+    """What ONNX Runtime calls this kind of memory: "cuda"."""
+    index: int
+    """Ordinal among the devices that this process sees."""
+
+    @property
+    def queue(self) -> int:
+        """The stream, as a number for other libraries (`cudaStream_t`)."""
+        ...
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A zeroed array on the device.

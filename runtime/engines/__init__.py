@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..bundle import Bundle, StageVariant
 from ..errors import BundleError, EngineError
 from .base import Engine, TensorSpec
+
+if TYPE_CHECKING:
+    from ..cuda.device import Device
 
 __all__ = ["ENGINES", "Engine", "TensorSpec", "create", "select_variant"]
 
@@ -13,7 +18,13 @@ _EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions Op
 
 
 def create(
-    engine: str, variant: StageVariant, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+    engine: str,
+    variant: StageVariant,
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    precision: str | None = None,
+    memory: Device | None = None,
 ) -> Engine:
     """Load a stage file.
 
@@ -21,6 +32,7 @@ def create(
         engine: one of `ENGINES`; TensorRT runs a plan that `streamsplat-edge build` made.
         device: `cpu`, or `cuda` with ONNX Runtime and TensorRT.
         threads: 0 for all cores.
+        memory: the device whose arrays `run` gets; None is NumPy's, which are copied to a GPU and back.
         precision: the precision to run at; None is the file's own, or for OpenVINO bf16 where the CPU has it.
 
     Raises:
@@ -42,10 +54,10 @@ def create(
     if engine in ("tensorrt", "tensorrt_rtx"):
         from .tensorrt import TensorRtEngine
 
-        return TensorRtEngine(variant, runtime=engine, device=device, precision=precision)
+        return TensorRtEngine(variant, runtime=engine, device=device, precision=precision, memory=memory)
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision)
+    return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision, memory=memory)
 
 
 def select_variant(bundle: Bundle, stage: str, engine: str, precision: str | None = None) -> StageVariant:

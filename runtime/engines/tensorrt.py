@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import Plan, StageVariant, sha256_of
 from ..errors import EngineError, OutputError
@@ -19,16 +17,29 @@ from ..video.output import write_bytes
 from . import trt_api
 from .base import Engine, check_specs
 
+if TYPE_CHECKING:
+    from ..cuda.device import Device
+
 _DTYPES = {"FLOAT": "float32"}
 
 
 class TensorRtEngine(Engine):
-    """A stage's plan on a CUDA device; arrays are copied to the device and back on a stream of its own."""
+    """A stage's plan on a CUDA device.
+
+    With `memory`, on its arrays and in its stream; else NumPy arrays are copied there and back on a stream of
+    its own.
+    """
 
     def __init__(
-        self, variant: StageVariant, *, runtime: str, device: str = "cuda", precision: str | None = None
+        self,
+        variant: StageVariant,
+        *,
+        runtime: str,
+        device: str = "cuda",
+        precision: str | None = None,
+        memory: Device | None = None,
     ) -> None:
-        super().__init__(variant)
+        super().__init__(variant, memory)
         if device != "cuda":
             raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
         if precision not in (None, variant.precision):
@@ -74,11 +85,13 @@ class TensorRtEngine(Engine):
         for spec in self.inputs:
             if found["input"][spec.name][1] != spec.shape:  # its batch is free
                 self._context.set_input_shape(spec.name, spec.shape)
-        self._stream = self._cupy.cuda.Stream(non_blocking=True)
+        self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
         self.precision = variant.precision
         self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
 
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+    def _bind(self, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
+        if self._memory is not None:
+            return self._bind_device(self._memory, inputs + outputs)
         cupy, context, stream = self._cupy, self._context, self._stream
         pairs = [
             (spec.name, array, cupy.empty(spec.shape, spec.dtype))
@@ -96,6 +109,21 @@ class TensorRtEngine(Engine):
             for _, array, buffer in targets:
                 buffer.get(stream=stream, out=array)
             stream.synchronize()
+
+        return run
+
+    def _bind_device(self, memory: Device, arrays: list[Any]) -> Callable[[], None]:
+        context, queue = self._context, memory.queue
+        addresses = [
+            (spec.name, memory.address(array))
+            for spec, array in zip(self.inputs + self.outputs, arrays, strict=True)
+        ]
+
+        def run() -> None:
+            for name, address in addresses:
+                context.set_tensor_address(name, address)
+            if not context.execute_async_v3(queue):
+                raise EngineError(f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above.")
 
         return run
 

@@ -35,6 +35,7 @@ class OnCpuDevice:
     """See `runtime.cuda.device.Device`. Arrays lie between bytes that nobody may write (`check_guards`)."""
 
     description = "kernels on the CPU"
+    kind, index, queue = "cpu", 0, 0
 
     def __init__(self, library: Path) -> None:
         self.native = ctypes.CDLL(str(library))
