@@ -17,10 +17,10 @@ import numpy as np
 from ..bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
 from ..errors import InputError
 from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
-from ..rasterizer import View
+from ..rasterizer import Extent, View
 from . import layout
 from .device import Device
-from .rasterizer import CudaRasterizer, DeviceImages, check_background
+from .rasterizer import CudaRasterizer, DeviceImages, check_background, extent_number
 from .ring import Ring, Slot
 
 _IN_FLIGHT = 4  # intervals whose state and totals may be on their way
@@ -35,6 +35,23 @@ class DeviceKeyFrame:
     tokens: Any
     features: Any
     condition: Any
+
+
+@dataclass(frozen=True)
+class DeviceKeyFrameAt:
+    """A living key frame: its number, its time in seconds, its arrays."""
+
+    index: int
+    time: float
+    arrays: DeviceKeyFrame
+
+
+@dataclass(frozen=True)
+class DevicePair:
+    """Device arrays of a pair, float32: motion [2,G,3] and fade [2,G,2]."""
+
+    motion: Any
+    fade: Any
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,8 @@ class DeviceLifecycle:
         ]
         self._motion = device.zeros((PAIRS, 2, count, 3), np.float32)
         self._fade = device.zeros((PAIRS, 2, count, 2), np.float32)
+        # Views made once: an engine binds arrays by identity.
+        self._pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
         self._blocks = layout.blocks(2 * count)
         self._buffers = {
             "state": device.zeros((1,), layout.RING_STATE),
@@ -114,10 +133,24 @@ class DeviceLifecycle:
         return self._slots[self._ring.spare]
 
     @property
-    def spare_pair(self) -> tuple[Any, Any]:
-        """Motion [2,G,3] and fade [2,G,2] that the next `spawn` takes."""
-        pair = self._ring.spare_pair
-        return self._motion[pair], self._fade[pair]
+    def spare_pair(self) -> DevicePair:
+        """Motion and fade that the next `spawn` takes."""
+        return self._pairs[self._ring.spare_pair]
+
+    @property
+    def pair(self) -> DevicePair:
+        """Motion and fade of the current interval, where two key frames live."""
+        return self._pairs[self._ring.pair]
+
+    @property
+    def key_frames(self) -> tuple[DeviceKeyFrameAt | None, DeviceKeyFrameAt | None]:
+        """The latest key frame and the one before it, as far as they live."""
+        ring = self._ring
+        newest, previous = (
+            None if i is None else DeviceKeyFrameAt(ring.number(i), ring.time(i), self._slots[i])
+            for i in (ring.newest, ring.previous)
+        )
+        return newest, previous
 
     @property
     def newest(self) -> DeviceKeyFrame | None:
@@ -202,12 +235,14 @@ class DeviceLifecycle:
         *,
         views: Sequence[View] | None = None,
         background: Sequence[float] = (0.5, 0.5, 0.5),
+        extent: Extent | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.
 
         Args:
             rasterizer: of this device, with a capacity of 2G and as many `times`.
             times: in seconds, one per image. views: one per image; None is the canonical view, the fast path.
+            extent: None is the rasterizer's.
 
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or the rasterizer does not fit.
@@ -232,4 +267,6 @@ class DeviceLifecycle:
         path = "canonical" if views is None else "general"
         params = rasterizer.params.copy()
         params["count"] = rows
+        if extent is not None:
+            params["extent"] = extent_number(extent)
         return rasterizer.run(frames, f"project_ring_{path}", rows, f"blend_ring_{path}", params, self.params)

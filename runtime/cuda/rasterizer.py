@@ -139,8 +139,6 @@ class CudaRasterizer:
         ):
             if not 1 <= value <= high:
                 raise InputError(f"{name} is {value}.", f"Use 1 to {high}.")
-        if extent not in ("published", "full"):
-            raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
         unknown = set(outputs) - set(OUTPUTS)
         if unknown or not outputs:
             raise InputError(f"Outputs {outputs!r} are not known.", f"Use some of {', '.join(OUTPUTS)}.")
@@ -168,7 +166,7 @@ class CudaRasterizer:
         """Arguments of the kernels, without those of the Gaussians."""
         for name, value in (("width", width), ("height", height), ("times", times), ("slots", slots)):
             self.params[name] = value
-        self.params["extent"] = extent == "full"
+        self.params["extent"] = extent_number(extent)
         for name, array in self._buffers.items():
             self.params[name] = device.address(array)
         for name, array in self._images.items():
@@ -257,6 +255,17 @@ class CudaRasterizer:
                 f"{count} Gaussians exceed the capacity of {self.capacity}.", "Make a larger rasterizer."
             )
         return count
+
+
+def extent_number(extent: str) -> int:
+    """`Extent` of cuda/splat_project.h.
+
+    Raises:
+        InputError: there is no such extent.
+    """
+    if extent not in ("published", "full"):
+        raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
+    return int(extent == "full")
 
 
 def check_background(background: Sequence[float]) -> np.ndarray:

@@ -11,7 +11,7 @@ from .base import Engine, TensorSpec
 if TYPE_CHECKING:
     from ..cuda.device import Device
 
-__all__ = ["ENGINES", "Engine", "TensorSpec", "create", "select_variant"]
+__all__ = ["ENGINES", "Engine", "TensorSpec", "create", "require", "select_variant"]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 _EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions OpenVINO can run an fp32 file at
@@ -58,6 +58,22 @@ def create(
     from .onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision, memory=memory)
+
+
+def require(engine: str, device: str) -> None:
+    """Raise EngineError where the engine cannot run on the device, before anything is loaded.
+
+    What can only be known with a file at hand is left to `create`.
+    """
+    if engine == "onnxruntime":
+        from .onnxruntime import require_device
+    elif engine in ("tensorrt", "tensorrt_rtx"):
+        from .tensorrt import require_device
+    elif engine == "openvino":
+        from .openvino import require_device
+    else:
+        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+    require_device(engine, device)
 
 
 def select_variant(bundle: Bundle, stage: str, engine: str, precision: str | None = None) -> StageVariant:

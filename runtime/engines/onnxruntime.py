@@ -32,13 +32,7 @@ class OnnxRuntimeEngine(Engine):
         memory: Device | None = None,
     ) -> None:
         super().__init__(variant, memory)
-        try:  # here and not at the top, so that `doctor` works where it is broken
-            ort: Any = importlib.import_module("onnxruntime")
-        except ImportError as error:
-            raise EngineError(
-                f"ONNX Runtime cannot be imported ({error}).",
-                "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
-            ) from error
+        ort = _import()
         if precision not in (None, variant.precision):
             raise EngineError(
                 f"ONNX Runtime runs {variant.path.name} as it is ({variant.precision}), not at {precision}.",
@@ -135,6 +129,21 @@ class OnnxRuntimeEngine(Engine):
     def close(self) -> None:
         super().close()
         self._session = None
+
+
+def _import() -> Any:
+    try:  # not at the top, so that `doctor` works where it is broken
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error}).",
+            "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
+        ) from error
+
+
+def require_device(engine: str, device: str) -> None:
+    """Raise EngineError where this ONNX Runtime has no provider for the device."""
+    _provider(device, _import().get_available_providers())
 
 
 def _provider(device: str, available: list[str]) -> str:

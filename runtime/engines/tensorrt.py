@@ -40,19 +40,14 @@ class TensorRtEngine(Engine):
         memory: Device | None = None,
     ) -> None:
         super().__init__(variant, memory)
-        if device != "cuda":
-            raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
+        _check_device(runtime, device)
         if precision not in (None, variant.precision):
             raise EngineError(
                 f"The plan of {variant.path.name} is {variant.precision}, not {precision}.",
                 "Choose the file of that precision.",
             )
         module = trt_api.load(runtime)
-        gpu = trt_api.cuda_device()
-        if gpu is None:
-            raise EngineError(
-                "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
-            )
+        gpu = _present_gpu()
         plan = choose_plan(variant, runtime, str(module.__version__), gpu)
         try:
             self._cupy: Any = importlib.import_module("cupy")
@@ -139,6 +134,27 @@ class TensorRtEngine(Engine):
             # In a folder that cannot be written to, every start compiles again and all else works.
             with contextlib.suppress(OutputError):
                 write_bytes(self._cache_path, compiled)
+
+
+def require_device(engine: str, device: str) -> None:
+    """Raise EngineError where TensorRT or a GPU is missing."""
+    _check_device(engine, device)
+    trt_api.load(engine)
+    _present_gpu()
+
+
+def _check_device(runtime: str, device: str) -> None:
+    if device != "cuda":
+        raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
+
+
+def _present_gpu() -> trt_api.Device:
+    gpu = trt_api.cuda_device()
+    if gpu is None:
+        raise EngineError(
+            "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
+        )
+    return gpu
 
 
 def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:

@@ -17,7 +17,7 @@ from reference_renderer import assert_close, assert_identical, random_splats, re
 from streamsplat_edge.runtime.cuda import layout
 from streamsplat_edge.runtime.cuda.rasterizer import OUTPUTS, CudaRasterizer
 from streamsplat_edge.runtime.rasterizer import Rasterizer, Splats, View
-from streamsplat_edge.runtime.stream import to_bytes
+from streamsplat_edge.runtime.scene import to_bytes
 
 SWING = View.swing(0.4, -0.3, 1.0)
 VIEWS = pytest.mark.parametrize("view", [None, SWING], ids=["canonical", "swing"])

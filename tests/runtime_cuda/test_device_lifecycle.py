@@ -50,8 +50,8 @@ class Both:
 
     def spawn(self, number: int, time: float, *, cut: bool = False) -> None:
         arrays = key_frame(number)
-        slot, (motion, fade) = self.ours.spare, self.ours.spare_pair
-        for target, name in ((slot.gaussians, "gaussians"), (motion, "motion"), (fade, "fade")):
+        slot, pair = self.ours.spare, self.ours.spare_pair
+        for target, name in ((slot.gaussians, "gaussians"), (pair.motion, "motion"), (pair.fade, "fade")):
             self.device.copy(target, to_device(self.device, arrays[name]))
         host = self.host.spawn(time, **arrays, cut=cut)
         assert self.ours.spawn(time, cut=cut) == host == self.ours.stats
@@ -136,8 +136,8 @@ def test_a_fade_that_grows_is_listed(any_device: Device) -> None:
         arrays["gaussians"][..., 8] = 2e-3
         arrays["motion"][...] = 0
         arrays["fade"][...] = (-3.0, 0.9)
-        slot, (motion, fade) = both.ours.spare, both.ours.spare_pair
-        for target, name in ((slot.gaussians, "gaussians"), (motion, "motion"), (fade, "fade")):
+        slot, pair = both.ours.spare, both.ours.spare_pair
+        for target, name in ((slot.gaussians, "gaussians"), (pair.motion, "motion"), (pair.fade, "fade")):
             any_device.copy(target, to_device(any_device, arrays[name]))
         both.host.spawn(float(number), **arrays)
         both.ours.spawn(float(number))
