@@ -15,7 +15,7 @@ RESULTS ?= out
 
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cuda/*)
 PACKAGES := runtime training export calibration benchmarks
-CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type)))
+CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type) tests/runtime_cuda/*.$(type)))
 PIP := bin/python -m pip --disable-pip-version-check
 
 DEMO_CLIP := demo/clip.mp4
@@ -73,7 +73,7 @@ test-cuda: .venv-test/.installed
 	@command -v nvcc >/dev/null || { echo "error: nvcc was not found. Install the CUDA toolkit and add its bin folder to PATH." >&2; exit 1; }
 	.venv-test/bin/python -m pytest -m nvcc
 
-# Sanitizers see single allocations, not torch's pool. Their tests are the small ones: they run a hundred times slower.
+# Sanitizers see single allocations, not the pools of torch and CuPy. Their tests are the small ones: they run a hundred times slower.
 gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, races, and speed (JSON in benchmarks/results)
 	@.venv-gpu/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 	  echo "error: torch sees no CUDA device. Where it is a CPU build, name another: make gpu-check TORCH=..." >&2; exit 1; }
@@ -82,9 +82,14 @@ gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, 
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
 	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
 	    .venv-gpu/bin/python -m pytest -m gpu tests/rasterizer_cuda -k "cpp_version or culled or empty" || exit 1; done; fi
+	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
+	  STREAMSPLAT_NO_POOL=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
+	    .venv-gpu/bin/python -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times" || exit 1; done; fi
 	name=`.venv-gpu/bin/python -c 'import torch; print("-".join(torch.cuda.get_device_name(0).lower().split()))'` && \
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_grad --device cuda \
-	  --json benchmarks/results/raster-grad-$$name.json
+	  --json benchmarks/results/raster-grad-$$name.json && \
+	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_cuda \
+	  --json benchmarks/results/raster-cuda-$$name.json
 	.venv-gpu/bin/python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
 
 coverage: .venv-test/.installed  ## test coverage of runtime/ as text and in out/coverage/index.html
@@ -136,7 +141,7 @@ clean:  ## remove environments, builds, caches and out/
 .venv-gpu/.installed: $(NATIVE)
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-gpu/bin/pip || $(PYTHON) -m venv --clear .venv-gpu
-	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train]'
+	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train,gpu]'
 	@touch $@
 
 # Says what is missing before pip fails with a page of text.

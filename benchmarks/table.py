@@ -1,6 +1,7 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer` and `raster_grad` and of `streamsplat-edge eval`.
+Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda` and `raster_grad` and of
+`streamsplat-edge eval`.
 With `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """
@@ -80,6 +81,26 @@ def rasterizer_table(result: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['threads']} threads, {machine['simd']}, load average "
         f"{machine['load_average_1min']}, {machine['scheduling']} scheduling; "
         f"commit {machine['commit']}. RGB, depth and alpha, from Gaussians in world space."
+    )
+    return [words, "", *_markdown(header, rows)]
+
+
+def cuda_table(result: dict[str, Any]) -> list[str]:
+    """One row per scene of the CUDA rasterizer."""
+    machine = result["machine"]
+    header = ("image, Gaussians, sigma, view, times", "tile pairs", "min us", "p50 us", "p90 us", "p99 us")
+    rows = [
+        [
+            f"{row['width']}x{row['height']}, {row['gaussians']:,}, {row['sigma_px']:g} px, {row['path']}, "
+            f"{row['times']}",
+            f"{row['pairs']:,}",
+            *(f"{row[name]:.1f}" for name in ("min_us", "p50_us", "p90_us", "p99_us")),
+        ]
+        for row in result["results"]
+    ]
+    words = (
+        f"CUDA rasterizer, {machine['gpu']}, load average {machine['load_average_1min']}, "
+        f"{machine['scheduling']} scheduling; commit {machine['commit']}. Per launch, in a graph."
     )
     return [words, "", *_markdown(header, rows)]
 
@@ -190,7 +211,7 @@ def table(path: Path) -> list[str]:
     """The Markdown of one results file.
 
     Raises:
-        InputError: not JSON, or of none of the five kinds.
+        InputError: not JSON, or of none of the six kinds.
     """
     try:
         result = json.loads(path.read_text())
@@ -203,12 +224,15 @@ def table(path: Path) -> list[str]:
             return soak_table(result)
         if result.get("benchmark") == "rasterizer":
             return rasterizer_table(result)
+        if result.get("benchmark") == "raster_cuda":
+            return cuda_table(result)
         if result.get("benchmark") == "raster_grad":
             return gradient_table(result)
         if {"metric", "clips", "average"} <= result.keys():
             return eval_table(result)
     raise InputError(
-        f"{path}: is not a result of fps, soak, rasterizer, raster_grad or eval.", "Leave it out."
+        f"{path}: is not a result of fps, soak, rasterizer, raster_cuda, raster_grad or eval.",
+        "Leave it out.",
     )
 
 

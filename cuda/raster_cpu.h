@@ -16,26 +16,9 @@
 
 #include "raster_cpu_kernel.h"
 #include "raster_cpu_pool.h"
+#include "splat_project.h"
 
 namespace streamsplat {
-
-// Inputs of one render. Arrays are C-contiguous; world axes: x right, y depth, z up.
-struct SplatInput {
-  const float* means;    // [count][3] x, depth, z
-  const float* scales;   // [count][3] standard deviations in world units
-  const float* opacity;  // [count]
-  const float* rgb;      // [count][3]
-  const float* quats;    // [count][4] w, x, y, z, not normalised; null = identity
-  std::int64_t count;
-};
-
-// View transform p_view = rotation * p_world + translation; view axes: x right, y down, z depth.
-struct ViewInput {
-  float rotation[9];  // row-major
-  float translation[3];
-};
-
-enum class Extent { kPublished = 0, kFull = 1 };
 
 struct RenderTarget {
   float* rgb;             // [height][width][3]

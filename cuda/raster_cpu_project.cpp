@@ -3,59 +3,10 @@
 #include <math.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace streamsplat {
 namespace {
-
-struct Covariance2d {
-  double a, b, c, det;
-};
-
-// J W R S (2x3, columns scaled by s) times its transpose plus the low-pass. The determinant is the sum of the squared
-// 2x2 minors (Cauchy-Binet) plus the low-pass terms: positive by construction, where a*c - b*b would cancel to noise
-// for needle-shaped Gaussians.
-Covariance2d covariance(const double rows[2][3], const double scale[3]) {
-  const double low_pass = static_cast<double>(kLowPass);
-  double aa = 0.0, bb = 0.0, cc = 0.0, minors = 0.0;
-  for (int k = 0; k < 3; ++k) {
-    const double s2 = scale[k] * scale[k];
-    aa += rows[0][k] * rows[0][k] * s2;
-    bb += rows[0][k] * rows[1][k] * s2;
-    cc += rows[1][k] * rows[1][k] * s2;
-    const int j = (k + 1) % 3;
-    const double minor = (rows[0][k] * rows[1][j] - rows[0][j] * rows[1][k]) * scale[k] * scale[j];
-    minors += minor * minor;
-  }
-  return {aa + low_pass, bb, cc + low_pass, minors + low_pass * (aa + cc) + low_pass * low_pass};
-}
-
-// Rotation matrix of a quaternion (w, x, y, z) taken as it is: the published rasterizer does not normalise it.
-void rotation_of(const float* quat, double r[3][3]) {
-  const double w = quat[0], x = quat[1], y = quat[2], z = quat[3];
-  r[0][0] = 1.0 - 2.0 * (y * y + z * z);
-  r[0][1] = 2.0 * (x * y - w * z);
-  r[0][2] = 2.0 * (x * z + w * y);
-  r[1][0] = 2.0 * (x * y + w * z);
-  r[1][1] = 1.0 - 2.0 * (x * x + z * z);
-  r[1][2] = 2.0 * (y * z - w * x);
-  r[2][0] = 2.0 * (x * z - w * y);
-  r[2][1] = 2.0 * (y * z + w * x);
-  r[2][2] = 1.0 - 2.0 * (x * x + y * y);
-}
-
-// NaN and infinity are the only values v with v * 0 != 0; a sum of such products is 0 only if all are finite.
-inline bool all_finite(const SplatInput& in, std::int64_t i) {
-  const float* m = in.means + 3 * i;
-  const float* s = in.scales + 3 * i;
-  const float* c = in.rgb + 3 * i;
-  float sum = (m[0] * 0.0f + m[1] * 0.0f + m[2] * 0.0f) + (s[0] * 0.0f + s[1] * 0.0f + s[2] * 0.0f) +
-              (c[0] * 0.0f + c[1] * 0.0f + c[2] * 0.0f) + in.opacity[i] * 0.0f;
-  if (in.quats != nullptr)
-    for (int k = 0; k < 4; ++k) sum += in.quats[4 * i + k] * 0.0f;
-  return sum == 0.0f;
-}
 
 // Harmless values for a Gaussian that is culled already, because `place` computes the whole batch.
 void neutralise(ProjectBatch& batch, int j, Fate fate) {
@@ -78,74 +29,41 @@ void shape_canonical(const Projection& p, const SplatInput& in, std::int64_t fir
     batch.a[j] = in.scales[3 * i];
     batch.c[j] = in.scales[3 * i + 2];
     batch.fate[j] = Fate::kVisible;
-    if (!all_finite(in, i))
-      neutralise(batch, j, Fate::kInvalid);
-    else if (mean[1] <= 0.0f)
-      neutralise(batch, j, Fate::kBehind);
-    else if (opacity < kAlphaMin)
-      neutralise(batch, j, Fate::kTransparent);
+    const Fate fate = canonical_fate(in, i);
+    if (fate != Fate::kVisible) neutralise(batch, j, fate);
   }
   const float focal_x = 0.5f * static_cast<float>(p.width), focal_y = 0.5f * static_cast<float>(p.height);
   for (int j = 0; j < kProjectBatch; ++j) {
-    float sigma_x = fabsf(batch.a[j] * focal_x), sigma_y = fabsf(batch.c[j] * focal_y);
-    sigma_x = sigma_x < kSigmaMax ? sigma_x : kSigmaMax;
-    sigma_y = sigma_y < kSigmaMax ? sigma_y : kSigmaMax;
-    const float a = sigma_x * sigma_x + kLowPass, c = sigma_y * sigma_y + kLowPass;
-    batch.a[j] = a;
-    batch.c[j] = c;
-    batch.det[j] = a * c;
-    batch.half_inv_x[j] = 0.5f / a;
-    batch.half_inv_y[j] = 0.5f / c;
+    const CanonicalShape s = canonical_shape(batch.a[j], batch.c[j], focal_x, focal_y);
+    batch.a[j] = s.a;
+    batch.c[j] = s.c;
+    batch.det[j] = s.a * s.c;
+    batch.half_inv_x[j] = s.half_inv_x;
+    batch.half_inv_y[j] = s.half_inv_y;
     batch.shear[j] = 0.0f;
   }
 }
 
 void shape_general(const Projection& p, const SplatInput& in, std::int64_t first, int count, ProjectBatch& batch) {
-  const float* turn = p.view.rotation;
   for (int j = 0; j < count; ++j) {
     const std::int64_t i = first + j;
-    if (!all_finite(in, i)) {
-      neutralise(batch, j, Fate::kInvalid);
+    SplatShape s;
+    const Fate fate = general_shape(p.jacobian, p.view, in, i, &s);
+    if (fate != Fate::kVisible) {
+      neutralise(batch, j, fate);
       continue;
     }
-    const float* mean = in.means + 3 * i;
-    double position[3];
-    for (int r = 0; r < 3; ++r)
-      position[r] = static_cast<double>(turn[3 * r]) * mean[0] + static_cast<double>(turn[3 * r + 1]) * mean[1] +
-                    static_cast<double>(turn[3 * r + 2]) * mean[2] + p.view.translation[r];
-    const float depth = static_cast<float>(position[2]);
-    double rows[2][3], scale[3];
-    std::copy(&p.jacobian[0][0], &p.jacobian[0][0] + 6, &rows[0][0]);
-    if (in.quats != nullptr) {
-      double r[3][3];
-      rotation_of(in.quats + 4 * i, r);
-      for (int n = 0; n < 2; ++n)
-        for (int k = 0; k < 3; ++k)
-          rows[n][k] = p.jacobian[n][0] * r[0][k] + p.jacobian[n][1] * r[1][k] + p.jacobian[n][2] * r[2][k];
-    }
-    for (int k = 0; k < 3; ++k) scale[k] = in.scales[3 * i + k];
-    const Covariance2d cov = covariance(rows, scale);
-    if (!std::isfinite(depth) || !std::isfinite(cov.det)) {
-      neutralise(batch, j, Fate::kInvalid);  // quaternion or view beyond what float64 holds
-      continue;
-    }
-    if (depth <= 0.0f || in.opacity[i] < kAlphaMin) {
-      neutralise(batch, j, depth <= 0.0f ? Fate::kBehind : Fate::kTransparent);
-      continue;
-    }
-    constexpr double kVarianceMax = static_cast<double>(kSigmaMax) * static_cast<double>(kSigmaMax);
-    batch.fate[j] = Fate::kVisible;
-    batch.u[j] = static_cast<float>(position[0]);
-    batch.v[j] = static_cast<float>(position[1]);
-    batch.depth[j] = depth;
+    batch.fate[j] = fate;
+    batch.u[j] = s.u;
+    batch.v[j] = s.v;
+    batch.depth[j] = s.depth;
     batch.opacity[j] = in.opacity[i];
-    batch.half_inv_x[j] = static_cast<float>(0.5 * cov.c / cov.det);
-    batch.half_inv_y[j] = static_cast<float>(0.5 / cov.c);
-    batch.shear[j] = static_cast<float>(-cov.b / cov.c);
-    batch.a[j] = static_cast<float>(std::min(cov.a, kVarianceMax));
-    batch.c[j] = static_cast<float>(std::min(cov.c, kVarianceMax));
-    const double det_max = static_cast<double>(batch.a[j]) * static_cast<double>(batch.c[j]);
-    batch.det[j] = static_cast<float>(std::min(cov.det, det_max));
+    batch.half_inv_x[j] = s.half_inv_x;
+    batch.half_inv_y[j] = s.half_inv_y;
+    batch.shear[j] = s.shear;
+    batch.a[j] = s.a;
+    batch.c[j] = s.c;
+    batch.det[j] = s.det;
   }
 }
 
@@ -156,35 +74,28 @@ void place(const Projection& p, ProjectBatch& batch) {
     const float opacity = batch.opacity[j] < kOpacityMax ? batch.opacity[j] : kOpacityMax;
     const float x = ndc_to_pixel(batch.u[j] * kHomogeneous, width_i);
     const float y = ndc_to_pixel(batch.v[j] * kHomogeneous, height_i);
-    const float reach = 2.0f * log255_upper(opacity);
-    const float half_x = support_half(batch.a[j], reach);
-    const float half_y = support_half(batch.c[j], reach);
+    const PixelBox box = support_box(x, y, opacity, batch.a[j], batch.c[j], width, height);
     batch.opacity[j] = opacity;
     batch.x[j] = x;
     batch.y[j] = y;
-    batch.x0[j] = clamp_to_int(x - half_x, width);
-    batch.x1[j] = clamp_to_int(x + half_x + 1.0f, width);
-    batch.y0[j] = clamp_to_int(y - half_y, height);
-    batch.y1[j] = clamp_to_int(y + half_y + 1.0f, height);
+    batch.x0[j] = box.x0;
+    batch.x1[j] = box.x1;
+    batch.y0[j] = box.y0;
+    batch.y1[j] = box.y1;
   }
   if (p.extent == Extent::kPublished) {
     for (int j = 0; j < kProjectBatch; ++j) {
-      const float radius = splat_radius(batch.a[j], batch.c[j], batch.det[j]);
-      const int rx0 = tile_begin(batch.x[j], radius, tiles_x), rx1 = tile_end(batch.x[j], radius, tiles_x);
-      const int ry0 = tile_begin(batch.y[j], radius, tiles_y), ry1 = tile_end(batch.y[j], radius, tiles_y);
-      batch.pairs[j] = std::max(rx1 - rx0, 0) * std::max(ry1 - ry0, 0);
-      batch.x0[j] = std::max(batch.x0[j], rx0 * kTile);
-      batch.x1[j] = std::min(batch.x1[j], rx1 * kTile);
-      batch.y0[j] = std::max(batch.y0[j], ry0 * kTile);
-      batch.y1[j] = std::min(batch.y1[j], ry1 * kTile);
+      PixelBox box{batch.x0[j], batch.x1[j], batch.y0[j], batch.y1[j]};
+      batch.pairs[j] =
+          limit_to_tiles(batch.x[j], batch.y[j], batch.a[j], batch.c[j], batch.det[j], tiles_x, tiles_y, &box);
+      batch.x0[j] = box.x0;
+      batch.x1[j] = box.x1;
+      batch.y0[j] = box.y0;
+      batch.y1[j] = box.y1;
     }
   } else {
-    for (int j = 0; j < kProjectBatch; ++j) {
-      const int columns = (batch.x1[j] + kTile - 1) / kTile - batch.x0[j] / kTile;
-      const int rows = (batch.y1[j] + kTile - 1) / kTile - batch.y0[j] / kTile;
-      const bool empty = batch.x0[j] >= batch.x1[j] || batch.y0[j] >= batch.y1[j];
-      batch.pairs[j] = empty ? 0 : columns * rows;
-    }
+    for (int j = 0; j < kProjectBatch; ++j)
+      batch.pairs[j] = tiles_of_box({batch.x0[j], batch.x1[j], batch.y0[j], batch.y1[j]});
   }
 }
 
@@ -197,10 +108,7 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
   p.extent = extent;
   const bool canonical = view == nullptr && splats.quats == nullptr;
   p.view = view != nullptr ? *view : ViewInput{{1, 0, 0, 0, 0, -1, 0, 1, 0}, {0, 0, 0}};
-  for (int k = 0; k < 3; ++k) {
-    p.jacobian[0][k] = 0.5 * width_ * static_cast<double>(p.view.rotation[k]);
-    p.jacobian[1][k] = 0.5 * height_ * static_cast<double>(p.view.rotation[3 + k]);
-  }
+  view_jacobian(p.view.rotation, width_, height_, p.jacobian);
 
   const std::int64_t count = splats.count;
   const int tasks = static_cast<int>((count + kProjectBlock - 1) / kProjectBlock);

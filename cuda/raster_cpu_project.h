@@ -11,8 +11,6 @@
 
 namespace streamsplat {
 
-enum class Fate : std::uint8_t { kVisible, kInvalid, kBehind, kTransparent, kOutside };
-
 // What is the same for all Gaussians of a render. `jacobian` holds rows 0 and 1 of the view rotation in pixels per
 // world unit; it and `view` are unused in the canonical path.
 struct Projection {

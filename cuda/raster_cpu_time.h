@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace streamsplat {
+#include "splat_project.h"
 
-enum class DepthMapping { kPublished = 0, kPaper = 1 };
+namespace streamsplat {
 
 // gaussians [count][9] x, y, z, r, g, b, scale_x, scale_z, opacity; motion [count][3]; fade [count][2] gamma0, gamma1;
 // dt = t - anchor. Writes means [count][3] (x, depth, z), scales [count][3], opacity [count] and rgb [count][3].

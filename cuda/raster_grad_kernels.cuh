@@ -59,9 +59,6 @@ SS_HD TileBox tile_box(const GradSplat& s) {
   return {x0, y0, (s.box_x1 - 1) / kTile + 1 - x0, (s.box_y1 - 1) / kTile + 1 - y0};
 }
 
-SS_HD int larger(int a, int b) { return a > b ? a : b; }
-SS_HD int smaller(int a, int b) { return a < b ? a : b; }
-
 // The arithmetic of `place` in raster_cpu_project.cpp for one Gaussian.
 SS_HD GradSplat project_one(const GradShape& shape, const GradInputs& in, int64_t row) {
   GradSplat s{};

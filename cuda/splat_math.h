@@ -6,9 +6,19 @@
 #ifndef STREAMSPLAT_SPLAT_MATH_H_
 #define STREAMSPLAT_SPLAT_MATH_H_
 
+#if defined(__CUDACC_RTC__)  // NVRTC has no headers, and knows the functions of <math.h> and <string.h> without them
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#else
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#endif
 
 #if defined(__CUDACC__)
 #define SS_HD __host__ __device__ __forceinline__
@@ -90,6 +100,9 @@ SS_HD float log255_upper(float v) {
 // Half the extent in pixels, along one axis, of where alpha can reach 1/255: dx^2 / (2 variance) <= ln(255 opacity).
 // `reach` = 2 log255_upper(opacity). The margins cover float rounding; every pixel is tested exactly later.
 SS_HD float support_half(float variance, float reach) { return sqrtf(variance * reach) * 1.00001f + 0.01f; }
+
+SS_HD int larger(int a, int b) { return a > b ? a : b; }
+SS_HD int smaller(int a, int b) { return a < b ? a : b; }
 
 // First and one-past-last tile along one axis. Truncation toward zero and the +15 are the published behaviour; the
 // clamp happens in float so that extreme but valid radii do not overflow the integer.

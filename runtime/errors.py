@@ -28,6 +28,10 @@ class EngineError(StreamSplatError):
     """The engine, provider or precision that was asked for cannot run here."""
 
 
+class DeviceLostError(EngineError):
+    """The device failed in a way that this process cannot recover from; what was made so far is whole."""
+
+
 class VideoError(StreamSplatError):
     """The input cannot be read as video."""
 

@@ -11,16 +11,16 @@ only in `spawn`, so a stage that fails while filling the spare slot leaves the c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from .bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
 from .errors import InputError
+from .key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from .rasterizer import DepthMapping, Splats, evaluate_at
 
-SLOTS = 3  # two alive, one being filled
+__all__ = ["KeyFrameSlot", "Lifecycle", "LifecycleStats", "PairBuffers"]
 
 
 class KeyFrameSlot:
@@ -49,22 +49,6 @@ class PairBuffers:
         self.fade = np.zeros((2, model.gaussians, 2), np.float32)
 
 
-@dataclass(frozen=True)
-class LifecycleStats:
-    """Counts of Gaussians after a key frame.
-
-    spawned, retired: by this key frame. alive: now. spawned_total, retired_total: over the stream's life, so
-    that alive = spawned_total - retired_total at all times. key_frame: its number, -1 before the first.
-    """
-
-    key_frame: int
-    spawned: int
-    alive: int
-    retired: int
-    spawned_total: int
-    retired_total: int
-
-
 class Lifecycle:
     """Slots, motion and time evaluation. Not thread-safe.
 
@@ -76,14 +60,9 @@ class Lifecycle:
     ) -> None:
         self.model = model
         count = model.gaussians
+        self._ring = KeyFrameRing(count)
         self._slots = [KeyFrameSlot(model, condition_shape) for _ in range(SLOTS)]
-        self._pairs = [PairBuffers(model) for _ in range(2)]
-        self._next = 0  # slot to be filled
-        self._alive = 0  # key frames alive: 0, 1 or 2
-        self._key_frames = 0
-        self._retired = 0
-        self._spawned_now = 0
-        self._retired_now = 0
+        self._pairs = [PairBuffers(model) for _ in range(PAIRS)]
         # Zero motion and fade: a lone key frame stands still at full opacity.
         self._still = PairBuffers(model)
         self._offsets = np.arange(count, dtype=np.int64)
@@ -96,47 +75,38 @@ class Lifecycle:
     @property
     def spare(self) -> KeyFrameSlot:
         """The slot that the next `spawn` makes a key frame of."""
-        return self._slots[self._next]
+        return self._slots[self._ring.spare]
 
     @property
     def spare_pair(self) -> PairBuffers:
         """The buffers that the next `spawn` takes motion and fade from."""
-        return self._pairs[self._key_frames % 2]
+        return self._pairs[self._ring.spare_pair]
 
     @property
     def newest(self) -> KeyFrameSlot | None:
         """The latest key frame."""
-        return self._slots[self._next - 1] if self._alive else None
+        slot = self._ring.newest
+        return None if slot is None else self._slots[slot]
 
     @property
     def previous(self) -> KeyFrameSlot | None:
         """The key frame before the latest, while it lives."""
-        return self._slots[self._next - 2] if self._alive == 2 else None
+        slot = self._ring.previous
+        return None if slot is None else self._slots[slot]
 
     @property
     def pair(self) -> PairBuffers | None:
         """Motion and fade of the current interval, from `previous` to `newest`; None for a lone key frame."""
-        return self._pairs[(self._key_frames - 1) % 2] if self._alive == 2 else None
+        return None if self._ring.previous is None else self._pairs[self._ring.pair]
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """First and last time that `at` accepts; both equal for a lone key frame, None before the first."""
-        newest, previous = self.newest, self.previous
-        if newest is None:
-            return None
-        return (newest.time if previous is None else previous.time, newest.time)
+        return self._ring.interval
 
     @property
     def stats(self) -> LifecycleStats:
-        count = self.model.gaussians
-        return LifecycleStats(
-            key_frame=self._key_frames - 1,
-            spawned=self._spawned_now * count,
-            alive=self._alive * count,
-            retired=self._retired_now * count,
-            spawned_total=self._key_frames * count,
-            retired_total=self._retired * count,
-        )
+        return self._ring.stats
 
     @property
     def ids(self) -> np.ndarray:
@@ -184,33 +154,18 @@ class Lifecycle:
             if source.shape != target.shape:
                 raise InputError(f"{name} has shape {source.shape}, {target.shape} is needed.")
             np.copyto(target, source)
-        self._retired_now = self._alive if cut else max(0, self._alive - 1)
-        self._retired += self._retired_now
-        self._alive += 1 - self._retired_now
-        slot.index, slot.time = self._key_frames, time
-        self._key_frames += 1
-        self._spawned_now = 1
-        self._next = (self._next + 1) % SLOTS
+        slot.index, slot.time = self._ring.key_frames, time
+        self._ring.spawn(time, cut=cut)
         self._evaluated = math.nan
         return self.stats
 
     def check_time(self, time: float) -> None:
         """Raise `InputError` unless `time` may be the next key frame's."""
-        if not math.isfinite(time):
-            raise InputError(f"The time stamp is {time}.", "Use finite seconds.")
-        newest = self.newest
-        if newest is not None and time <= newest.time:
-            raise InputError(
-                f"The time stamp {time} s is not later than the previous key frame's {newest.time} s.",
-                "Push frames in time order, or reset the stream first.",
-            )
+        self._ring.check_time(time)
 
     def reset(self) -> None:
         """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
-        self._spawned_now = 0
-        self._retired_now = self._alive
-        self._retired += self._alive
-        self._alive = 0
+        self._ring.reset()
         self._evaluated = math.nan
 
     def normalised(self, time: float) -> float:
@@ -219,16 +174,7 @@ class Lifecycle:
         Raises:
             InputError: no key frame yet, or the time is not in the interval.
         """
-        interval = self.interval
-        if interval is None:
-            raise InputError("Nothing was pushed yet, so there is nothing to render.", "Push a frame first.")
-        first, last = interval
-        if not first <= time <= last:  # also refuses NaN
-            raise InputError(
-                f"Time {time} s is outside the current interval [{first}, {last}] s.",
-                "Render a time between the last two pushed frames.",
-            )
-        return 1.0 if first == last else (time - first) / (last - first)
+        return self._ring.normalised(time)
 
     def at(self, time: float) -> Splats:
         """All living Gaussians at a time of the current interval, ready for the rasterizer.

@@ -315,7 +315,7 @@ class Pipeline:
         totals.peak_alive = max(totals.peak_alive, stats.alive)
         self._pushes.append(stats)
         if self._observers:
-            event = spawned_event(self.stream.lifecycle, entry.source, stats, is_cut=cut)
+            event = spawned_event(self.stream.scene.on_host(), entry.source, stats, is_cut=cut)
             with self.recorder.measure("observe"):
                 for observer in self._observers:
                     observer.spawned(event)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,9 +24,13 @@ from . import engines
 from .bundle import Bundle
 from .engines import Engine
 from .errors import InputError
-from .lifecycle import KeyFrameSlot, Lifecycle, LifecycleStats
-from .preprocess import DepthRange, Resizer, check_image
-from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, View
+from .key_frame_ring import LifecycleStats
+from .preprocess import DepthRange, check_image
+from .rasterizer import Extent, RenderBuffers, RenderStats, View
+from .scene import HostScene, KeyFrameArrays, Life, Scene
+
+if TYPE_CHECKING:
+    from .cuda.device import Device
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,15 @@ class Frame:
 
 
 class _Clock:
-    """Milliseconds from lap to lap."""
+    """Milliseconds from lap to lap, each until the scene's device has done what was started."""
 
-    def __init__(self) -> None:
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
         self._last = time.perf_counter()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
+        self._scene.settle()
         now = time.perf_counter()
         self.laps[name] = (now - self._last) * 1e3
         self._last = now
@@ -104,39 +110,31 @@ class Stream:
         *,
         threads: int = 0,
         shares: list[Stream] | None = None,
+        scene: Scene | None = None,
     ) -> None:
-        """`shares`: the open streams over these engines, which the last of them closes; see `fork`."""
+        """`shares`: the open streams over these engines, which the last of them closes; see `fork`.
+        `scene`: where the engines' arrays are; None is the host.
+        """
         self._threads = threads
         self._shares = [] if shares is None else shares
         self._shares.append(self)
         self._range = DepthRange()
         self.bundle = bundle
-        self.model = model = bundle.model
+        self.model = bundle.model
         self._engines = dict(stages)
-        condition = self._engines.get("condition")
-        self.lifecycle = Lifecycle(
-            model, condition_shape=condition.outputs[0].shape if condition else None, threads=threads
-        )
-        self._rasterizer = Rasterizer(model.height, model.width, threads=threads)
-        self._rgbd: np.ndarray = np.zeros((1, 4, model.height, model.width), np.float32)
-        self._resizer = Resizer(model.height, model.width)
-        # Views made once: an engine binds arrays by identity, so a new view per push would be bound anew.
-        rgb: np.ndarray = self._rgbd[:, :3]
-        self._depth: np.ndarray = self._rgbd[:, 3:]
-        # `depth` and `condition` may look at the image in a size of their own.
-        self._stage_rgb: dict[str, np.ndarray] = {}
-        self._own_sizes: list[tuple[Resizer, np.ndarray]] = []
-        for stage in ("depth", "condition"):
-            if stage in self._engines:
-                shape = self._engines[stage].inputs[0].shape
-                self._stage_rgb[stage] = rgb
-                if shape != rgb.shape:
-                    self._stage_rgb[stage] = planes = np.zeros(shape, np.float32)
-                    self._own_sizes.append((Resizer(*shape[2:]), planes))
-        self._float = np.zeros((model.height, model.width, 3), np.float32)
-        self._rgb = np.zeros((model.height, model.width, 3), np.uint8)
-        self.buffers = RenderBuffers.allocate(model.height, model.width)
+        self.scene: Scene = HostScene(self.model, *shapes(stages), threads) if scene is None else scene
         self._closed = False
+
+    @property
+    def lifecycle(self) -> Life:
+        """Key frames and the Gaussians alive."""
+        return self.scene.life
+
+    @property
+    def buffers(self) -> RenderBuffers:
+        """Float images of the last render on the host."""
+        assert isinstance(self.scene, HostScene), "a scene on a GPU keeps them there"
+        return self.scene.buffers
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -146,9 +144,8 @@ class Stream:
     @property
     def description(self) -> dict[str, str]:
         """What runs each stage, for statistics and reports."""
-        rasterizer = self._rasterizer
         lines = {stage: engine.description for stage, engine in self._engines.items()}
-        return lines | {"render": f"C++ rasterizer, {rasterizer.simd}, {rasterizer.threads} threads"}
+        return lines | {"render": self.scene.description}
 
     def push(self, image: np.ndarray, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
@@ -165,11 +162,9 @@ class Stream:
         self._check_open()
         image = check_image(image)
         timestamp = _seconds(timestamp)
-        lifecycle, clock = self.lifecycle, _Clock()
+        lifecycle, clock = self.lifecycle, _Clock(self.scene)
         lifecycle.check_time(timestamp)
-        self._resizer.into(image, self._rgbd[0, :3])
-        for resizer, planes in self._own_sizes:
-            resizer.into(image, planes[0])
+        self.scene.load(image)
         clock.lap("preprocess")
         depth_range = DepthRange() if cut or lifecycle.newest is None else self._range
         depth_range = self._encode(lifecycle.spare, clock, depth_range, timestamp)
@@ -182,31 +177,32 @@ class Stream:
         return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
 
     def _encode(
-        self, slot: KeyFrameSlot, clock: _Clock, depth_range: DepthRange, timestamp: float
+        self, slot: KeyFrameArrays, clock: _Clock, depth_range: DepthRange, timestamp: float
     ) -> DepthRange:
         """Everything that is computed once per frame, from the prepared image into `slot`.
 
         Returns the range of depth after this frame.
         """
+        scene = self.scene
         if "depth" in self._engines:
-            self._engines["depth"].run({"rgb": self._stage_rgb["depth"]}, {"depth": self._depth})
-            depth_range = depth_range.normalise(self._depth, timestamp)
+            self._engines["depth"].run({"rgb": scene.stage_rgb["depth"]}, {"depth": scene.depth})
+            depth_range = scene.normalise_depth(depth_range, timestamp)
             clock.lap("depth")
         if slot.condition is not None:
             self._engines["condition"].run(
-                {"rgb": self._stage_rgb["condition"]}, {"condition": slot.condition}
+                {"rgb": scene.stage_rgb["condition"]}, {"condition": slot.condition}
             )
             clock.lap("condition")
         self._engines["encode"].run(
-            {"rgbd": self._rgbd},
+            {"rgbd": scene.rgbd},
             {"tokens": slot.tokens, "features": slot.features, "gaussians": slot.gaussians},
         )
         clock.lap("encode")
         return depth_range
 
-    def _deform(self, earlier: KeyFrameSlot, later: KeyFrameSlot) -> None:
+    def _deform(self, earlier: KeyFrameArrays, later: KeyFrameArrays) -> None:
         """Motion and fade of a pair into the spare pair buffers."""
-        inputs: dict[str, np.ndarray] = {}
+        inputs: dict[str, Any] = {}
         for i, slot in enumerate((earlier, later)):
             inputs[f"tokens_{i}"] = slot.tokens
             inputs[f"features_{i}"] = slot.features
@@ -246,20 +242,14 @@ class Stream:
                 )
             timestamp = interval[1]
         timestamp = _seconds(timestamp)
-        splats = self.lifecycle.at(timestamp)
-        buffers = self._rasterizer.render(
-            splats,
-            background=self.model.background if background is None else background,
-            view=view,
-            extent=extent,
-            out=self.buffers,
+        image = self.scene.render(
+            timestamp, view, self.model.background if background is None else background, extent
         )
-        to_bytes(buffers.rgb, self._float, self._rgb)
-        rgb, depth, expected, alpha = self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha
+        rgb, depth, expected, alpha = image.rgb, image.depth, image.expected_depth, image.alpha
         if copy:
             rgb, depth, expected, alpha = rgb.copy(), depth.copy(), expected.copy(), alpha.copy()
         latency = (time.perf_counter() - start) * 1e3
-        stats = FrameStats(latency, self.lifecycle.stats, buffers.stats)
+        stats = FrameStats(latency, self.lifecycle.stats, image.stats)
         return Frame(rgb, depth, expected, alpha, timestamp, stats)
 
     def reset(self) -> None:
@@ -270,7 +260,7 @@ class Stream:
     def warm_up(self) -> None:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
         slot = self.lifecycle.spare
-        self._encode(slot, _Clock(), DepthRange(), 0.0)
+        self._encode(slot, _Clock(self.scene), DepthRange(), 0.0)
         self._deform(slot, slot)
 
     def fork(self) -> Stream:
@@ -282,7 +272,13 @@ class Stream:
         self._check_open()
         for engine in self._engines.values():
             engine.reserve(len(self._shares) + 1)
-        return Stream(self.bundle, self._engines, threads=self._threads, shares=self._shares)
+        return Stream(
+            self.bundle,
+            self._engines,
+            threads=self._threads,
+            shares=self._shares,
+            scene=self.scene.fork(),
+        )
 
     def close(self) -> None:
         """Release the engines, unless another stream shares them. Calling twice is harmless."""
@@ -320,7 +316,7 @@ def open_stream(
     Args:
         bundle: a loaded bundle or the path of its folder.
         engine: `onnxruntime` or `openvino`.
-        device: `cpu`, or `cuda` with the CUDA build of ONNX Runtime.
+        device: `cpu`, or `cuda`: networks, lifecycle and rasterizer on the GPU (docs/gpu.md).
         threads: per engine and for the rasterizer; 0 is all cores. They take turns, so they do not add up.
         precision: None takes each stage's first file for the engine (and bf16 in OpenVINO where the CPU has
             it).
@@ -333,12 +329,16 @@ def open_stream(
         bundle = Bundle.load(bundle)
     stages: dict[str, Engine] = {}
     try:
-        for stage in bundle.stage_names:
-            variant = engines.select_variant(bundle, stage, engine, precision)
+        variants = {
+            stage: engines.select_variant(bundle, stage, engine, precision) for stage in bundle.stage_names
+        }
+        engines.require(engine, device)
+        memory = _open_device() if device == "cuda" else None
+        for stage, variant in variants.items():
             stages[stage] = engines.create(
-                engine, variant, device=device, threads=threads, precision=precision
+                engine, variant, device=device, threads=threads, precision=precision, memory=memory
             )
-        stream = Stream(bundle, stages, threads=threads)
+        stream = Stream(bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages))
         stream.warm_up()
     except BaseException:
         for loaded in stages.values():
@@ -347,12 +347,24 @@ def open_stream(
     return stream
 
 
-def to_bytes(image: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> None:
-    """Round a float image in [0, 1] to uint8 in `out`, clamped. `scratch` is float32 of the same shape."""
-    np.multiply(image, np.float32(255), out=scratch)
-    np.rint(scratch, out=scratch)
-    np.clip(scratch, 0, 255, out=scratch)
-    np.copyto(out, scratch, casting="unsafe")
+def _open_device() -> Device:
+    from .cuda.cupy_device import CupyDevice  # an extra
+
+    return CupyDevice()
+
+
+def _scene_on(memory: Device | None, bundle: Bundle, stages: Mapping[str, Engine]) -> Scene | None:
+    if memory is None:
+        return None
+    from .cuda.scene import CudaScene
+
+    return CudaScene(memory, bundle.model, *shapes(stages))
+
+
+def shapes(stages: Mapping[str, Engine]) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...] | None]:
+    """Shapes that a scene needs besides the model's: inputs of `depth` and `condition`, then its output."""
+    inputs = {stage: stages[stage].inputs[0].shape for stage in ("depth", "condition") if stage in stages}
+    return inputs, stages["condition"].outputs[0].shape if "condition" in stages else None
 
 
 def _seconds(value: object) -> float:

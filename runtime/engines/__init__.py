@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..bundle import Bundle, StageVariant
 from ..errors import BundleError, EngineError
 from .base import Engine, TensorSpec
 
-__all__ = ["ENGINES", "Engine", "TensorSpec", "create", "select_variant"]
+if TYPE_CHECKING:
+    from ..cuda.device import Device
+
+__all__ = ["ENGINES", "Engine", "TensorSpec", "create", "require", "select_variant"]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 _EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions OpenVINO can run an fp32 file at
 
 
 def create(
-    engine: str, variant: StageVariant, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+    engine: str,
+    variant: StageVariant,
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    precision: str | None = None,
+    memory: Device | None = None,
 ) -> Engine:
     """Load a stage file.
 
@@ -21,6 +32,7 @@ def create(
         engine: one of `ENGINES`; TensorRT runs a plan that `streamsplat-edge build` made.
         device: `cpu`, or `cuda` with ONNX Runtime and TensorRT.
         threads: 0 for all cores.
+        memory: the device whose arrays `run` gets; None is NumPy's, which are copied to a GPU and back.
         precision: the precision to run at; None is the file's own, or for OpenVINO bf16 where the CPU has it.
 
     Raises:
@@ -42,10 +54,26 @@ def create(
     if engine in ("tensorrt", "tensorrt_rtx"):
         from .tensorrt import TensorRtEngine
 
-        return TensorRtEngine(variant, runtime=engine, device=device, precision=precision)
+        return TensorRtEngine(variant, runtime=engine, device=device, precision=precision, memory=memory)
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision)
+    return OnnxRuntimeEngine(variant, device=device, threads=threads, precision=precision, memory=memory)
+
+
+def require(engine: str, device: str) -> None:
+    """Raise EngineError where the engine cannot run on the device, before anything is loaded.
+
+    What can only be known with a file at hand is left to `create`.
+    """
+    if engine == "onnxruntime":
+        from .onnxruntime import require_device
+    elif engine in ("tensorrt", "tensorrt_rtx"):
+        from .tensorrt import require_device
+    elif engine == "openvino":
+        from .openvino import require_device
+    else:
+        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+    require_device(engine, device)
 
 
 def select_variant(bundle: Bundle, stage: str, engine: str, precision: str | None = None) -> StageVariant:

@@ -7,12 +7,16 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import StageVariant, TensorSpec
 from ..errors import EngineError, InputError
 from ..onnx_references import check_self_contained
+
+if TYPE_CHECKING:
+    from ..cuda.device import Device
 
 __all__ = ["Engine", "TensorSpec", "check_specs", "thread_count"]
 
@@ -35,12 +39,14 @@ class Engine(ABC):
     description: str
     precision: str
 
-    def __init__(self, variant: StageVariant) -> None:
+    def __init__(self, variant: StageVariant, memory: Device | None = None) -> None:
+        """`memory`: arrays lie on this device, and `run` returns before they are written."""
         check_self_contained(variant.path, variant.weights)
         self.stage = variant.stage
         self.inputs = variant.inputs
         self.outputs = variant.outputs
-        self._bound: OrderedDict[tuple[int, ...], tuple[list[np.ndarray], Callable[[], None]]] = OrderedDict()
+        self._memory = memory
+        self._bound: OrderedDict[tuple[int, ...], tuple[list[Any], Callable[[], None]]] = OrderedDict()
         self._capacity = _BINDINGS
         self._closed = False
 
@@ -48,8 +54,11 @@ class Engine(ABC):
         """Keep bindings for so many callers with buffers of their own: none is bound anew each time."""
         self._capacity = max(self._capacity, callers * _BINDINGS)
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Run the stage, reading `inputs` and overwriting `outputs` in place, without copies on a CPU.
+
+        Args: NumPy arrays; or arrays of the device that the engine was made for, which are never copied, and
+            then the stage is only started, in the device's order.
 
         The arrays are checked and bound when first seen, so calling again with the same arrays (their
         contents may change) costs neither checks nor allocation.
@@ -70,7 +79,7 @@ class Engine(ABC):
         entry = self._bound.get(key)
         if entry is None:
             for i, (spec, array) in enumerate(zip(self.inputs + self.outputs, arrays, strict=True)):
-                _check_array(self.stage, spec, array, writable=i >= len(self.inputs))
+                _check_array(self.stage, spec, array, i >= len(self.inputs), self._memory is not None)
             split = len(self.inputs)
             entry = (arrays, self._bind(arrays[:split], arrays[split:]))
             self._bound[key] = entry
@@ -81,7 +90,7 @@ class Engine(ABC):
         entry[1]()
 
     @abstractmethod
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+    def _bind(self, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
         """A function that runs the stage on exactly these arrays (in the order of the specifications)."""
 
     def close(self) -> None:
@@ -98,13 +107,14 @@ class Engine(ABC):
         self.close()
 
 
-def _check_array(stage: str, spec: TensorSpec, array: object, writable: bool) -> None:
+def _check_array(stage: str, spec: TensorSpec, array: Any, writable: bool, on_device: bool) -> None:
     where = f"Stage `{stage}`, tensor `{spec.name}`"
-    if not isinstance(array, np.ndarray):
+    if not on_device and not isinstance(array, np.ndarray):
         raise InputError(f"{where}: a numpy array is needed, not {type(array).__name__}.")
     if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
         raise InputError(f"{where}: {array.dtype}{list(array.shape)} was given, {spec} is needed.")
-    if not array.flags.c_contiguous or (writable and not array.flags.writeable):
+    writeable = on_device or array.flags.writeable  # device arrays always are
+    if not array.flags.c_contiguous or (writable and not writeable):
         raise InputError(f"{where}: the array must be C-contiguous{' and writable' if writable else ''}.")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import StageVariant
 from ..errors import EngineError
 from .base import Engine, check_specs, thread_count
+
+if TYPE_CHECKING:
+    from ..cuda.device import Device
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32"}
@@ -20,16 +23,16 @@ class OnnxRuntimeEngine(Engine):
     """A stage in ONNX Runtime. The provider asked for is the one that runs, or `EngineError` says why."""
 
     def __init__(
-        self, variant: StageVariant, *, device: str = "cpu", threads: int = 0, precision: str | None = None
+        self,
+        variant: StageVariant,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        precision: str | None = None,
+        memory: Device | None = None,
     ) -> None:
-        super().__init__(variant)
-        try:  # here and not at the top, so that `doctor` works where it is broken
-            ort: Any = importlib.import_module("onnxruntime")
-        except ImportError as error:
-            raise EngineError(
-                f"ONNX Runtime cannot be imported ({error}).",
-                "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
-            ) from error
+        super().__init__(variant, memory)
+        ort = _import()
         if precision not in (None, variant.precision):
             raise EngineError(
                 f"ONNX Runtime runs {variant.path.name} as it is ({variant.precision}), not at {precision}.",
@@ -45,8 +48,11 @@ class OnnxRuntimeEngine(Engine):
         # pool or another program wants that core. Measured on two busy cores, tiny preset: spinning made
         # deform 2 to 3 times slower (420 against 130 ms) and the renders after it up to 2 times.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        chosen: Any = provider
+        if memory is not None and device == "cuda":  # in order with the kernels, without waiting between
+            chosen = provider, {"device_id": str(memory.index), "user_compute_stream": str(memory.queue)}
         try:
-            self._session: Any = ort.InferenceSession(variant.path, options, providers=[provider])
+            self._session: Any = ort.InferenceSession(variant.path, options, providers=[chosen])
         except Exception as error:  # ONNX Runtime's exceptions have no common public base class
             raise EngineError(
                 f"ONNX Runtime cannot load {variant.path}: {error}",
@@ -74,7 +80,9 @@ class OnnxRuntimeEngine(Engine):
         self.precision = variant.precision
         self.description = f"ONNX Runtime {ort.__version__} {provider} {variant.precision}, {count} threads"
 
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+    def _bind(self, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
+        if self._memory is not None:
+            return self._bind_device(self._memory, inputs, outputs)
         binding = self._session.io_binding()
         values = [
             (spec.name, self._ort.OrtValue.ortvalue_from_numpy(array))
@@ -98,9 +106,44 @@ class OnnxRuntimeEngine(Engine):
 
         return run
 
+    def _bind_device(self, memory: Device, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        for bind, specs, arrays in (
+            (binding.bind_input, self.inputs, inputs),
+            (binding.bind_output, self.outputs, outputs),
+        ):
+            for spec, array in zip(specs, arrays, strict=True):
+                dtype = np.dtype(spec.dtype).type
+                bind(spec.name, memory.kind, memory.index, dtype, spec.shape, memory.address(array))
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+        def run() -> None:
+            try:
+                self._session.run_with_iobinding(binding, options)
+            except Exception as error:
+                raise EngineError(f"ONNX Runtime failed in stage `{self.stage}`: {error}") from error
+
+        return run
+
     def close(self) -> None:
         super().close()
         self._session = None
+
+
+def _import() -> Any:
+    try:  # not at the top, so that `doctor` works where it is broken
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error}).",
+            "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
+        ) from error
+
+
+def require_device(engine: str, device: str) -> None:
+    """Raise EngineError where this ONNX Runtime has no provider for the device."""
+    _provider(device, _import().get_available_providers())
 
 
 def _provider(device: str, available: list[str]) -> str:

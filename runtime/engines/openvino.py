@@ -34,8 +34,7 @@ class OpenVinoEngine(Engine):
             raise EngineError(
                 f"OpenVINO is not installed ({error}).", "Run `pip install 'streamsplat-edge[openvino]'`."
             ) from error
-        if device != "cpu":
-            raise EngineError(f"The OpenVINO engine runs on the CPU, not on {device!r}.", "Use --device cpu.")
+        require_device("openvino", device)
         try:
             core = openvino.Core()
             capabilities = list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -97,6 +96,12 @@ class OpenVinoEngine(Engine):
         super().close()
         self._request = None
         self._compiled = None
+
+
+def require_device(engine: str, device: str) -> None:
+    """Raise EngineError for a device that OpenVINO does not run on here."""
+    if device != "cpu":
+        raise EngineError(f"The OpenVINO engine runs on the CPU, not on {device!r}.", "Use --device cpu.")
 
 
 def choose_precision(asked: str | None, file: str, capabilities: list[str]) -> str:

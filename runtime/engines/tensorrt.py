@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..bundle import Plan, StageVariant, sha256_of
 from ..errors import EngineError, OutputError
@@ -19,29 +17,37 @@ from ..video.output import write_bytes
 from . import trt_api
 from .base import Engine, check_specs
 
+if TYPE_CHECKING:
+    from ..cuda.device import Device
+
 _DTYPES = {"FLOAT": "float32"}
 
 
 class TensorRtEngine(Engine):
-    """A stage's plan on a CUDA device; arrays are copied to the device and back on a stream of its own."""
+    """A stage's plan on a CUDA device.
+
+    With `memory`, on its arrays and in its stream; else NumPy arrays are copied there and back on a stream of
+    its own.
+    """
 
     def __init__(
-        self, variant: StageVariant, *, runtime: str, device: str = "cuda", precision: str | None = None
+        self,
+        variant: StageVariant,
+        *,
+        runtime: str,
+        device: str = "cuda",
+        precision: str | None = None,
+        memory: Device | None = None,
     ) -> None:
-        super().__init__(variant)
-        if device != "cuda":
-            raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
+        super().__init__(variant, memory)
+        _check_device(runtime, device)
         if precision not in (None, variant.precision):
             raise EngineError(
                 f"The plan of {variant.path.name} is {variant.precision}, not {precision}.",
                 "Choose the file of that precision.",
             )
         module = trt_api.load(runtime)
-        gpu = trt_api.cuda_device()
-        if gpu is None:
-            raise EngineError(
-                "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
-            )
+        gpu = _present_gpu()
         plan = choose_plan(variant, runtime, str(module.__version__), gpu)
         try:
             self._cupy: Any = importlib.import_module("cupy")
@@ -74,11 +80,13 @@ class TensorRtEngine(Engine):
         for spec in self.inputs:
             if found["input"][spec.name][1] != spec.shape:  # its batch is free
                 self._context.set_input_shape(spec.name, spec.shape)
-        self._stream = self._cupy.cuda.Stream(non_blocking=True)
+        self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
         self.precision = variant.precision
         self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
 
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
+    def _bind(self, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
+        if self._memory is not None:
+            return self._bind_device(self._memory, inputs + outputs)
         cupy, context, stream = self._cupy, self._context, self._stream
         pairs = [
             (spec.name, array, cupy.empty(spec.shape, spec.dtype))
@@ -99,6 +107,21 @@ class TensorRtEngine(Engine):
 
         return run
 
+    def _bind_device(self, memory: Device, arrays: list[Any]) -> Callable[[], None]:
+        context, queue = self._context, memory.queue
+        addresses = [
+            (spec.name, memory.address(array))
+            for spec, array in zip(self.inputs + self.outputs, arrays, strict=True)
+        ]
+
+        def run() -> None:
+            for name, address in addresses:
+                context.set_tensor_address(name, address)
+            if not context.execute_async_v3(queue):
+                raise EngineError(f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above.")
+
+        return run
+
     def close(self) -> None:
         super().close()
         if self._cache is not None:
@@ -111,6 +134,27 @@ class TensorRtEngine(Engine):
             # In a folder that cannot be written to, every start compiles again and all else works.
             with contextlib.suppress(OutputError):
                 write_bytes(self._cache_path, compiled)
+
+
+def require_device(engine: str, device: str) -> None:
+    """Raise EngineError where TensorRT or a GPU is missing."""
+    _check_device(engine, device)
+    trt_api.load(engine)
+    _present_gpu()
+
+
+def _check_device(runtime: str, device: str) -> None:
+    if device != "cuda":
+        raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
+
+
+def _present_gpu() -> trt_api.Device:
+    gpu = trt_api.cuda_device()
+    if gpu is None:
+        raise EngineError(
+            "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
+        )
+    return gpu
 
 
 def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:

@@ -50,6 +50,7 @@ class Context:
         self.engine, self.config = engine, config
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.streams: list[int] = []
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -61,6 +62,7 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         """Compiles its kernels, then fills every output with the sum of the first input."""
+        self.streams.append(stream)
         if self.config is not None and self.config.cache is not None:
             self.config.cache.content = b"compiled"
         specs = self.engine.variant.inputs + self.engine.variant.outputs
@@ -175,6 +177,21 @@ def test_arrays_go_there_and_back(made: Made) -> None:
     outputs = run(variant, 2.0)
     size = np.prod(variant.inputs[0].shape)
     assert all(np.all(array == 2.0 * size) for array in outputs.values())
+
+
+def test_arrays_of_a_device_are_taken_where_they_are(made: Made) -> None:
+    variant, loaded = made
+    memory: Any = SimpleNamespace(queue=77, address=lambda array: array.data.ptr)
+    arrays = {spec.name: Memory(spec.shape, spec.dtype) for spec in variant.inputs + variant.outputs}
+    for memory_ in arrays.values():
+        for name in ("shape", "dtype", "flags"):
+            setattr(memory_, name, getattr(memory_.array, name))
+    arrays[variant.inputs[0].name].array[...] = 3.0
+    with create("tensorrt_rtx", variant, device="cuda", memory=memory) as engine:
+        engine.run(arrays, arrays)
+        assert loaded[-1].contexts[0].streams == [77]
+    size = np.prod(variant.inputs[0].shape)
+    assert all(np.all(arrays[spec.name].array == 3.0 * size) for spec in variant.outputs)
 
 
 def test_compiled_kernels_are_kept_for_the_next_start(made: Made) -> None:

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 HEAVY = (
-    "torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt", "websockets", "fourdgs",
+    "torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt",
+    "websockets", "fourdgs",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU: what of CUDA the kernels of cuda/raster_grad_kernels.cuh use, in plain C++.
+// Runs CUDA kernels on the CPU: what of CUDA the kernels of cuda/ use, in plain C++.
 //
 // Every thread of a block is a fiber with a stack of its own, and blocks run one after another. A fiber runs until it
 // comes to a barrier or to an exchange within its warp; when all that must come there have, they go on. Which warp and
@@ -24,7 +24,7 @@
 
 #define __global__ static
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 // One section of the program holds all shared variables; the linker names its ends.
 #define __shared__ static __attribute__((section("cuda_shared")))
 extern "C" char __start_cuda_shared[], __stop_cuda_shared[];
@@ -32,12 +32,36 @@ extern "C" char __start_cuda_shared[], __stop_cuda_shared[];
 #define __syncthreads() (void)cuda_on_cpu::block().barrier(__LINE__, 0)
 #define __syncthreads_count(predicate) cuda_on_cpu::block().barrier(__LINE__, (predicate) ? 1 : 0)
 #define __any_sync(mask, predicate) cuda_on_cpu::any(__LINE__, mask, predicate)
+#define __ballot_sync(mask, predicate) cuda_on_cpu::ballot(__LINE__, mask, predicate)
 #define __shfl_xor_sync(mask, value, bit) cuda_on_cpu::shuffle_xor(__LINE__, mask, value, bit)
 
 struct Index {
-  unsigned x = 0;
+  unsigned x = 0, y = 0, z = 0;
 };
 static Index threadIdx, blockIdx;
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+// A fiber gives way at barriers and exchanges only, so that nothing comes between a read and its write.
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T old = *at;
+  *at = static_cast<T>(old + value);
+  return old;
+}
+template <class T>
+T atomicMin(T* at, T value) {
+  const T old = *at;
+  *at = std::min(old, value);
+  return old;
+}
+template <class T>
+T atomicMax(T* at, T value) {
+  const T old = *at;
+  *at = std::max(old, value);
+  return old;
+}
 
 namespace cuda_on_cpu {
 
@@ -73,13 +97,13 @@ class Block {
   }
 
   // Returns how many threads came with 1.
-  int barrier(int line, std::uint32_t value) {
+  int barrier(int line, std::uint64_t value) {
     wait(State::kAtBarrier, line, value);
     return barrier_sum_;
   }
 
   // Returns what every lane of the warp gave.
-  const std::uint32_t* exchange(int line, std::uint32_t value) {
+  const std::uint64_t* exchange(int line, std::uint64_t value) {
     const int warp = current_ / kLanes;
     wait(State::kExchanging, line, value);
     return exchanged_[warp];
@@ -97,7 +121,7 @@ class Block {
     bool started = false;
     State state = State::kReady;
     int line = 0;
-    std::uint32_t value = 0;
+    std::uint64_t value = 0;
 
     void start() {
       started = false;
@@ -123,7 +147,7 @@ class Block {
     setcontext(&fiber.context);
   }
 
-  void wait(State state, int line, std::uint32_t value) {
+  void wait(State state, int line, std::uint64_t value) {
     Fiber& fiber = *fibers_[current_];
     fiber.state = state;
     fiber.line = line;
@@ -188,7 +212,7 @@ class Block {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   const std::function<void()>* body_ = nullptr;
   int threads_ = 0, current_ = 0, barrier_sum_ = 0;
-  std::uint32_t exchanged_[1024 / kLanes][kLanes];
+  std::uint64_t exchanged_[1024 / kLanes][kLanes];
   std::uint64_t random_ = 1;
   jmp_buf scheduler_;
 };
@@ -209,20 +233,24 @@ inline void check_mask(unsigned mask) {
   if (mask != 0xFFFFFFFFu) throw std::logic_error("only exchanges of whole warps are known here");
 }
 
-inline bool any(int line, unsigned mask, bool predicate) {
+inline unsigned ballot(int line, unsigned mask, bool predicate) {
   check_mask(mask);
-  const std::uint32_t* const all = block().exchange(line, predicate ? 1 : 0);
-  return std::any_of(all, all + kLanes, [](std::uint32_t v) { return v != 0; });
+  const std::uint64_t* const all = block().exchange(line, predicate ? 1 : 0);
+  unsigned bits = 0;
+  for (int l = 0; l < kLanes; ++l) bits |= static_cast<unsigned>(all[l]) << l;
+  return bits;
 }
+
+inline bool any(int line, unsigned mask, bool predicate) { return ballot(line, mask, predicate) != 0; }
 
 template <class T>
 T shuffle_xor(int line, unsigned mask, T value, int bit) {
-  static_assert(sizeof(T) == sizeof(std::uint32_t), "exchanges are of four bytes");
+  static_assert(sizeof(T) <= sizeof(std::uint64_t), "exchanges are of at most eight bytes");
   check_mask(mask);
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
   bits = block().exchange(line, bits)[block().lane() ^ bit];
-  std::memcpy(&value, &bits, sizeof bits);
+  std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 

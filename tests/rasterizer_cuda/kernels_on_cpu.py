@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shlex
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from compile_on_cpu import CUDA, compile_program
 from torch import Tensor
 
 from streamsplat_edge.training.rasterizer import rasterize
 from streamsplat_edge.training.rasterizer_cuda import GradLibrary, RasterizeCuda, _Place
 
 HERE = Path(__file__).parent
-CUDA = HERE.parents[1] / "cuda"
-# Contraction off as on the device (-fmad=false). A fortified longjmp refuses to change stacks as fibers do.
-FLAGS = shlex.split(
-    "-std=c++17 -O2 -ffp-contract=off -U_FORTIFY_SOURCE -fvisibility=hidden -shared -fPIC "
-    "-Wall -Wextra -Werror -Wno-unknown-pragmas"
-)
 
 
 def build(folder: Path, sources: Path = CUDA) -> Path:
     """Returns the library made of the kernels in ``sources``."""
-    out = folder / "kernels_on_cpu.so"
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
-    command = [*compiler, *FLAGS, f"-I{sources}", str(HERE / "raster_grad_on_cpu.cpp"), "-o", str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
-    return out
+    return compile_program(HERE / "raster_grad_on_cpu.cpp", folder / "kernels_on_cpu.so", sources)
 
 
 class OnCpu(GradLibrary):

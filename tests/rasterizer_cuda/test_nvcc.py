@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from cmake_configure import configure
 from kernels_on_cpu import CUDA
 
 from streamsplat_edge.runtime.errors import EngineError
@@ -63,17 +62,6 @@ def test_every_architecture(architecture: str, tmp_path: Path) -> None:
     check_kernels(architecture, tmp_path / "kernels.o")
     report = compile_report("raster_grad_sort.cu", architecture, tmp_path / "sort.o")  # CUB
     assert report and all(used[1:] == (0, 0) for used in report.values()), report
-
-
-def configure(build: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    nanobind = subprocess.run(
-        [sys.executable, "-m", "nanobind", "--cmake_dir"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    command = ["cmake", "-S", str(CUDA.parent), "-B", str(build), "-DSTREAMSPLAT_CUDA=ON"]
-    command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dnanobind_DIR={nanobind}", *options]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
-    )
 
 
 class NoStream(GradLibrary):

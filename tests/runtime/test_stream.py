@@ -17,7 +17,8 @@ from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError
 from streamsplat_edge.runtime.lifecycle import Lifecycle
 from streamsplat_edge.runtime.rasterizer import Rasterizer, View
-from streamsplat_edge.runtime.stream import Stream, open_stream, to_bytes
+from streamsplat_edge.runtime.scene import to_bytes
+from streamsplat_edge.runtime.stream import Stream, open_stream
 
 HEIGHT, WIDTH = 16, 32
 
@@ -303,7 +304,7 @@ def test_depth_and_condition_stages(tmp_path: Path) -> None:
         image[:, WIDTH // 2 :, 0] = 200
         push = stream.push(image, 0.0)
         assert list(push.latencies) == ["preprocess", "depth", "condition", "encode", "lifecycle"]
-        depth = stream._rgbd[0, 3]
+        depth = stream.scene.rgbd[0, 3]
         assert (depth[:, : WIDTH // 2 - 2] == 0).all() and (depth[:, WIDTH // 2 + 2 :] == 1).all()
         slot = stream.lifecycle.newest
         assert slot is not None and slot.condition is not None
@@ -379,15 +380,15 @@ def test_depth_keeps_its_range_within_a_scene(tmp_path: Path) -> None:
     with open_stream(bundle, threads=1) as stream:
         stream.push(bright, 0.0)
         stream.push(dim, 0.001)
-        assert stream._rgbd[0, 3].max() == pytest.approx(0.5, abs=0.01)
+        assert stream.scene.rgbd[0, 3].max() == pytest.approx(0.5, abs=0.01)
         with pytest.raises(InputError):
             stream.push(bright, 0.001)  # fails before anything is changed
         stream.push(dim, 0.002, cut=True)
-        assert stream._rgbd[0, 3].max() == 1
+        assert stream.scene.rgbd[0, 3].max() == 1
         stream.push(bright, 0.003)
         stream.reset()
         stream.push(dim, 0.0)
-        assert stream._rgbd[0, 3].max() == 1
+        assert stream.scene.rgbd[0, 3].max() == 1
 
 
 def test_streams_share_engines_and_nothing_else(bundle: Bundle) -> None:

@@ -1,0 +1,248 @@
+"""A CUDA device through CuPy: memory, one stream, kernels; every refusal of CUDA in words that help."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..engines.trt_api import cuda_device
+from ..errors import DeviceLostError, EngineError, InputError
+from . import kernels, layout
+
+# cudaError_t and CUresult have the same numbers for these.
+_OUT_OF_MEMORY = 2
+_TIMED_OUT = 702
+_LOST = {
+    214: "an uncorrectable memory error of the GPU",
+    700: "a kernel used memory that is not its own",
+    702: "a kernel ran too long, and the system's watchdog ended it",
+    709: "its context was destroyed",
+    710: "a kernel failed an assertion",
+    715: "a kernel was damaged",
+    716: "a kernel used a misaligned address",
+    717: "a kernel used a wrong kind of address",
+    718: "a kernel jumped to nowhere",
+    719: "a kernel failed",
+    999: "the driver does not say why",
+}
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
+
+
+class CupyDevice:
+    """See `device.Device`. Nothing of CUDA is touched before construction.
+
+    Attributes:
+        cupy: the module. stream: where everything is started; `with device.stream:` makes CuPy use it.
+        lost: set once CUDA has failed in a way that this process cannot recover from.
+
+    Raises:
+        EngineError: CuPy is missing, the driver is missing or too old, there is no such device, or the
+            kernels cannot be loaded.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self.kind = "cuda"
+        self.lost = False
+        self.index = index
+        self.cupy = _import_cupy()
+        found = cuda_device(index)
+        _check_driver(self.cupy, found is not None, index)
+        assert found is not None
+        self.name, self.capability = found.name, found.capability
+        with self.translated("opening the device"):
+            self._device = self.cupy.cuda.Device(index)
+            self._device.use()
+            self.stream: Any = self.cupy.cuda.Stream(non_blocking=True)
+            code, source = kernels.machine_code(self.capability)
+            self._module: Any = self.cupy.cuda.function.Module()
+            try:
+                self._module.load(code)
+            except Exception as error:
+                raise EngineError(
+                    f"The CUDA kernels ({source}) do not load on {self.name}, compute capability "
+                    f"{self.capability}: {error}.",
+                    f"Install again, or delete {kernels.cache_folder()}.",
+                ) from error
+        self._functions: dict[str, Any] = {}
+        self.description = f"{self.name}, kernels by {source}, CuPy {self.cupy.__version__}"
+
+    @property
+    def queue(self) -> int:
+        return int(self.stream.ptr)
+
+    @contextlib.contextmanager
+    def translated(self, what: str) -> Iterator[None]:
+        """Turns errors of CUDA into `EngineError`; `what` is said of what failed."""
+        cuda = self.cupy.cuda
+        try:
+            yield
+        except cuda.memory.OutOfMemoryError as error:
+            raise self._memory_error(what, str(error)) from error
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            status = int(getattr(error, "status", 0))
+            if status == _OUT_OF_MEMORY:
+                raise self._memory_error(what, str(error)) from error
+            if status not in _LOST:
+                raise EngineError(
+                    f"CUDA failed while {what}: {error}.", "See `streamsplat-edge doctor`."
+                ) from error
+            self.lost = True
+            raise DeviceLostError(
+                f"The GPU was lost while {what}: {_LOST[status]} ({error}).",
+                "Use a smaller size or a shorter launch, or a GPU without a screen."
+                if status == _TIMED_OUT
+                else "Start the program again; if it comes back, look at `dmesg` for an Xid message.",
+            ) from error
+
+    def _memory_error(self, what: str, words: str) -> EngineError:
+        try:
+            free, total = self.cupy.cuda.runtime.memGetInfo()
+            memory = f"{free / 2**20:.0f} of {total / 2**20:.0f} MiB are free"
+        except Exception:  # the device may be too far gone to ask
+            memory = "how much is free cannot be read"
+        return EngineError(
+            f"Out of memory on {getattr(self, 'name', 'the GPU')} while {what}: {memory} ({words}).",
+            "Close what else uses the GPU, or use a smaller preset.",
+        )
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        dtype = np.dtype(dtype)
+        if dtype.fields is not None:  # CuPy has no structures; their bytes are all the same
+            shape, dtype = (*shape, dtype.itemsize), np.dtype(np.uint8)
+        with (
+            self.translated(f"allocating {int(np.prod(shape)) * dtype.itemsize / 2**20:.1f} MiB"),
+            self.stream,
+        ):
+            return self.cupy.zeros(shape, dtype)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        count = int(np.prod(shape))
+        with self.translated("allocating pinned memory"):
+            memory = self.cupy.cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
+        array = np.frombuffer(memory, dtype, count).reshape(shape)
+        array[...] = np.zeros((), dtype)
+        return array
+
+    def adopt(self, array: Any) -> Any:
+        cupy = self.cupy
+        with self.translated("taking over an array"), self.stream:
+            if not isinstance(array, cupy.ndarray):
+                if hasattr(array, "__cuda_array_interface__"):
+                    array = cupy.asarray(array)
+                elif hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
+                    array = cupy.from_dlpack(array)
+                else:
+                    raise InputError(
+                        f"{type(array).__name__} is no array on a GPU.",
+                        "Pass a device array that has DLPack or __cuda_array_interface__.",
+                    )
+        if array.device.id != self.index:
+            raise InputError(
+                f"The array is on GPU {array.device.id}, not on {self.index}.", "Copy it to this GPU first."
+            )
+        return array
+
+    def address(self, array: Any) -> int:
+        return int(array.data.ptr)
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], *arguments: np.ndarray) -> None:
+        with self.translated(f"starting {kernel}"):
+            function = self._functions.get(kernel)
+            if function is None:
+                function = self._functions[kernel] = self._module.get_function(kernel)
+            function(grid, (layout.THREADS,), arguments, stream=self.stream)
+
+    def copy(self, target: Any, source: Any) -> None:
+        if target.nbytes != source.nbytes:
+            raise InputError(f"{source.nbytes} bytes do not fit into {target.nbytes}.")
+        if target.nbytes == 0:
+            return
+        runtime = self.cupy.cuda.runtime
+        with self.translated("copying"):
+            ends = [a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr for a in (target, source)]
+            runtime.memcpyAsync(*ends, target.nbytes, runtime.memcpyDefault, self.stream.ptr)
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        enqueue()
+        self.synchronize()
+        with self.translated("capturing a graph"), self.stream:
+            self.stream.begin_capture()
+            try:
+                enqueue()
+            finally:  # also after an error: the stream must not stay in capture
+                graph = self.stream.end_capture()
+            graph.upload(self.stream)
+
+        def replay() -> None:
+            with self.translated("starting a graph"):
+                graph.launch(self.stream)
+
+        return replay
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        cuda = self.cupy.cuda
+        with self.translated("measuring"):
+            begin = self.stream.record(cuda.Event())
+            run()
+            end = self.stream.record(cuda.Event())
+            end.synchronize()
+            return float(cuda.get_elapsed_time(begin, end))
+
+    def record(self) -> Any:
+        with self.translated("recording an event"):
+            return _Point(self, self.stream.record(self.cupy.cuda.Event(disable_timing=True)))
+
+    def synchronize(self) -> None:
+        with self.translated("waiting for the device"):
+            self.stream.synchronize()
+
+
+class _Point:
+    """See `device.Event`."""
+
+    def __init__(self, device: CupyDevice, event: Any) -> None:
+        self._device, self._event = device, event
+
+    @property
+    def done(self) -> bool:
+        with self._device.translated("asking the device"):
+            return bool(self._event.done)
+
+    def synchronize(self) -> None:
+        with self._device.translated("waiting for the device"):
+            self._event.synchronize()
+
+
+def _import_cupy() -> Any:
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise EngineError(
+            f"CuPy cannot be imported: {error}.",
+            "pip install 'streamsplat-edge[gpu]' (CUDA 13), or cupy-cuda12x where the driver is of CUDA 12.",
+        ) from error
+
+
+def _check_driver(cupy: Any, found: bool, index: int) -> None:
+    """Raise `EngineError` unless the driver has this device and is new enough for this CuPy."""
+    runtime = cupy.cuda.runtime
+    driver, wanted = int(runtime.driverGetVersion()), int(runtime.runtimeGetVersion())
+    if driver == 0:
+        raise EngineError(
+            "There is no NVIDIA driver here.", "Install one (`nvidia-smi` must work), or use --device cpu."
+        )
+    if driver // 1000 < wanted // 1000:  # within a major version any driver will do
+        have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (driver, wanted))
+        raise EngineError(
+            f"The NVIDIA driver supports CUDA {have}, but this CuPy is built for CUDA {need}.",
+            f"Update the driver, or replace CuPy: pip install cupy-cuda{driver // 1000}x.",
+        )
+    if not found:
+        raise EngineError(
+            f"There is no CUDA device {index} here.", "See `nvidia-smi` and CUDA_VISIBLE_DEVICES."
+        )

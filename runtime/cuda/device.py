@@ -1,0 +1,107 @@
+"""What the GPU runtime asks of a device; `cupy_device.CupyDevice` is the real one.
+
+Tests give another: the same kernels compiled for the CPU, on NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Event(Protocol):
+    """A point in a device's queue of work."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the device has passed it."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has passed it."""
+        ...
+
+
+class Device(Protocol):
+    """One CUDA device with one queue of work (a stream). Launches and copies return before they are done."""
+
+    description: str
+    kind: str
+    """What ONNX Runtime calls this kind of memory: "cuda"."""
+    index: int
+    """Ordinal among the devices that this process sees."""
+
+    @property
+    def queue(self) -> int:
+        """The stream, as a number for other libraries (`cudaStream_t`)."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A zeroed array on the device.
+
+        Raises:
+            EngineError: out of device memory.
+        """
+        ...
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A zeroed array in host memory that the device reads and writes while the host goes on."""
+        ...
+
+    def adopt(self, array: Any) -> Any:
+        """A device array of any library (DLPack or `__cuda_array_interface__`), without a copy.
+
+        Raises:
+            InputError: it is no array on this device.
+        """
+        ...
+
+    def address(self, array: Any) -> int:
+        """Where the array's first element is in device memory."""
+        ...
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], *arguments: np.ndarray) -> None:
+        """Start a kernel in blocks of `layout.THREADS` threads.
+
+        Args:
+            kernel: its name in cuda/streamsplat.cu.
+            grid: blocks along x, y and z.
+            arguments: structures (zero-dimensional arrays) of `layout`, passed by value.
+
+        Raises:
+            EngineError: the launch was refused.
+        """
+        ...
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy between device and pinned host memory; shapes and dtypes are equal."""
+        ...
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """A function that starts all that `enqueue` starts, as one graph.
+
+        `enqueue` is called once before, so that what is loaded or compiled at first use is there. It must
+        only launch and copy.
+
+        Raises:
+            EngineError: it did something that a graph cannot hold.
+        """
+        ...
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        """Time on the device from the beginning to the end of what `run` starts. Waits for it."""
+        ...
+
+    def record(self) -> Event:
+        """The point after everything that was started so far."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until everything that was started is done.
+
+        Raises:
+            EngineError: something of it failed.
+        """
+        ...

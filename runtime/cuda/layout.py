@@ -1,0 +1,79 @@
+"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h and cuda/lifecycle_cuda.h, field by
+field.
+
+A test compares sizes and offsets with those of the C++ compiler.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+TILE = 16
+"""Pixels per side of a tile (`kTile`)."""
+
+THREADS = 256
+"""Threads of every block (`kThreads`)."""
+
+SORT_CAPACITY = 1024
+"""Keys that a tile sorts at a time (`kSortCapacity`)."""
+
+SPLAT_BYTES = 48
+"""Size of a projected Gaussian (`CudaSplat`)."""
+
+TALLIES = 8
+"""Counts per time stamp: those of `RenderStats` in their order, then tiles with more keys than slots."""
+
+_POINTER = np.uint64
+
+RASTER_PARAMS = np.dtype(
+    [(name, np.int32) for name in ("width", "height", "times", "count", "slots", "extent")]
+    + [
+        (name, _POINTER)
+        for name in (
+            *("means", "scales", "opacity", "rgb", "quats"),
+            *("frames", "splats", "filled", "keys", "tally", "stats"),
+            *("rgb_out", "bytes_out", "depth_out", "expected_out", "alpha_out"),
+        )
+    ]
+)
+
+RASTER_FRAME = np.dtype(
+    [
+        ("rotation", np.float32, (3, 3)),
+        ("translation", np.float32, 3),
+        ("background", np.float32, 3),
+        ("dt", np.float32, 2),
+    ]
+)
+
+RING_STATE = np.dtype(
+    [(name, np.int32) for name in ("earlier", "later", "pair", "unused")] + [("first_id", np.int64, 2)]
+)
+
+RING_TOTALS = np.dtype(
+    [(name, np.int32) for name in ("living", "listed", "culled_invalid", "culled_transparent")]
+)
+
+BLOCK_COUNTS_BYTES = 12
+"""Size of the counts of a block of `lifecycle_judge` (`BlockCounts`)."""
+
+RING_PARAMS = np.dtype(
+    [("per_frame", np.int32), ("mapping", np.int32)]
+    + [
+        (name, _POINTER)
+        for name in (
+            *("state", "gaussians", "motion", "fade"),
+            *("fates", "counts", "rows", "ids", "totals"),
+        )
+    ]
+)
+
+
+def tiles(height: int, width: int) -> int:
+    """Tiles of an image."""
+    return -(-height // TILE) * -(-width // TILE)
+
+
+def blocks(rows: int) -> int:
+    """Blocks of `THREADS` threads that cover `rows`; at least one, because a launch needs one."""
+    return max(1, -(-rows // THREADS))

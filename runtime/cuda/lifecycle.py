@@ -1,0 +1,272 @@
+"""The Gaussian lifecycle on a device: what `runtime.lifecycle` does, without the Gaussians ever leaving it.
+
+Engines write a key frame into the spare slot and motion and fade into the spare pair; `spawn` makes them the
+current interval. Two kernels then list the Gaussians that can be seen at any time of it, and every image is
+rendered from that list: moved and faded in registers, one launch for several times. Nothing is allocated
+after construction, and no call but the reading of counts waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
+from ..errors import InputError
+from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
+from ..rasterizer import Extent, View
+from . import layout
+from .device import Device
+from .rasterizer import CudaRasterizer, DeviceImages, check_background, extent_number
+from .ring import Ring, Slot
+
+_IN_FLIGHT = 4  # intervals whose state and totals may be on their way
+
+
+@dataclass(frozen=True)
+class DeviceKeyFrame:
+    """Device arrays of one slot, float32: gaussians [1,G,9], tokens [1,N,D], features [1,G,F] and condition
+    [1,M,C] or None."""
+
+    gaussians: Any
+    tokens: Any
+    features: Any
+    condition: Any
+
+
+@dataclass(frozen=True)
+class DeviceKeyFrameAt:
+    """A living key frame: its number, its time in seconds, its arrays."""
+
+    index: int
+    time: float
+    arrays: DeviceKeyFrame
+
+
+@dataclass(frozen=True)
+class DevicePair:
+    """Device arrays of a pair, float32: motion [2,G,3] and fade [2,G,2]."""
+
+    motion: Any
+    fade: Any
+
+
+@dataclass(frozen=True)
+class IntervalTotals:
+    """Gaussians of an interval: living, and those of them that can be seen at some time of it (`listed`).
+
+    The others are counted with every image: `culled_invalid` (NaN or infinity) and `culled_transparent`
+    (opacity below 1/255 from beginning to end, whether or not they are in front of the camera).
+    """
+
+    living: int
+    listed: int
+    culled_invalid: int
+    culled_transparent: int
+
+
+@dataclass(frozen=True)
+class _Staging:
+    """Pinned memory of one interval."""
+
+    state: np.ndarray
+    totals: np.ndarray
+
+
+class DeviceLifecycle:
+    """Slots, motion and fade on a device. Not thread-safe.
+
+    Raises:
+        EngineError: the device has not enough memory.
+    """
+
+    def __init__(
+        self, device: Device, model: ModelConfig, *, condition_shape: tuple[int, ...] | None = None
+    ) -> None:
+        self.device, self.model = device, model
+        count = model.gaussians
+        self._ring = KeyFrameRing(count)
+        # One array over all slots: the kernels find a slot by its number, whichever is alive.
+        self._gaussians = device.zeros((SLOTS, 1, count, GAUSSIAN_COLUMNS), np.float32)
+        tokens = device.zeros((SLOTS, 1, model.tokens, model.token_dim), np.float32)
+        features = device.zeros((SLOTS, 1, count, model.feature_dim), np.float32)
+        condition = None if condition_shape is None else device.zeros((SLOTS, *condition_shape), np.float32)
+        self._slots = [
+            DeviceKeyFrame(
+                self._gaussians[i], tokens[i], features[i], None if condition is None else condition[i]
+            )
+            for i in range(SLOTS)
+        ]
+        self._motion = device.zeros((PAIRS, 2, count, 3), np.float32)
+        self._fade = device.zeros((PAIRS, 2, count, 2), np.float32)
+        # Views made once: an engine binds arrays by identity.
+        self._pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
+        self._blocks = layout.blocks(2 * count)
+        self._buffers = {
+            "state": device.zeros((1,), layout.RING_STATE),
+            "fates": device.zeros((2 * count,), np.uint8),
+            "counts": device.zeros((self._blocks, layout.BLOCK_COUNTS_BYTES), np.uint8),
+            "rows": device.zeros((2 * count,), np.int32),
+            "ids": device.zeros((2 * count,), np.int64),
+            "totals": device.zeros((1,), layout.RING_TOTALS),
+        }
+        self.params = np.zeros((), layout.RING_PARAMS)
+        """Arguments of the kernels."""
+        self.params["per_frame"] = count
+        self.params["mapping"] = model.depth_mapping == "paper"
+        arrays = {"gaussians": self._gaussians, "motion": self._motion, "fade": self._fade}
+        for name, array in (arrays | self._buffers).items():
+            self.params[name] = device.address(array)
+        self._staging: Ring[_Staging] = Ring(_IN_FLIGHT, self._stage, device.record)
+        self._last: tuple[Slot[_Staging], int] | None = None
+
+    def _stage(self) -> _Staging:
+        pinned = self.device.pinned
+        return _Staging(pinned((1,), layout.RING_STATE), pinned((1,), layout.RING_TOTALS))
+
+    @property
+    def spare(self) -> DeviceKeyFrame:
+        """The slot that the next `spawn` makes a key frame of."""
+        return self._slots[self._ring.spare]
+
+    @property
+    def spare_pair(self) -> DevicePair:
+        """Motion and fade that the next `spawn` takes."""
+        return self._pairs[self._ring.spare_pair]
+
+    @property
+    def pair(self) -> DevicePair:
+        """Motion and fade of the current interval, where two key frames live."""
+        return self._pairs[self._ring.pair]
+
+    @property
+    def key_frames(self) -> tuple[DeviceKeyFrameAt | None, DeviceKeyFrameAt | None]:
+        """The latest key frame and the one before it, as far as they live."""
+        ring = self._ring
+        newest, previous = (
+            None if i is None else DeviceKeyFrameAt(ring.number(i), ring.time(i), self._slots[i])
+            for i in (ring.newest, ring.previous)
+        )
+        return newest, previous
+
+    @property
+    def newest(self) -> DeviceKeyFrame | None:
+        """The latest key frame."""
+        slot = self._ring.newest
+        return None if slot is None else self._slots[slot]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """First and last time that `render` accepts; equal for a lone key frame, None before the first."""
+        return self._ring.interval
+
+    @property
+    def stats(self) -> LifecycleStats:
+        return self._ring.stats
+
+    @property
+    def ids(self) -> Any:
+        """As `Lifecycle.ids`, int64 on the device; the next `spawn` overwrites it."""
+        return self._buffers["ids"][: self._ring.alive * self.model.gaussians]
+
+    @property
+    def phase(self) -> int:
+        """Which slots the next `spawn` fills: equal phases use the same addresses, so that a graph of the
+        engines captured in one can be replayed in the others. There are `SLOTS` * `PAIRS`."""
+        return self._ring.key_frames % (SLOTS * PAIRS)
+
+    def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats:
+        """Begin the interval that ends with the key frame in the spare slot. Does not wait for the device.
+
+        Args: as `Lifecycle.spawn`.
+
+        Raises:
+            InputError: the time is not finite or not later. Nothing has changed then.
+        """
+        ring = self._ring
+        ring.spawn(time, cut=cut)
+        slot = self._staging.acquire()
+        state = slot.buffers.state
+        newest, previous = ring.newest, ring.previous
+        assert newest is not None
+        state["earlier"] = -1 if previous is None else previous
+        state["later"], state["pair"] = newest, ring.pair
+        numbers = [0 if s is None else ring.number(s) for s in (previous, newest)]
+        state["first_id"] = np.array(numbers, np.int64) * self.model.gaussians
+        self.device.copy(self._buffers["state"], state)
+        self.device.launch("lifecycle_judge", (self._blocks, 1, 1), self.params)
+        self.device.launch("lifecycle_compact", (self._blocks, 1, 1), self.params)
+        self.device.copy(slot.buffers.totals, self._buffers["totals"])
+        self._staging.release(slot)
+        self._last = slot, slot.generation
+        return self.stats
+
+    @property
+    def totals(self) -> IntervalTotals:
+        """Counts of the current interval. Waits until the device has them.
+
+        Raises:
+            InputError: nothing was pushed yet.
+        """
+        if self._last is None or not self._ring.alive:
+            raise InputError("Nothing was pushed yet, so there is nothing to count.", "Push a frame first.")
+        slot, generation = self._last
+        assert slot.generation == generation
+        if slot.event is not None:
+            slot.event.synchronize()
+        row = slot.buffers.totals[0]
+        return IntervalTotals(*(int(row[name]) for name in layout.RING_TOTALS.names or ()))
+
+    def check_time(self, time: float) -> None:
+        """Raise `InputError` unless `time` may be the next key frame's."""
+        self._ring.check_time(time)
+
+    def reset(self) -> None:
+        """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
+        self._ring.reset()
+
+    def render(
+        self,
+        rasterizer: CudaRasterizer,
+        times: Sequence[float],
+        *,
+        views: Sequence[View] | None = None,
+        background: Sequence[float] = (0.5, 0.5, 0.5),
+        extent: Extent | None = None,
+    ) -> DeviceImages:
+        """All living Gaussians at several times of the current interval, in one launch.
+
+        Args:
+            rasterizer: of this device, with a capacity of 2G and as many `times`.
+            times: in seconds, one per image. views: one per image; None is the canonical view, the fast path.
+            extent: None is the rasterizer's.
+
+        Raises:
+            InputError: nothing pushed yet, a time outside the interval, or the rasterizer does not fit.
+        """
+        rows = 2 * self.model.gaussians
+        if rasterizer.device is not self.device or rasterizer.capacity != rows:
+            raise InputError(
+                f"The rasterizer holds {rasterizer.capacity} Gaussians, {rows} on this device are needed.",
+                "Make one with capacity=2 * model.gaussians.",
+            )
+        if len(times) != rasterizer.times or (views is not None and len(views) != rasterizer.times):
+            raise InputError(
+                f"{len(times)} times for {rasterizer.times} images.", "Give one time (and view) per image."
+            )
+        frames = np.zeros(len(times), layout.RASTER_FRAME)
+        for i, time in enumerate(times):
+            t = self._ring.normalised(time)
+            view = View.canonical() if views is None else views[i]
+            frames[i]["dt"] = (t, t - 1.0)
+            frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
+        frames["background"] = check_background(background)
+        path = "canonical" if views is None else "general"
+        params = rasterizer.params.copy()
+        params["count"] = rows
+        if extent is not None:
+            params["extent"] = extent_number(extent)
+        return rasterizer.run(frames, f"project_ring_{path}", rows, f"blend_ring_{path}", params, self.params)

@@ -1,0 +1,283 @@
+"""The CUDA rasterizer: Gaussians on a device to RGB, depth and alpha there, for several views in one launch.
+
+Semantics, culling and counts are those of `runtime.rasterizer`. After construction nothing is allocated, and
+`render` does not wait for the device.
+
+    rasterizer = CudaRasterizer(device, 288, 512, capacity=73728)
+    images = rasterizer.render(splats)
+    images.rgb            # [1, 288, 512, 3] on the device
+    images.stats[0]       # waits for this frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InputError
+from ..rasterizer import SIZE_MAX, Extent, RenderStats, View
+from . import layout
+from .device import Device
+from .ring import Ring, Slot
+
+Output = Literal["rgb", "bytes", "depth", "expected_depth", "alpha"]
+OUTPUTS: tuple[Output, ...] = ("rgb", "bytes", "depth", "expected_depth", "alpha")
+
+TIMES_MAX = 64
+"""Most images of one launch."""
+
+SLOTS = 1024
+"""Keys that a tile keeps by default; a tile with more is rendered all the same, more slowly."""
+
+_IN_FLIGHT = 4  # frames whose arguments and counts may be on their way
+_FIELDS = {"rgb": "rgb_out", "bytes": "bytes_out", "depth": "depth_out"}
+_FIELDS |= {"expected_depth": "expected_out", "alpha": "alpha_out"}
+
+
+@dataclass(frozen=True)
+class DeviceSplats:
+    """Gaussians on the device, float32 and C-contiguous, shapes as in `runtime.rasterizer.Splats`.
+
+    Arrays of any library that has DLPack or `__cuda_array_interface__` are taken without a copy.
+    """
+
+    means: Any
+    scales: Any
+    opacity: Any
+    rgb: Any
+    quats: Any = None
+
+
+@dataclass(frozen=True)
+class _Staging:
+    """Pinned memory of one frame."""
+
+    frames: np.ndarray
+    stats: np.ndarray
+
+
+@dataclass(frozen=True)
+class DeviceImages:
+    """Images of one `render`, device arrays that the next one overwrites; None where not asked for.
+
+    Attributes:
+        rgb: [T, H, W, 3] float32. bytes: the same rounded to uint8. depth, expected_depth, alpha: [T, H, W]
+            float32, as in `RenderBuffers`.
+    """
+
+    rgb: Any
+    bytes: Any
+    depth: Any
+    expected_depth: Any
+    alpha: Any
+    _slot: Slot[_Staging]
+    _generation: int
+
+    def _counts(self) -> np.ndarray:
+        slot = self._slot
+        if slot.generation != self._generation:
+            raise InputError(
+                f"The counts of this frame were overwritten {_IN_FLIGHT} frames later.", "Read them sooner."
+            )
+        if slot.event is not None:
+            slot.event.synchronize()
+        return slot.buffers.stats
+
+    @property
+    def stats(self) -> list[RenderStats]:
+        """Counts of every image. Waits until the device has finished them.
+
+        Raises:
+            InputError: too many frames were rendered since.
+        """
+        return [RenderStats(*(int(v) for v in row[: layout.TALLIES - 1])) for row in self._counts()]
+
+    @property
+    def overflowing_tiles(self) -> list[int]:
+        """Tiles of every image that had more keys than slots: they took the slow way. Waits as `stats`."""
+        return [int(row[-1]) for row in self._counts()]
+
+
+class CudaRasterizer:
+    """Renders Gaussians on a device. The same bits in every run on the same device.
+
+    Args:
+        device: where.
+        height, width: image size in pixels, 1 to 16384.
+        capacity: most Gaussians of one call.
+        times: images of one launch.
+        slots: keys kept per tile. A choice of speed and memory (8 bytes each), never of results.
+        extent: see `Rasterizer.render`.
+        outputs: which images are wanted.
+
+    Raises:
+        InputError: a setting is out of range.
+        EngineError: the device has not enough memory.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        height: int,
+        width: int,
+        capacity: int,
+        *,
+        times: int = 1,
+        slots: int = SLOTS,
+        extent: Extent = "published",
+        outputs: Sequence[Output] = ("rgb", "depth", "expected_depth", "alpha"),
+    ) -> None:
+        for name, value, high in (
+            ("height", height, SIZE_MAX),
+            ("width", width, SIZE_MAX),
+            ("capacity", capacity, 2**31 - 1 - layout.THREADS),
+            ("times", times, TIMES_MAX),
+            ("slots", slots, 2**20),
+        ):
+            if not 1 <= value <= high:
+                raise InputError(f"{name} is {value}.", f"Use 1 to {high}.")
+        unknown = set(outputs) - set(OUTPUTS)
+        if unknown or not outputs:
+            raise InputError(f"Outputs {outputs!r} are not known.", f"Use some of {', '.join(OUTPUTS)}.")
+        self.device, self.height, self.width = device, height, width
+        self.capacity, self.times = capacity, times
+        tiles, plane = layout.tiles(height, width), (times, height, width)
+        self._buffers = {
+            "frames": device.zeros((times,), layout.RASTER_FRAME),
+            "splats": device.zeros((times, capacity, layout.SPLAT_BYTES), np.uint8),
+            "filled": device.zeros((times, tiles), np.uint32),
+            "keys": device.zeros((times, tiles, slots), np.uint64),
+            "tally": device.zeros((times, layout.TALLIES), np.uint64),
+            "stats": device.zeros((times, layout.TALLIES), np.uint64),
+        }
+        self._images: dict[str, Any] = {
+            name: device.zeros(
+                (*plane, 3) if name in ("rgb", "bytes") else plane,
+                np.uint8 if name == "bytes" else np.float32,
+            )
+            if name in outputs
+            else None
+            for name in OUTPUTS
+        }
+        self.params = np.zeros((), layout.RASTER_PARAMS)
+        """Arguments of the kernels, without those of the Gaussians."""
+        for name, value in (("width", width), ("height", height), ("times", times), ("slots", slots)):
+            self.params[name] = value
+        self.params["extent"] = extent_number(extent)
+        for name, array in self._buffers.items():
+            self.params[name] = device.address(array)
+        for name, array in self._images.items():
+            self.params[_FIELDS[name]] = 0 if array is None else device.address(array)
+        self._ring: Ring[_Staging] = Ring(_IN_FLIGHT, self._staging, device.record)
+
+    def _staging(self) -> _Staging:
+        pinned = self.device.pinned
+        return _Staging(
+            pinned((self.times,), layout.RASTER_FRAME), pinned((self.times, layout.TALLIES), np.uint64)
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Device memory of the buffers."""
+        arrays = [*self._buffers.values(), *(a for a in self._images.values() if a is not None)]
+        return sum(int(a.nbytes) for a in arrays)
+
+    def render(
+        self,
+        splats: DeviceSplats,
+        *,
+        views: Sequence[View] | None = None,
+        background: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> DeviceImages:
+        """Render the Gaussians, once per view. Returns before the device is done.
+
+        Args:
+            views: one per image (`times`); None is the canonical view for all, the fast path where
+                `splats.quats` is None.
+            background: three finite numbers, not clamped.
+
+        Raises:
+            InputError: an array has another shape, dtype, layout or place, or a setting is out of range.
+        """
+        if views is not None and len(views) != self.times:
+            raise InputError(f"{len(views)} views for {self.times} images.", "Give one view per image.")
+        frames = np.zeros(self.times, layout.RASTER_FRAME)
+        for i in range(self.times):
+            view = View.canonical() if views is None else views[i]
+            frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
+        frames["background"] = check_background(background)
+        params = self.params.copy()
+        params["count"] = self._bind(splats, params)
+        path = "canonical" if views is None and splats.quats is None else "general"
+        return self.run(frames, f"project_given_{path}", int(params["count"]), f"blend_given_{path}", params)
+
+    def run(
+        self, frames: np.ndarray, project: str, rows: int, blend: str, *arguments: np.ndarray
+    ) -> DeviceImages:
+        """Upload `frames` [T] of `layout.RASTER_FRAME`, start both kernels, and fetch the counts."""
+        slot = self._ring.acquire()
+        np.copyto(slot.buffers.frames, frames)
+        self.device.copy(self._buffers["frames"], slot.buffers.frames)
+        self.enqueue(project, rows, blend, *arguments)
+        self.device.copy(slot.buffers.stats, self._buffers["stats"])
+        self._ring.release(slot)
+        return DeviceImages(**self._images, _slot=slot, _generation=slot.generation)
+
+    def enqueue(self, project: str, rows: int, blend: str, *arguments: np.ndarray) -> None:
+        """The two kernels and nothing else: what a graph captures."""
+        self.device.launch(project, (layout.blocks(rows), 1, self.times), *arguments)
+        self.device.launch(blend, (layout.tiles(self.height, self.width), 1, self.times), *arguments)
+
+    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> int:
+        """Puts the addresses of the Gaussians into the arguments; returns their number."""
+        count = -1
+        for name, width in (("means", 3), ("scales", 3), ("opacity", 0), ("rgb", 3), ("quats", 4)):
+            value = getattr(splats, name)
+            if value is None and name == "quats":
+                continue
+            array = self.device.adopt(value)
+            if count < 0:
+                count = int(array.shape[0]) if array.ndim else 0
+            wanted = (count, width) if width else (count,)
+            if array.shape != wanted or array.dtype != np.float32:
+                raise InputError(
+                    f"{name} is {array.dtype}{list(array.shape)}, expected float32{list(wanted)}.",
+                    "Convert it on the device.",
+                )
+            if not array.flags.c_contiguous:
+                raise InputError(f"{name} is not C-contiguous.", "Pass a contiguous copy.")
+            params[name] = self.device.address(array)
+        if count > self.capacity:
+            raise InputError(
+                f"{count} Gaussians exceed the capacity of {self.capacity}.", "Make a larger rasterizer."
+            )
+        return count
+
+
+def extent_number(extent: str) -> int:
+    """`Extent` of cuda/splat_project.h.
+
+    Raises:
+        InputError: there is no such extent.
+    """
+    if extent not in ("published", "full"):
+        raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
+    return int(extent == "full")
+
+
+def check_background(background: Sequence[float]) -> np.ndarray:
+    """Three finite numbers as float32.
+
+    Raises:
+        InputError: they are something else.
+    """
+    try:
+        colour = np.asarray(background, np.float32)
+    except (TypeError, ValueError):
+        colour = np.empty(0, np.float32)
+    if colour.shape != (3,) or not np.isfinite(colour).all():
+        raise InputError(f"Background {background!r} is not a colour.", "Pass three finite numbers.")
+    return colour

@@ -1,0 +1,202 @@
+"""Where a stream's Gaussians live and are rendered: on the host (`HostScene`), or on a GPU (`cuda.scene`).
+
+A scene owns the arrays that the engines read and write, the lifecycle and the rasterizer; the stream says
+what runs when. Arrays of a scene on a GPU are the GPU's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .bundle_schema import ModelConfig
+from .key_frame_ring import LifecycleStats
+from .lifecycle import Lifecycle
+from .preprocess import DepthRange, Resizer
+from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, View
+
+Shape = tuple[int, ...]
+
+
+class KeyFrameArrays(Protocol):
+    """What the stages compute once per key frame; see `KeyFrameSlot`."""
+
+    @property
+    def gaussians(self) -> Any: ...
+    @property
+    def tokens(self) -> Any: ...
+    @property
+    def features(self) -> Any: ...
+    @property
+    def condition(self) -> Any: ...
+
+
+class PairArrays(Protocol):
+    """What `deform` computes; see `PairBuffers`."""
+
+    @property
+    def motion(self) -> Any: ...
+    @property
+    def fade(self) -> Any: ...
+
+
+class Life(Protocol):
+    """What a stream needs of a lifecycle; see `Lifecycle`."""
+
+    @property
+    def spare(self) -> KeyFrameArrays: ...
+    @property
+    def spare_pair(self) -> PairArrays: ...
+    @property
+    def newest(self) -> KeyFrameArrays | None: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+    @property
+    def ids(self) -> Any: ...
+    @property
+    def stats(self) -> LifecycleStats: ...
+    def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats: ...
+    def check_time(self, time: float) -> None: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Image:
+    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], the others float32 [H,W]."""
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    expected_depth: np.ndarray
+    alpha: np.ndarray
+    stats: RenderStats
+
+
+class Scene(Protocol):
+    """Not thread-safe.
+
+    Attributes:
+        life: the lifecycle. rgbd: [1,4,H,W], the input of `encode`. depth: its fourth channel [1,1,H,W].
+        stage_rgb: inputs of `depth` and `condition`, which may have sizes of their own.
+    """
+
+    @property
+    def life(self) -> Life: ...
+    @property
+    def rgbd(self) -> Any: ...
+    @property
+    def depth(self) -> Any: ...
+    @property
+    def stage_rgb(self) -> Mapping[str, Any]: ...
+    @property
+    def description(self) -> str: ...
+
+    def fork(self) -> Scene:
+        """Another scene of the same kind and sizes."""
+        ...
+
+    def load(self, image: np.ndarray) -> None:
+        """Resize an image (uint8 RGB, checked) into the inputs of the stages."""
+        ...
+
+    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
+        """Scale what the `depth` stage gave; returns the range after it."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until what was started is done, so that it can be timed and its errors belong to it."""
+        ...
+
+    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
+        """The living Gaussians at a time of the interval."""
+        ...
+
+    def on_host(self) -> Any:
+        """`newest`, `previous` and `pair` as `Lifecycle` has them, in arrays of the host."""
+        ...
+
+
+class ModelInputs:
+    """The stages' inputs as host arrays, and the resizers that fill them.
+
+    Args:
+        stage_shapes: of the inputs of `depth` and `condition`, those that the bundle has.
+        make: gives zeroed float32 arrays, for instance pinned ones.
+    """
+
+    def __init__(self, model: ModelConfig, stage_shapes: Mapping[str, Shape], make: Any = None) -> None:
+        def zeros(shape: Shape) -> np.ndarray:
+            array: np.ndarray = np.zeros(shape, np.float32) if make is None else make(shape, np.float32)
+            return array
+
+        self.rgbd = zeros((1, 4, model.height, model.width))
+        # Views made once: an engine binds arrays by identity, so a new view per push would be bound anew.
+        self.rgb = self.rgbd[:, :3]
+        self.depth = self.rgbd[:, 3:]
+        self.own: dict[str, np.ndarray] = {
+            stage: zeros(shape) for stage, shape in stage_shapes.items() if shape != self.rgb.shape
+        }
+        self.stage_rgb = {stage: self.own.get(stage, self.rgb) for stage in stage_shapes}
+        self._resizers = [(Resizer(model.height, model.width), self.rgb)]
+        self._resizers += [(Resizer(*planes.shape[2:]), planes) for planes in self.own.values()]
+
+    def load(self, image: np.ndarray) -> None:
+        for resizer, planes in self._resizers:
+            resizer.into(image, planes[0])
+
+
+class HostScene:
+    """See `Scene`; C++ rasterizer."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        stage_shapes: Mapping[str, Shape],
+        condition_shape: Shape | None,
+        threads: int,
+    ) -> None:
+        self._made_of = model, stage_shapes, condition_shape, threads
+        self.life = Lifecycle(model, condition_shape=condition_shape, threads=threads)
+        self._inputs = ModelInputs(model, stage_shapes)
+        self.rgbd, self.depth = self._inputs.rgbd, self._inputs.depth
+        self.stage_rgb: Mapping[str, Any] = self._inputs.stage_rgb
+        self._rasterizer = Rasterizer(model.height, model.width, threads=threads)
+        self.buffers = RenderBuffers.allocate(model.height, model.width)
+        self._float = np.zeros((model.height, model.width, 3), np.float32)
+        self._rgb = np.zeros((model.height, model.width, 3), np.uint8)
+
+    @property
+    def description(self) -> str:
+        return f"C++ rasterizer, {self._rasterizer.simd}, {self._rasterizer.threads} threads"
+
+    def fork(self) -> HostScene:
+        return HostScene(*self._made_of)
+
+    def load(self, image: np.ndarray) -> None:
+        self._inputs.load(image)
+
+    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
+        return depth_range.normalise(self.depth, time)
+
+    def settle(self) -> None:
+        pass  # the host does everything at once
+
+    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
+        buffers = self._rasterizer.render(
+            self.life.at(time), background=background, view=view, extent=extent, out=self.buffers
+        )
+        to_bytes(buffers.rgb, self._float, self._rgb)
+        return Image(self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha, buffers.stats)
+
+    def on_host(self) -> Lifecycle:
+        return self.life
+
+
+def to_bytes(image: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> None:
+    """Round a float image in [0, 1] to uint8 in `out`, clamped. `scratch` is float32 of the same shape."""
+    np.multiply(image, np.float32(255), out=scratch)
+    np.rint(scratch, out=scratch)
+    np.clip(scratch, 0, 255, out=scratch)
+    np.copyto(out, scratch, casting="unsafe")

@@ -1,0 +1,133 @@
+"""As much of CuPy as `CupyDevice` touches before and around the GPU, with errors on demand."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+class CudaError(RuntimeError):
+    """CUDARuntimeError and CUDADriverError."""
+
+    def __init__(self, status: int, words: str = "cudaErrorOfATest") -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+class FakeArray:
+    """A device array in host memory."""
+
+    def __init__(self, array: np.ndarray, device: int = 0) -> None:
+        self.array, self.device = array, SimpleNamespace(id=device)
+        self.shape, self.dtype, self.nbytes, self.flags = array.shape, array.dtype, array.nbytes, array.flags
+        self.data = SimpleNamespace(ptr=array.ctypes.data)
+        self.ndim = array.ndim
+
+
+class FakeStream:
+    ptr = 77
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def __enter__(self) -> FakeStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def record(self, event: Any) -> Any:
+        return event
+
+    def synchronize(self) -> None:
+        pass
+
+
+class FakeCupy(ModuleType):
+    """`fail(status)` makes the next call of CUDA fail; `launches` and `copies` keep what was asked for."""
+
+    ndarray = FakeArray
+    __version__ = "0.test"
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        self.error: Exception | None = None
+        self.driver_version, self.runtime_version = 13000, 13020
+        self.launches: list[tuple[Any, ...]] = []
+        self.copies: list[tuple[Any, ...]] = []
+        runtime = SimpleNamespace(
+            CUDARuntimeError=CudaError,
+            driverGetVersion=lambda: self.driver_version,
+            runtimeGetVersion=lambda: self.runtime_version,
+            memGetInfo=lambda: (300 << 20, 8000 << 20),
+            memcpyAsync=self._copy,
+            memcpyDefault=4,
+        )
+        self.cuda = SimpleNamespace(
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            driver=SimpleNamespace(CUDADriverError=CudaError),
+            runtime=runtime,
+            Device=lambda index: SimpleNamespace(use=lambda: None),
+            Stream=FakeStream,
+            Event=lambda **_: SimpleNamespace(done=True, synchronize=self._touch),
+            function=SimpleNamespace(Module=lambda: self),
+            alloc_pinned_memory=self._pinned,
+        )
+
+    def fail(self, error: Exception | int) -> None:
+        self.error = CudaError(error) if isinstance(error, int) else error
+
+    def _touch(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def load(self, code: bytes) -> None:
+        self._touch()
+        self.code = code
+
+    def get_function(self, name: str) -> Any:
+        def start(grid: Any, block: Any, arguments: Any, *, stream: Any) -> None:
+            self._touch()
+            self.launches.append((name, grid, block, [bytes(a.tobytes()) for a in arguments], stream.ptr))
+
+        return start
+
+    def zeros(self, shape: Any, dtype: Any) -> FakeArray:
+        self._touch()
+        return FakeArray(np.zeros(shape, dtype))
+
+    def asarray(self, array: Any) -> FakeArray:
+        return FakeArray(np.asarray(array.inner))
+
+    def from_dlpack(self, array: Any) -> FakeArray:
+        return FakeArray(np.asarray(array.inner))
+
+    def _pinned(self, size: int) -> bytearray:
+        self._touch()
+        return bytearray(b"\xff" * size)
+
+    def _copy(self, *arguments: Any) -> None:
+        self._touch()
+        self.copies.append(arguments)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+    """CuPy that is not there, on a GPU that is not there."""
+    from streamsplat_edge.runtime.cuda import cupy_device, kernels
+    from streamsplat_edge.runtime.engines.trt_api import Device
+
+    fake = FakeCupy()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(cupy_device, "cuda_device", lambda index: Device("Test GPU", "8.7", 1 << 30))
+    monkeypatch.setattr(kernels, "machine_code", lambda capability: (b"code", "fatbin"))
+    return fake

@@ -1,0 +1,100 @@
+"""A device whose kernels run on the CPU: their own source, compiled with cuda_on_cpu.h."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compile_on_cpu import CUDA, compile_program
+
+from streamsplat_edge.runtime.cuda import layout
+from streamsplat_edge.runtime.errors import EngineError
+
+HERE = Path(__file__).parent
+GUARD, FILL = 256, 0xA5  # bytes
+
+
+def build(folder: Path, sources: Path = CUDA) -> Path:
+    return compile_program(HERE / "runtime_on_cpu.cpp", folder / "runtime_on_cpu.so", sources)
+
+
+class Passed:
+    """An event of a device that does everything at once."""
+
+    done = True
+
+    def synchronize(self) -> None:
+        pass
+
+
+class OnCpuDevice:
+    """See `runtime.cuda.device.Device`. Arrays lie between bytes that nobody may write (`check_guards`)."""
+
+    description = "kernels on the CPU"
+    kind, index, queue = "cpu", 0, 0
+
+    def __init__(self, library: Path) -> None:
+        self.native = ctypes.CDLL(str(library))
+        self.native.on_cpu_launch.restype = ctypes.c_char_p
+        self.launched: list[tuple[str, tuple[int, int, int]]] = []
+        self.allocations = 0
+        self._memory: list[np.ndarray] = []
+
+    def schedule(self, number: int) -> None:
+        """Order of warps and lanes: 0 in order, 1 in reverse, from 2 on a seed."""
+        self.native.on_cpu_schedule(ctypes.c_uint64(number))
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        self.allocations += 1
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        memory = np.full(size + 2 * GUARD + 16, FILL, np.uint8)
+        start = GUARD + (-(memory.ctypes.data + GUARD)) % 16  # as aligned as the widest load needs
+        memory[start : start + size] = 0
+        self._memory.append(memory)
+        array = memory[start : start + size].view(dtype).reshape(shape)
+        assert array.ctypes.data % 16 == 0
+        return array
+
+    def check_guards(self) -> None:
+        for memory in self._memory:
+            assert (memory[:GUARD] == FILL).all() and (memory[-GUARD:] == FILL).all()
+
+    pinned = zeros
+
+    def adopt(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], *arguments: np.ndarray) -> None:
+        self.launched.append((kernel, grid))
+        addresses = (ctypes.c_void_p * len(arguments))(*(a.ctypes.data for a in arguments))
+        problem = self.native.on_cpu_launch(
+            kernel.encode(), (ctypes.c_uint * 3)(*grid), layout.THREADS, addresses
+        )
+        if problem:
+            raise EngineError(f"{kernel}: {problem.decode()}")
+
+    def copy(self, target: np.ndarray, source: np.ndarray) -> None:
+        np.copyto(target, source)
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        enqueue()
+        return enqueue
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) * 1e3
+
+    def record(self) -> Passed:
+        return Passed()
+
+    def synchronize(self) -> None:
+        pass

@@ -1,0 +1,82 @@
+// cuda/streamsplat.cu for the CPU: its kernels, started by name, and the layout of their arguments.
+#include <map>
+#include <string>
+
+#include "cuda_on_cpu.h"
+// After it, because that needs its definitions:
+#include "streamsplat.cu"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using Kernel = std::function<void(const void* const*)>;
+
+template <class... Parameters, std::size_t... Number>
+Kernel by_address(void (*kernel)(Parameters...), std::index_sequence<Number...>) {
+  return [kernel](const void* const* arguments) { kernel(*static_cast<const Parameters*>(arguments[Number])...); };
+}
+template <class... Parameters>
+Kernel by_address(void (*kernel)(Parameters...)) {
+  return by_address(kernel, std::index_sequence_for<Parameters...>());
+}
+
+#define KERNEL(name) {#name, by_address(name)}
+const std::map<std::string, Kernel> kKernels = {KERNEL(project_given_canonical), KERNEL(project_given_general),
+                                                KERNEL(blend_given_canonical),   KERNEL(blend_given_general),
+                                                KERNEL(project_ring_canonical),  KERNEL(project_ring_general),
+                                                KERNEL(blend_ring_canonical),    KERNEL(blend_ring_general),
+                                                KERNEL(lifecycle_judge),         KERNEL(lifecycle_compact)};
+
+std::string last_error;
+
+}  // namespace
+
+// Starts a kernel; `arguments` are addresses, as for cuLaunchKernel. Returns null, or what went wrong.
+EXPORT const char* on_cpu_launch(const char* name, const unsigned grid[3], unsigned threads,
+                                 const void* const* arguments) {
+  const auto kernel = kKernels.find(name);
+  if (kernel == kKernels.end()) return "no such kernel";
+  try {
+    for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
+      for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
+        for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x)
+          cuda_on_cpu::block().run(static_cast<int>(threads), [&] { kernel->second(arguments); });
+  } catch (const std::logic_error& error) {
+    last_error = error.what();
+    return last_error.c_str();
+  }
+  return nullptr;
+}
+
+// Order of warps and lanes: 0 in order, 1 in reverse, from 2 on a seed.
+EXPORT void on_cpu_schedule(std::uint64_t schedule) { cuda_on_cpu::block().schedule = schedule; }
+
+// Sizes and offsets that runtime/cuda/layout.py repeats.
+EXPORT void on_cpu_layout(std::size_t* to) {
+  using streamsplat::RasterFrame;
+  using streamsplat::RingState;
+  for (const std::size_t value : {sizeof(RasterParams),
+                                  offsetof(RasterParams, means),
+                                  offsetof(RasterParams, frames),
+                                  offsetof(RasterParams, rgb_out),
+                                  offsetof(RasterParams, alpha_out),
+                                  sizeof(RasterFrame),
+                                  offsetof(RasterFrame, background),
+                                  offsetof(RasterFrame, dt),
+                                  sizeof(RingParams),
+                                  offsetof(RingParams, state),
+                                  offsetof(RingParams, fates),
+                                  offsetof(RingParams, totals),
+                                  sizeof(RingState),
+                                  offsetof(RingState, pair),
+                                  offsetof(RingState, first_id),
+                                  sizeof(streamsplat::RingTotals),
+                                  sizeof(streamsplat::BlockCounts),
+                                  sizeof(streamsplat::CudaSplat),
+                                  std::size_t{streamsplat::kTallies},
+                                  std::size_t{streamsplat::kThreads},
+                                  std::size_t{streamsplat::kTile},
+                                  std::size_t{streamsplat::kSortCapacity}})
+    *to++ = value;
+}

@@ -1,0 +1,219 @@
+"""`CupyDevice` without a GPU: what it refuses and in which words, and what it asks of CuPy."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from compile_on_cpu import CUDA
+from fake_cupy import FakeArray, FakeCupy, OutOfMemoryError, cupy
+
+from streamsplat_edge.runtime.cuda import cupy_device, kernels, layout
+from streamsplat_edge.runtime.cuda.cupy_device import CupyDevice
+from streamsplat_edge.runtime.errors import EngineError, InputError
+
+__all__ = ["cupy"]
+
+
+def test_no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(EngineError, match=r"CuPy cannot be imported.*streamsplat-edge\[gpu\].*cupy-cuda12x"):
+        CupyDevice()
+
+
+def test_no_driver(cupy: FakeCupy) -> None:
+    cupy.driver_version = 0
+    with pytest.raises(EngineError, match=r"no NVIDIA driver.*--device cpu"):
+        CupyDevice()
+
+
+def test_cupy_for_another_cuda(cupy: FakeCupy) -> None:
+    cupy.driver_version = 12060
+    with pytest.raises(EngineError, match=r"supports CUDA 12\.6.*CuPy is built for CUDA 13\.2.*cupy-cuda12x"):
+        CupyDevice()
+    cupy.driver_version = 13000  # an older minor version is enough
+    assert "Test GPU" in CupyDevice().description
+
+
+def test_no_such_device(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_device, "cuda_device", lambda index: None)
+    with pytest.raises(EngineError, match=r"no CUDA device 3 here.*CUDA_VISIBLE_DEVICES"):
+        CupyDevice(3)
+
+
+def test_kernels_of_another_gpu(cupy: FakeCupy) -> None:
+    cupy.fail(209)
+    with pytest.raises(
+        EngineError, match=r"kernels \(fatbin\) do not load on Test GPU, compute capability 8\.7"
+    ):
+        CupyDevice()
+
+
+@pytest.mark.parametrize("error", [2, OutOfMemoryError("Out of memory allocating 8 bytes")])
+def test_out_of_memory_says_what_is_free(cupy: FakeCupy, error: int | Exception) -> None:
+    device = CupyDevice()
+    cupy.fail(error)
+    with pytest.raises(EngineError, match=r"allocating 4\.0 MiB: 300 of 8000 MiB are free.*smaller preset"):
+        device.zeros((1 << 20,), np.float32)
+    assert not device.lost
+
+
+def test_a_time_out_and_other_losses(cupy: FakeCupy) -> None:
+    device = CupyDevice()
+    cupy.fail(702)
+    with pytest.raises(EngineError, match=r"lost while starting blend: .*too long.*smaller size"):
+        device.launch("blend", (1, 1, 1))
+    assert device.lost
+    device = CupyDevice()
+    point = device.record()
+    cupy.fail(700)
+    with pytest.raises(EngineError, match=r"lost while waiting.*not its own.*dmesg"):
+        point.synchronize()
+    assert device.lost
+    device = CupyDevice()
+    ends = device.zeros((2,), np.int8), device.pinned((2,), np.int8)
+    cupy.fail(1)
+    with pytest.raises(EngineError, match="CUDA failed while copying"):
+        device.copy(*ends)
+    assert not device.lost
+
+
+def test_what_is_asked_of_cupy(cupy: FakeCupy) -> None:
+    device = CupyDevice()
+    frames, pinned = device.zeros((3,), layout.RASTER_FRAME), device.pinned((3,), layout.RASTER_FRAME)
+    assert frames.dtype == np.uint8 and frames.nbytes == pinned.nbytes == 3 * layout.RASTER_FRAME.itemsize
+    assert pinned.flags.writeable and not pinned.tobytes().strip(b"\0")
+    device.copy(frames, pinned)
+    assert cupy.copies == [(frames.data.ptr, pinned.ctypes.data, pinned.nbytes, 4, 77)]
+    params = np.zeros((), layout.RING_PARAMS)
+    params["per_frame"] = 5
+    device.launch("judge", (2, 1, 3), params)
+    assert cupy.launches == [("judge", (2, 1, 3), (layout.THREADS,), [params.tobytes()], 77)]
+    with pytest.raises(InputError, match="6 bytes do not fit into 2"):
+        device.copy(device.zeros((2,), np.int8), device.pinned((6,), np.int8))
+    device.synchronize()
+    assert device.record().done
+
+
+def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
+    device = CupyDevice()
+    inner = np.zeros(4, np.float32)
+    interface = SimpleNamespace(__cuda_array_interface__={}, inner=inner)
+    dlpack = SimpleNamespace(__dlpack_device__=lambda: (2, 0), inner=inner)
+    for given in (interface, dlpack, FakeArray(inner)):
+        assert device.address(device.adopt(given)) == inner.ctypes.data
+    on_host = SimpleNamespace(__dlpack_device__=lambda: (1, 0))
+    for given in (on_host, [1.0], np.zeros(3)):
+        with pytest.raises(InputError, match="no array on a GPU"):
+            device.adopt(given)
+    with pytest.raises(InputError, match="on GPU 1, not on 0"):
+        device.adopt(FakeArray(inner, device=1))
+
+
+class FakeNvrtc:
+    """NVRTC that compiles by counting."""
+
+    def __init__(self) -> None:
+        self.compiled = 0
+        self.problem: Exception | None = None
+        self.version = (13, 0)
+
+    def getVersion(self) -> tuple[int, int]:
+        return self.version
+
+    def getSupportedArchs(self) -> list[int]:
+        return [75, 87, 90]
+
+    def createProgram(self, source: str, name: str, headers: list[bytes], names: list[bytes]) -> int:
+        assert "project_given_canonical" in source and name == "streamsplat.cu"
+        assert b"raster_cuda.h" in names and len(names) == len(headers)
+        return 5
+
+    def compileProgram(self, program: int, options: list[str]) -> None:
+        self.options = options
+        if self.problem is not None:
+            raise self.problem
+        self.compiled += 1
+
+    def getCUBIN(self, program: int) -> bytes:
+        return b"cubin %d" % self.compiled
+
+    def getProgramLog(self, program: int) -> str:
+        return "line 7: oh no"
+
+    def destroyProgram(self, program: int) -> None:
+        pass
+
+
+@pytest.fixture
+def nvrtc(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FakeNvrtc:
+    fake = FakeNvrtc()
+    monkeypatch.setattr(kernels, "_nvrtc", lambda: fake)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return fake
+
+
+def test_compiled_once_per_gpu_version_and_source(nvrtc: FakeNvrtc, tmp_path, monkeypatch) -> None:
+    assert kernels.compile_sources("8.7") == kernels.compile_sources("8.7") == b"cubin 1"
+    assert nvrtc.options == ["--std=c++17", "--fmad=false", "--gpu-architecture=sm_87"]
+    assert kernels.compile_sources("9.0") == b"cubin 2"
+    nvrtc.version = (13, 1)
+    assert kernels.compile_sources("8.7") == b"cubin 3"
+    sources = kernels.read_sources() | {"splat_math.h": b"other"}
+    monkeypatch.setattr(kernels, "read_sources", lambda: sources)
+    assert kernels.compile_sources("8.7") == b"cubin 4"
+    kept = list((tmp_path / "streamsplat-edge" / "kernels").iterdir())
+    assert len(kept) == 4 and all(p.suffix == ".cubin" for p in kept)
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(nvrtc: FakeNvrtc, tmp_path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert kernels.compile_sources("8.7", cache=blocked) == b"cubin 1"
+    assert kernels.compile_sources("8.7", cache=blocked) == b"cubin 2"
+
+
+def test_what_nvrtc_refuses(nvrtc: FakeNvrtc) -> None:
+    with pytest.raises(EngineError, match=r"compiles for 75, 87, 90, but the GPU is 121"):
+        kernels.compile_sources("12.1")
+    nvrtc.problem = RuntimeError("NVRTC_ERROR_COMPILATION")
+    with pytest.raises(EngineError, match=r"cannot compile .* sm_87: NVRTC_ERROR_COMPILATION\nline 7: oh no"):
+        kernels.compile_sources("8.7")
+
+
+def test_without_nvrtc_or_sources(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "cupy.cuda", None)
+    with pytest.raises(EngineError, match=r"NVRTC is missing.*streamsplat-edge\[gpu\]"):
+        kernels.compile_sources("8.7")
+    with pytest.raises(EngineError, match=r"kernels are missing from .*Install streamsplat-edge again"):
+        kernels.read_sources(tmp_path)
+
+
+def test_a_fatbin_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(kernels, "FOLDER", tmp_path)
+    (tmp_path / kernels.FATBIN).write_bytes(b"fat")
+    assert kernels.machine_code("8.7") == (b"fat", "fatbin")
+
+
+def test_sources_are_installed_with_all_that_they_include() -> None:
+    installed = kernels.read_sources()
+    for name, text in installed.items():
+        assert text == (CUDA / name).read_bytes(), f"{name} was changed: install again"
+        assert set(re.findall(rb'#include "(.+)"', text)) <= {n.encode() for n in installed}
+
+
+def test_nvrtc_itself_compiles_the_installed_sources(tmp_path) -> None:
+    """The real one, where it is installed; it needs no GPU."""
+    pytest.importorskip("cupy.cuda", reason="CuPy (extra [gpu]) is not installed")
+    try:
+        code = kernels.compile_sources("8.7", cache=tmp_path)
+    except EngineError as error:
+        if "NVRTC is missing" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert code.startswith(b"\x7fELF")
+    for kernel in ("project_ring_canonical", "blend_given_general", "lifecycle_compact"):
+        assert kernel.encode() in code
