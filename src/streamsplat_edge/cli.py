@@ -20,7 +20,7 @@ from .source_options import add_source_options
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 # Subcommands beside the code they drive: each module offers `add_parser(subparsers)` and sets `handler`.
-_REGISTERING_MODULES = ("serve_options", "export.cli", "training.cli")
+_REGISTERING_MODULES = ("serve_options", "export.cli", "calibration.cli", "training.cli")
 
 
 def build_parser() -> argparse.ArgumentParser:
