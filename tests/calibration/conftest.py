@@ -11,6 +11,7 @@ from small_bundle import build_small_bundle
 from video_samples import write_video
 
 from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.preprocess import Resizer
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +27,10 @@ def bundle(pristine: Bundle, tmp_path: Path) -> Bundle:
 
 def scene(seed: int, count: int) -> list[np.ndarray]:
     """A smooth random picture that moves: uint8 RGB [48, 64, 3]."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 255, (8, 16, 3), dtype=np.uint8)
-    whole = coarse.repeat(12, 0).repeat(12, 1)
+    coarse = np.random.default_rng(seed).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    planes = np.empty((3, 48 + count, 64 + 2 * count), np.float32)
+    Resizer(*planes.shape[1:]).into(coarse, planes)
+    whole = np.rint(planes.transpose(1, 2, 0) * 255).astype(np.uint8)
     return [np.ascontiguousarray(whole[i : i + 48, 2 * i : 2 * i + 64]) for i in range(count)]
 
 
