@@ -6,6 +6,7 @@ compared with fp32 node by node: of both graphs, the part up to the node is cut 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def first_divergence(bundle: Bundle, report: Report, frames: Sequence[np.ndarray
             onnx.load(files[stage].path),
             onnx.load(candidate.path),
             recorders[stage].calls[0][0],
-            _MARGIN * report.thresholds[precision]["relative_l2"],
+            _MARGIN * report.thresholds[precision].get("relative_l2", math.inf),  # quantised: only NaN counts
         )
     return f"In stage {stage}, {precision} first differs from fp32 at node {node}." if node else ""
 

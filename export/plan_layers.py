@@ -24,6 +24,7 @@ _TYPES = {
 }  # fmt: skip
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16",
                onnx.TensorProto.BFLOAT16: "bf16"}  # fmt: skip
+_QUANTISED_TYPES = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.FLOAT8E4M3FN: "fp8"}
 _LINE = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), "
     r"Constants: (?P<constants>.*?), Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*?), StreamId"
@@ -107,12 +108,22 @@ def _elements(sizes: str) -> int:
 
 
 def product_types(path: Path) -> dict[str, str]:
-    """Name of every node of an ONNX file that multiplies -> the type it multiplies in."""
+    """Name of every node of an ONNX file that multiplies -> the type it multiplies in.
+
+    A node whose weight comes out of a DequantizeLinear multiplies in what that one reads.
+    """
     graph = onnx.load(path, load_external_data=False).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
     types |= {value.name: value.data_type for value in graph.initializer}
+    quantised = {
+        node.output[0]: _QUANTISED_TYPES.get(types.get(node.input[2], 0), "")
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and len(node.input) > 2
+    }
     return {
-        node.name: _ONNX_TYPES.get(types.get(node.input[0], types.get(node.input[1], 0)), "")
+        node.name: quantised.get(
+            node.input[1], _ONNX_TYPES.get(types.get(node.input[0], types.get(node.input[1], 0)), "")
+        )
         for node in graph.node
         if node.op_type in PRODUCT_OPERATORS
     }

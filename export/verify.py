@@ -46,6 +46,8 @@ def default_thresholds() -> dict[str, dict[str, float]]:
         "fp32": {"relative_l2": 1e-5, "depth_relative_l2": 1e-4, "psnr_db": 60.0},
         "fp16": {"relative_l2": 2e-2, "psnr_db": 45.0},
         "bf16": {"relative_l2": 1e-1, "psnr_db": 30.0},
+        "int8": {"psnr_db": 38.0},
+        "fp8": {"psnr_db": 38.0},
     }
 
 

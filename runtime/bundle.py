@@ -155,6 +155,11 @@ class Bundle:
         return self._manifest.verification
 
     @property
+    def quantisation(self) -> dict[str, Any]:
+        """What `streamsplat-edge calibrate` did and measured; empty for a bundle that is not quantised."""
+        return self._manifest.quantisation
+
+    @property
     def plans(self) -> tuple[PlanEntry, ...]:
         return self._manifest.plans
 
@@ -305,6 +310,7 @@ def write_bundle(
     provenance: Mapping[str, Any],
     quality: Mapping[str, Any],
     verification: Mapping[str, Any] | None = None,
+    quantisation: Mapping[str, Any] | None = None,
     plans: Iterable[PlanEntry] = (),
     plan_files: Mapping[str, Path] | None = None,
     force: bool = False,
@@ -314,7 +320,7 @@ def write_bundle(
     Args:
         path: folder to create. With `force`, a bundle (or an empty folder) already there is replaced.
         stages: stage name to its files, the preferred one first.
-        provenance, quality, verification: plain JSON values (no NaN).
+        provenance, quality, verification, quantisation: plain JSON values (no NaN).
         plans, plan_files: serialised engines, and for each plan's `file` the file to copy.
 
     Raises:
@@ -326,6 +332,7 @@ def write_bundle(
     finite_json(dict(provenance), "provenance")
     finite_json(dict(quality), "quality")
     finite_json(dict(verification or {}), "verification")
+    finite_json(dict(quantisation or {}), "quantisation")
     check_replaceable(target, force)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -350,6 +357,7 @@ def write_bundle(
                 "provenance": dict(provenance),
                 "quality": dict(quality),
                 "verification": dict(verification or {}),
+                **({"quantisation": dict(quantisation)} if quantisation else {}),
             }
             _write_manifest(scratch / MANIFEST_NAME, manifest)
             Bundle.load(scratch)

@@ -175,6 +175,7 @@ class Manifest:
     provenance: dict[str, Any]
     quality: dict[str, Any]
     verification: dict[str, Any]
+    quantisation: dict[str, Any]
     raw: dict[str, Any]
 
 
@@ -369,11 +370,14 @@ def parse_manifest(value: object) -> Manifest:
             f"is {version}, this program reads version {VERSION}",
             "Upgrade: `pip install -U streamsplat-edge`." if newer else REEXPORT,
         )
-    # Bundles written before there was verification have no such field.
+    # Bundles that were not verified or not quantised have no such field.
     top = as_object(
-        {"verification": {}, **top},
+        {"verification": {}, "quantisation": {}, **top},
         "(top level)",
-        ("format", "version", "name", "model", "stages", "plans", "provenance", "quality", "verification"),
+        (
+            *("format", "version", "name", "model", "stages", "plans", "provenance", "quality"),
+            *("verification", "quantisation"),
+        ),
     )
     model = parse_model(top["model"])
     stages = as_object(top["stages"], "stages")
@@ -390,5 +394,6 @@ def parse_manifest(value: object) -> Manifest:
         provenance=as_object(top["provenance"], "provenance"),
         quality=as_object(top["quality"], "quality"),
         verification=as_object(top["verification"], "verification"),
+        quantisation=as_object(top["quantisation"], "quantisation"),
         raw=top,
     )

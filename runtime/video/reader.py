@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..sources import LiveOptions
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+VIDEO_SUFFIXES = {
+    ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".y4m", ".ogv", ".flv", ".wmv",
+}  # fmt: skip
 DEFAULT_FOLDER_RATE = Fraction(24)
 
 # libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.

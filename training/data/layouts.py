@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from streamsplat_edge.runtime.errors import InputError
-from streamsplat_edge.runtime.video.reader import IMAGE_SUFFIXES
+from streamsplat_edge.runtime.video.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 from . import datasets
-from .sources import VIDEO_SUFFIXES, Source, images_in, natural
+from .sources import Source, images_in, natural
 
 HELD_OUT = 10  # one clip in so many is for evaluation where nothing says which
 _ENTRY = ("name", "file", "split", "fps", "crop", "shots", "frames")  # what a clip's manifest entry must have

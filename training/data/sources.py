@@ -17,9 +17,6 @@ from streamsplat_edge.runtime.video.reader import IMAGE_SUFFIXES, open_video
 
 from .sample import U8
 
-VIDEO_SUFFIXES = {
-    ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".y4m", ".ogv", ".flv", ".wmv",
-}  # fmt: skip
 DEPTH_SUFFIXES = {".png", ".npy"}
 
 

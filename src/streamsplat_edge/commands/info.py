@@ -42,8 +42,26 @@ def describe(bundle: Bundle) -> list[str]:
                 lines.append(f"      {arrow} {tensors}")
     plans = [f"{p.stage} {p.runtime} {p.version} on {p.device}" for p in bundle.plans]
     lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
-    lines += _verification(bundle.verification)
+    lines += _quantisation(bundle.quantisation) + _verification(bundle.verification)
     lines += _section("provenance", bundle.provenance) + _section("quality", bundle.quality)
+    return lines
+
+
+def _quantisation(made: dict[str, Any]) -> list[str]:
+    """One line of what `calibrate` did; loud where the result was saved against the gate."""
+    if not made:
+        return []
+    gate = made.get("gate")
+    gate = gate if isinstance(gate, dict) else {}
+    psnr = gate.get("psnr_db")
+    worst = psnr.get("worst") if isinstance(psnr, dict) else None
+    lines = [
+        f"  quantised   {_short(made.get('precision'))} ({_short(made.get('method'))}, "
+        f"{_short(made.get('samples'))} samples): worst frame {_short(worst)} dB, "
+        f"{_short(gate.get('min_psnr_db'))} needed"
+    ]
+    if gate.get("passed") is not True:
+        lines.append("    BELOW THE GATE: saved by --force-quality; frames differ visibly from fp32")
     return lines
 
 

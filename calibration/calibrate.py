@@ -1,0 +1,250 @@
+"""From a bundle and videos to a quantised bundle that has passed its gate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ..runtime.bundle import Bundle, StageVariant, check_replaceable
+from ..runtime.errors import BundleError, InputError
+from . import activations, sensitivity, videos
+from .cpu import choose_forms
+from .forms import Clips, save
+from .frames import Judge, Score
+from .gate import of_graphs, pass_gate
+from .layers import find_layers, is_quantised
+from .options import Options, Result
+from .ranges import FORMATS, clip_of
+from .recipe import Decision, keep_also
+from .recording import Recording, record
+from .smooth import smooth
+from .writing import write
+
+ENOUGH = 128
+"""Samples beyond which ranges hardly change; see docs/quantise.md."""
+
+Files = dict[str, StageVariant]
+
+
+def calibrate(
+    path: Path,
+    data: Sequence[Path],
+    out: Path,
+    options: Options,
+    *,
+    gate_data: Sequence[Path] = (),
+    work: Path | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> tuple[Bundle, Result]:
+    """Record, find ranges, insert Q/DQ, measure, and write the quantised bundle.
+
+    Args:
+        path: a bundle with fp32 files. data: videos to calibrate on. out: bundle to write.
+        gate_data: videos to measure on; empty: a part of `data` that is then not calibrated on.
+        work: folder for what is recorded, kept afterwards, so that another run with it is short; None uses
+            one beside `out` and removes it when all is done.
+        force: replace an existing bundle.
+
+    Raises:
+        InputError: data, options or recipe cannot be used. BundleError: so can the bundle, or `out` exists.
+        GateError: the frames differ too much; nothing is written.
+        VideoError, EngineError, OutputError: reading, running or writing fails; what is recorded is kept.
+    """
+    options.check()
+    check_replaceable(out, force)
+    bundle, decisions = _decided(path, options)
+    sources = {stage: _fp32(bundle, stage) for stage in bundle.stage_names}
+    targets = {s: bundle.variant(s, "tensorrt") for s in bundle.stage_names if _has_target(bundle, s)}
+    folder = work or out.with_name(f".{out.name}.calibration")
+    pairs, gate_pairs = _pairs(bundle, data, gate_data, options, progress)
+    recording = record(bundle, pairs, folder / "recording", progress=progress)
+    with (
+        Judge(bundle, gate_pairs, folder / "reference", progress=progress) as judge,
+        tempfile.TemporaryDirectory() as temporary,
+    ):
+        scratch = Path(temporary)
+        smoothed: list[str] = []
+        if options.smooth is not None:
+            smoothed = _smoothed(sources, targets, decisions, recording, options, scratch, progress)
+        clips, decisions = _ranges(recording, sources, decisions, options, progress)
+        result = Result(
+            options, decisions, Score(0, 0, 0), len(pairs), len(gate_pairs), ranges=clips, smoothed=smoothed
+        )
+        if options.sensitivity:
+            result.sensitivities = sensitivity.measure(
+                judge, sources, decisions, clips, options.precision,
+                kept=folder / _sensitivity_file(clips, options, judge), progress=progress,
+            )  # fmt: skip
+        pass_gate(result, judge, targets)
+        for engine in ("onnxruntime", "openvino") if options.precision == "int8" else ():
+            choice = choose_forms(
+                engine, sources, result.decisions, clips, recording, judge, scratch / engine,
+                min_psnr=options.min_psnr, slower=options.slower,
+                order=[(s.stage, s.node) for s in result.sensitivities], progress=progress,
+            )  # fmt: skip
+            result.cpu.append(choice)
+        written = write(bundle, result, targets, out, scratch, force)
+    if work is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return written, result
+
+
+def decide(path: Path, options: Options) -> list[Decision]:
+    """What the recipe says of every layer of a bundle, without running anything.
+
+    Raises:
+        BundleError, InputError: bundle or recipe cannot be used.
+    """
+    options.check()
+    return _decided(path, options)[1]
+
+
+def _decided(path: Path, options: Options) -> tuple[Bundle, list[Decision]]:
+    bundle = Bundle.load(path)
+    layers = {stage: find_layers(_graph(_fp32(bundle, stage))) for stage in bundle.stage_names}
+    return bundle, options.recipe.decide(layers, options.precision)
+
+
+def _has_target(bundle: Bundle, stage: str) -> bool:
+    return any("tensorrt" in variant.engines for variant in bundle.variants(stage))
+
+
+def _sensitivity_file(clips: Mapping[str, Clips], options: Options, judge: Judge) -> str:
+    """Named after all that the numbers depend on."""
+    content = json.dumps([clips, options.precision, options.smooth, judge.key], sort_keys=True)
+    return f"sensitivity-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
+
+
+def _smoothed(
+    sources: Files,
+    targets: Files,
+    decisions: Sequence[Decision],
+    recording: Recording,
+    options: Options,
+    scratch: Path,
+    progress: bool,
+) -> list[str]:
+    """Replace the files by smoothed ones; returns the layers whose inputs are smoothed."""
+    assert options.smooth is not None
+    names: list[str] = []
+    for stage, source in dict(sources).items():
+        linear = [d for d in decisions if d.stage == stage and d.quantise and d.layer.operator == "MatMul"]
+        if not linear:
+            continue
+        seen = _collected(source, linear, recording, progress)
+        maxima = {d.layer.node: seen[d.layer.activations[0]].channels for d in linear}
+        for files, suffix in ((sources, "fp32"), (targets, "target")):
+            if stage not in files:
+                continue
+            model = onnx.load(files[stage].path)
+            layers = [d.layer for d in of_graphs({stage: files[stage]}, linear)]
+            nodes = smooth(model, layers, _known(maxima), options.smooth)
+            path = scratch / f"{stage}.smooth.{suffix}.onnx"
+            save(model, path)
+            files[stage] = replace(files[stage], path=path, weights=None)
+        names += [f"{stage}:{node}" for node in nodes]
+    return names
+
+
+def _known(maxima: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in maxima.items() if value is not None}
+
+
+def _collected(
+    source: StageVariant, decisions: Sequence[Decision], recording: Recording, progress: bool
+) -> dict[str, activations.Activation]:
+    calls = len(recording) * (1 if source.stage == "deform" else 2)
+    return activations.collect(
+        onnx.load(source.path), [d.layer for d in decisions],
+        lambda: recording.calls(source.stage, source.inputs),
+        stage=source.stage, progress=progress, total=calls,
+    )  # fmt: skip
+
+
+def _fp32(bundle: Bundle, stage: str) -> StageVariant:
+    for variant in bundle.variants(stage):
+        if variant.precision.startswith(("int8", "fp8")):
+            raise BundleError(
+                f"{bundle.path} is quantised already: stage {stage} has {variant.path.name}.",
+                "Calibrate the bundle that it was made from.",
+            )
+    found = next((v for v in bundle.variants(stage) if v.precision == "fp32"), None)
+    if found is None:
+        raise BundleError(
+            f"{bundle.path} has no fp32 file of stage {stage}, which is what others are compared with.",
+            "Export it again with --precision fp32,fp16.",
+        )
+    return found
+
+
+def _graph(variant: StageVariant) -> onnx.ModelProto:
+    model = onnx.load(variant.path)
+    if is_quantised(model):
+        raise BundleError(
+            f"{variant.path} is quantised already.", "Calibrate the bundle that it was made from."
+        )
+    return model
+
+
+def _pairs(
+    bundle: Bundle, data: Sequence[Path], gate_data: Sequence[Path], options: Options, progress: bool
+) -> tuple[list[videos.Pair], list[videos.Pair]]:
+    """Pairs to calibrate on and pairs to measure on."""
+    gap = bundle.model.key_frame_gap
+    shots = videos.survey(videos.find_videos(data), gap, progress=progress)
+    if gate_data:
+        held = videos.survey(videos.find_videos(gate_data), gap, progress=progress)
+        common = {p.video for shot in shots for p in shot} & {p.video for shot in held for p in shot}
+        if common:
+            raise InputError(
+                f"{sorted(common)[0]} is both calibrated on and measured on.",
+                "Measure on other videos, or leave --gate-data out: then a part is held out.",
+            )
+    else:
+        shots, held = videos.hold_out(shots)
+    pairs = videos.choose(shots, options.samples)
+    if len(pairs) < min(options.samples, ENOUGH):
+        print(
+            f"warning: only {len(pairs)} samples; ranges settle at about {ENOUGH}. Give more or longer videos.",
+            file=sys.stderr,
+        )
+    elif options.samples < ENOUGH:
+        print(f"warning: few samples; ranges settle at about {ENOUGH}: --samples {ENOUGH}.", file=sys.stderr)
+    return pairs, videos.choose(held, options.gate_samples)
+
+
+def _ranges(
+    recording: Recording,
+    sources: Mapping[str, StageVariant],
+    decisions: Sequence[Decision],
+    options: Options,
+    progress: bool,
+) -> tuple[dict[str, Clips], list[Decision]]:
+    """Clips per stage and node, and the decisions without layers that read nothing but zeros."""
+    found: dict[str, Clips] = {}
+    silent: list[tuple[str, str]] = []
+    form = FORMATS[options.precision]
+    for stage, source in sources.items():
+        chosen = [d for d in decisions if d.stage == stage and d.quantise]
+        if not chosen:
+            continue
+        seen = _collected(source, chosen, recording, progress)
+        clips = {
+            name: clip_of(seen[name].histogram, options.method, form, percentile=options.percentile)
+            for name in seen
+        }
+        found[stage] = {d.layer.node: tuple(clips[name] for name in d.layer.activations) for d in chosen}
+        silent += [(stage, node) for node, values in found[stage].items() if not all(values)]
+    for stage, node in silent:
+        print(f"warning: {node} of stage {stage} read only zeros and is not quantised.", file=sys.stderr)
+    return found, keep_also(decisions, silent, "read only zeros while calibrating")

@@ -1,0 +1,83 @@
+"""The quantised bundle: files for TensorRT and for CPUs in front of those that were there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..export.verify import default_thresholds
+from ..runtime.bundle import Bundle, StageVariant, VariantSource, sha256_of, write_bundle
+from .forms import CPU_FORMS, write_static
+from .options import Result
+
+TENSORRT = ("tensorrt", "tensorrt_rtx")
+
+
+def write(
+    bundle: Bundle,
+    result: Result,
+    targets: Mapping[str, StageVariant],
+    out: Path,
+    scratch: Path,
+    force: bool,
+) -> Bundle:
+    """Write the bundle and return it.
+
+    Args:
+        bundle: that was calibrated; its files follow the quantised ones, of which engines take the first.
+        result: decisions, ranges and files for CPUs. targets: per stage, the file quantised for TensorRT.
+        out: folder to write. scratch: folder for files. force: replace what is there.
+
+    Raises:
+        BundleError, OutputError: as `write_bundle`.
+    """
+    stages: dict[str, list[VariantSource]] = {stage: [] for stage in bundle.stage_names}
+    precision = result.options.precision
+    for stage, target in targets.items():
+        nodes = [d.layer.node for d in result.decisions if d.stage == stage and d.quantise]
+        if nodes:
+            path = scratch / f"{stage}.{precision}.onnx"
+            write_static(target, nodes, result.ranges[stage], precision, path)
+            engines = tuple(e for e in TENSORRT if e in target.engines)
+            stages[stage].append(_entry(target, path, precision, engines))
+    for choice in result.cpu:
+        for stage, (name, path) in choice.files.items():
+            _add(stages[stage], bundle.variant(stage, choice.engine, "fp32"), name, path, choice.engine)
+    for stage in bundle.stage_names:
+        stages[stage] += [_entry(v, v.path, v.precision, v.engines) for v in bundle.variants(stage)]
+    gate = {"psnr_db": result.options.min_psnr}
+    names = {precision} if precision == "fp8" else {form.name for form in CPU_FORMS}
+    return write_bundle(
+        out,
+        bundle.name,
+        bundle.model,
+        stages,
+        provenance=bundle.provenance,
+        quality={},
+        verification={"thresholds": {**default_thresholds(), **dict.fromkeys(sorted(names), gate)}},
+        quantisation=result.to_json(),
+        force=force,
+    )
+
+
+def _add(entries: list[VariantSource], source: StageVariant, name: str, path: Path, engine: str) -> None:
+    """Enter a file for an engine, once where two engines use the same."""
+    digest = sha256_of(path)
+    for i, entry in enumerate(entries):
+        if sha256_of(entry.source) == digest:
+            entries[i] = replace(entry, engines=(*entry.engines, engine))
+            return
+    taken = {entry.file or entry.source.name for entry in entries}
+    file = f"{source.stage}.{name}.onnx"
+    if file in taken:
+        file = f"{source.stage}.{name}.{engine}.onnx"
+    entries.append(_entry(source, path, name, (engine,), file))
+
+
+def _entry(
+    source: StageVariant, path: Path, precision: str, engines: tuple[str, ...], file: str = ""
+) -> VariantSource:
+    beside = source.weights if path == source.path else path.with_name(f"{path.name}.data")
+    weights = beside if beside is not None and beside.is_file() else None
+    return VariantSource(path, source.inputs, source.outputs, precision, engines, file, weights)
