@@ -95,7 +95,7 @@ class Histogram:
     @property
     def centres(self) -> Floats:
         """The middle of every bin."""
-        return (np.arange(len(self.counts)) + 0.5) * self.width
+        return np.asarray((np.arange(len(self.counts)) + 0.5) * self.width, np.float64)
 
 
 def clip_of(histogram: Histogram, method: str, form: Format, *, percentile: float = 99.99) -> float:

@@ -111,16 +111,17 @@ def record(
     if done == len(pairs):
         return recording
     try:
+        opened, recorders = _stream(bundle, engine)
         arrays = {name: np.load(recording._path(name), mmap_mode="r+") for name in tensors}
         with (
             tqdm(total=len(pairs), initial=done, disable=not progress, desc="record", unit="pair") as bar,
-            _stream(bundle, engine) as stream,
+            opened as stream,
         ):
             for i, (_, images, seconds) in enumerate(read_pairs(pairs[done:]), start=done):
                 stream.reset()
                 for image, time in zip(images, (0.0, seconds), strict=True):
                     stream.push(image, time)
-                _keep(stream, arrays, 2 * i)
+                _keep(recorders, arrays, 2 * i)
                 for array in arrays.values():
                     array.flush()
                 write_bytes(folder / _DONE, str(i + 1).encode())
@@ -130,11 +131,8 @@ def record(
     return recording
 
 
-class _RecordingStream(Stream):
-    recorders: Mapping[str, Recorder]
-
-
-def _stream(bundle: Bundle, engine: str) -> _RecordingStream:
+def _stream(bundle: Bundle, engine: str) -> tuple[Stream, dict[str, Recorder]]:
+    """A stream of all stages but `deform`, whose inputs the others make, and its recorders."""
     files = {
         stage: select_variant(bundle, stage, engine, "fp32")
         for stage in bundle.stage_names
@@ -142,14 +140,12 @@ def _stream(bundle: Bundle, engine: str) -> _RecordingStream:
     }
     recorders = {stage: Recorder(opened) for stage, opened in file_engines(files, engine).items()}
     deform = bundle.variants("deform")[0]
-    stream = _RecordingStream(bundle, {**recorders, "deform": _Idle(deform.inputs, deform.outputs)})
-    stream.recorders = recorders
-    return stream
+    return Stream(bundle, {**recorders, "deform": _Idle(deform.inputs, deform.outputs)}), recorders
 
 
-def _keep(stream: _RecordingStream, arrays: Mapping[str, np.ndarray], row: int) -> None:
+def _keep(recorders: Mapping[str, Recorder], arrays: Mapping[str, np.ndarray], row: int) -> None:
     """Move what the two pushes recorded into rows `row` and `row + 1`."""
-    for stage, recorder in stream.recorders.items():
+    for stage, recorder in recorders.items():
         for i, (inputs, outputs) in enumerate(recorder.calls):
             for name, value in inputs.items():
                 arrays[_key(stage, name)][row + i] = value[0]

@@ -3,22 +3,22 @@ slots.
 
 Key frame k spawns G Gaussians at t_k. The set over (t_{k-1}, t_k] is frame k-1's Gaussians moved forward and
 frame k's moved backward (REFERENCE.md section 2), so that each Gaussian lives across two intervals and then
-retires. Nothing is
-allocated after construction: three slots go round, two alive and one to be filled. A key frame takes effect
-only in `spawn`, so a stage that fails while filling the spare slot leaves the current interval as it was.
+retires. Nothing is allocated after construction: three slots go round, two alive and one to be filled. A key
+frame takes effect only in `spawn`, so a stage that fails while filling the spare slot leaves the current
+interval as it was.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import numpy as np
 
 from .bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
 from .errors import InputError
+from .interval import IntervalEvaluator
 from .key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
-from .rasterizer import DepthMapping, Splats, evaluate_at
+from .rasterizer import Splats
 
 __all__ = ["KeyFrameSlot", "Lifecycle", "LifecycleStats", "PairBuffers"]
 
@@ -63,14 +63,10 @@ class Lifecycle:
         self._ring = KeyFrameRing(count)
         self._slots = [KeyFrameSlot(model, condition_shape) for _ in range(SLOTS)]
         self._pairs = [PairBuffers(model) for _ in range(PAIRS)]
-        # Zero motion and fade: a lone key frame stands still at full opacity.
-        self._still = PairBuffers(model)
         self._offsets = np.arange(count, dtype=np.int64)
         self._ids = np.empty(2 * count, np.int64)
-        self._splats = Splats.allocate(2 * count)
+        self._interval = IntervalEvaluator(model, threads)
         self._evaluated = math.nan
-        self._mapping = cast(DepthMapping, model.depth_mapping)  # the schema allows no other words
-        self._threads = threads
 
     @property
     def spare(self) -> KeyFrameSlot:
@@ -187,22 +183,13 @@ class Lifecycle:
         """
         t = self.normalised(time)
         if time == self._evaluated:  # several views of one moment
-            return self._splats
-        count, mapping = self.model.gaussians, self._mapping
+            return self._interval.splats
         newest, previous, pair = self.newest, self.previous, self.pair
         assert newest is not None
         self._evaluated = math.nan
-        out, threads = self._splats, self._threads
         if previous is None or pair is None:
-            still = self._still
-            evaluate_at(
-                newest.gaussians[0], still.motion[0], still.fade[0], 0.0, mapping, out, 0, threads=threads
-            )
-            out.count = count
+            self._interval.lone(newest.gaussians[0])
         else:
-            for i, (slot, dt) in enumerate(((previous, t), (newest, t - 1.0))):
-                rows, motion, fade = slot.gaussians[0], pair.motion[i], pair.fade[i]
-                evaluate_at(rows, motion, fade, dt, mapping, out, i * count, threads=threads)
-            out.count = 2 * count
+            self._interval.between(previous.gaussians[0], newest.gaussians[0], pair.motion, pair.fade, t)
         self._evaluated = time
-        return self._splats
+        return self._interval.splats

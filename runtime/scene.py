@@ -16,7 +16,7 @@ from .bundle_schema import ModelConfig
 from .key_frame_ring import LifecycleStats
 from .lifecycle import Lifecycle
 from .preprocess import DepthRange, Resizer
-from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, View
+from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, View
 
 Shape = tuple[int, ...]
 
@@ -113,6 +113,10 @@ class Scene(Protocol):
         """The living Gaussians at a time of the interval."""
         ...
 
+    def splats(self, time: float) -> Splats:
+        """The living Gaussians at a time of the interval, on the host, see `Lifecycle.at`."""
+        ...
+
     def on_host(self) -> Any:
         """`newest`, `previous` and `pair` as `Lifecycle` has them, in arrays of the host."""
         ...
@@ -189,6 +193,9 @@ class HostScene:
         )
         to_bytes(buffers.rgb, self._float, self._rgb)
         return Image(self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha, buffers.stats)
+
+    def splats(self, time: float) -> Splats:
+        return self.life.at(time)
 
     def on_host(self) -> Lifecycle:
         return self.life

@@ -224,6 +224,10 @@ class DeviceLifecycle:
         """Raise `InputError` unless `time` may be the next key frame's."""
         self._ring.check_time(time)
 
+    def normalised(self, time: float) -> float:
+        """Position of a time in the current interval, see `runtime.lifecycle.Lifecycle.normalised`."""
+        return self._ring.normalised(time)
+
     def reset(self) -> None:
         """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
         self._ring.reset()

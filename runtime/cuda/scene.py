@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..bundle_schema import ModelConfig
+from ..interval import IntervalEvaluator
 from ..lifecycle import KeyFrameSlot, PairBuffers
 from ..preprocess import DepthRange
-from ..rasterizer import Extent, View
+from ..rasterizer import Extent, Splats, View
 from ..scene import Image, ModelInputs, Shape
 from .device import Device
 from .lifecycle import DeviceLifecycle
@@ -77,6 +78,7 @@ class CudaScene:
         }
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
         self._pair = PairBuffers(model)
+        self._interval = IntervalEvaluator(model)
 
     @property
     def description(self) -> str:
@@ -116,6 +118,15 @@ class CudaScene:
             host["alpha"][0],
             images.stats[0],
         )
+
+    def splats(self, time: float) -> Splats:
+        """Evaluated by the host from copies: what wants them on the host is about to write them to a file."""
+        t = self.life.normalised(time)
+        held = self.on_host()
+        if held.previous is None or held.pair is None:
+            return self._interval.lone(held.newest.gaussians[0])
+        earlier, later = held.previous.gaussians[0], held.newest.gaussians[0]
+        return self._interval.between(earlier, later, held.pair.motion, held.pair.fade, t)
 
     def on_host(self) -> HostCopy:
         """Copies of the current interval. Waits for the device."""

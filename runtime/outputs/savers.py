@@ -51,7 +51,7 @@ class Shot:
 
     @cached_property
     def cloud(self) -> Cloud:
-        splats = self.stream.lifecycle.at(self.time)
+        splats = self.stream.scene.splats(self.time)
         return Cloud.from_splats(splats, self.picture, time=self.time)
 
     @cached_property
