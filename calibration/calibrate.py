@@ -215,11 +215,11 @@ def _pairs(
     pairs = videos.choose(shots, options.samples)
     if len(pairs) < min(options.samples, ENOUGH):
         print(
-            f"warning: only {len(pairs)} samples; ranges settle at about {ENOUGH}. Give more or longer videos.",
+            f"warning: only {len(pairs)} samples, ranges settle at about {ENOUGH}: give more videos.",
             file=sys.stderr,
         )
     elif options.samples < ENOUGH:
-        print(f"warning: few samples; ranges settle at about {ENOUGH}: --samples {ENOUGH}.", file=sys.stderr)
+        print(f"warning: few samples, ranges settle at about {ENOUGH}: --samples {ENOUGH}.", file=sys.stderr)
     return pairs, videos.choose(held, options.gate_samples)
 
 

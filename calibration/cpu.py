@@ -2,7 +2,7 @@
 
 Which form wins depends on the processor (VNNI, AMX), the engine and the sizes of the layers, so all of
 `forms.CPU_FORMS` are timed against the fp32 file as the engine would run it (OpenVINO: in bf16 where the CPU
-has that). What is chosen has to pass the same gate as the files for TensorRT, in the very engine that will run.
+has that). What is chosen has to pass the same gate as the files for TensorRT, in the engine that will run it.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ CPU_FORMS = (
     Form("int8-linear", False, ("openvino", "onnxruntime"), ("linear",)),
     Form("int8-dynamic", True, ("onnxruntime",), ("linear",)),
 )
-"""Candidates for CPUs. Convolutions are not made dynamic: ONNX Runtime's `ConvInteger` is slower than fp32."""
+"""Candidates for CPUs. Convolutions are not made dynamic: `ConvInteger` is slower than fp32."""
 
 
 def write_static(

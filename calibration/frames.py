@@ -89,7 +89,8 @@ class Judge:
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no pairs. VideoError, EngineError: decoding or running fails. OutputError: the disk refuses.
+        InputError: no pairs. VideoError, EngineError: decoding or running fails.
+        OutputError: the disk refuses.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ Everything is symmetric, as TensorRT wants it: zero stays zero, and a tensor has
 |---|---|
 | `minmax` | the largest magnitude seen |
 | `percentile` | the magnitude below which a share of all values lies |
-| `entropy` | where the distribution of rounded values differs least from the recorded one (Kullback-Leibler) |
+| `entropy` | where the distribution of rounded values is nearest to the recorded one (Kullback-Leibler) |
 | `mse` | where the mean squared error of rounding and clipping is least |
 """
 
@@ -122,7 +122,7 @@ def clip_of(histogram: Histogram, method: str, form: Format, *, percentile: floa
 
 
 def scale_of(clip: float | np.ndarray, form: Format) -> np.ndarray:
-    """The scale that puts `clip` at the end of the format; that of an all-zero channel is 1, which keeps it."""
+    """The scale that puts `clip` at the end of the format; that of an all-zero channel is 1."""
     clips = np.asarray(clip, np.float64)
     return np.where(clips > _SMALLEST, clips / form.top, 1.0).astype(np.float32)
 

@@ -28,7 +28,8 @@ QUANTISED = {
     "deform": ("decoder.mix/MatMul",),
 }
 KEPT = {
-    "encode": ("encoder.patches/Conv", f"{ATTENTION}/MatMul", f"{ATTENTION}/MatMul_2", "stem/Conv", "model/MatMul"),
+    "encode": ("encoder.patches/Conv", f"{ATTENTION}/MatMul", f"{ATTENTION}/MatMul_2", "stem/Conv",
+               "model/MatMul"),
     "deform": ("deform/MatMul", "deform/MatMul_2"),
 }  # fmt: skip
 
