@@ -28,7 +28,7 @@ from .scenes import KeyFrame, SceneBuffer
 from .server import ViewServer
 from .status import StatusBoard
 
-_QUEUE = 32  # at most a few key frames of a few MB each; pictures are held by the source anyway
+_QUEUE = 16  # events: up to a few key frames and frames of the input, of a few MB each
 _STATUS_SECONDS = 0.5
 _WAIT_SECONDS = 0.2
 
@@ -142,6 +142,8 @@ class LiveViewer(Observer):
                 work()
             except BaseException as error:  # raised again in the pipeline's thread
                 self._failure = error
+            finally:
+                self._queue.task_done()
             self._server.wake()
 
     # Called by who owns it.

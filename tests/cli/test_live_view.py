@@ -88,11 +88,11 @@ def test_run_with_a_view_ends_by_itself_and_writes_the_same(tmp_path: Path, fake
 
 def test_another_interface_gets_a_token(tmp_path: Path, fake_bundle: Path) -> None:
     clip = sample_clip(tmp_path / "clip.mp4", 5)
-    for environment in ({}, {"STREAMSPLAT_VIEW_TOKEN": "s3cret"}):
+    for environment in ({}, {"STREAMSPLAT_VIEW_TOKEN": "s3cret-token"}):
         process, url = start("view", clip, "--bundle", fake_bundle, "--view-host", "0.0.0.0", **environment)
         try:
             token = url.partition("?token=")[2]
-            assert token == "s3cret" if environment else len(token) >= 16
+            assert token == "s3cret-token" if environment else len(token) >= 16
             assert watch_to_the_end(url)[1]["counters"]["frames"] == 5
         finally:
             process.kill()
