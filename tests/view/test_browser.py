@@ -202,9 +202,8 @@ def test_live(page: Page, viewer: LiveViewer, stream: Stream) -> None:
     assert states <= {"waiting", "live"} and "live" in states
     page.wait("document.querySelector('#state').textContent === 'ended'")
     page.wait("window.streamsplat.store.pairs.length === 5")
-    assert page.run(
-        "window.streamsplat.store.pairs.every((pair, i, all) => !i || all[i - 1].end === pair.time)"
-    )
+    joined = "(pair, i, all) => !i || all[i - 1].end === pair.time"
+    assert page.run(f"window.streamsplat.store.pairs.every({joined})")
     assert page.errors == []
 
 
@@ -225,9 +224,8 @@ def test_a_lost_graphics_card_comes_back(page: Page, viewer: LiveViewer, stream:
     list(Pipeline(make_video(9), stream, gap=4, observers=[viewer]))
     open_view(page, viewer, 2)
     before = shown(page, 0.1)
-    page.run(
-        "window.loser = window.streamsplat.renderer.gl.getExtension('WEBGL_lose_context'); loser.loseContext()"
-    )
+    page.run("window.loser = window.streamsplat.renderer.gl.getExtension('WEBGL_lose_context')")
+    page.run("loser.loseContext()")
     page.wait("window.streamsplat.renderer === null")
     page.run("loser.restoreContext()")
     page.wait("window.streamsplat.renderer !== null")
