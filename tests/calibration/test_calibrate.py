@@ -29,7 +29,9 @@ def command(bundle: Bundle, clips: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(pristine: Bundle, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def made(
+    pristine: Bundle, clips: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, object]]:
     """A folder with int8.bundle, and its report."""
     folder = tmp_path_factory.mktemp("made")
     report = ("--report", str(folder / "report"))
@@ -37,7 +39,9 @@ def made(pristine: Bundle, clips: Path, tmp_path_factory: pytest.TempPathFactory
     return folder, json.loads((folder / "report" / "report.json").read_text())
 
 
-def test_the_bundle_holds_files_for_tensorrt_in_front(made: tuple[Path, dict[str, object]], pristine: Bundle) -> None:
+def test_the_bundle_holds_files_for_tensorrt_in_front(
+    made: tuple[Path, dict[str, object]], pristine: Bundle
+) -> None:
     bundle = Bundle.load(made[0] / "int8.bundle")
     for stage in bundle.stage_names:
         variant = select_variant(bundle, stage, "tensorrt")
@@ -81,8 +85,17 @@ def test_info_and_verify_know_it(
                  "5", "--stats", str(tmp_path / "s.json"), "--quiet"]) == 0  # fmt: skip
 
 
-def test_fp8_is_for_tensorrt_alone(bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(bundle, clips, tmp_path / "fp8.bundle", "--precision", "fp8", "--no-sensitivity", "--json")) == 0
+def test_fp8_is_for_tensorrt_alone(
+    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            command(
+                bundle, clips, tmp_path / "fp8.bundle", "--precision", "fp8", "--no-sensitivity", "--json"
+            )
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["precision"] == "fp8" and report["cpu"] == [] and report["sensitivity"] == []
     made = Bundle.load(tmp_path / "fp8.bundle")
@@ -91,7 +104,9 @@ def test_fp8_is_for_tensorrt_alone(bundle: Bundle, clips: Path, tmp_path: Path, 
     assert variant.precision == "fp8" and onnx.TensorProto.FLOAT8E4M3FN in kinds
     assert select_variant(made, "encode", "onnxruntime").precision == "fp32"
     assert select_variant(made, "encode", "openvino").precision == "fp32"
-    assert main(["verify", str(made.path), "--frames", "2"]) == 0, "ONNX Runtime runs FP8 by computing literally"
+    assert main(["verify", str(made.path), "--frames", "2"]) == 0, (
+        "ONNX Runtime runs FP8 by computing literally"
+    )
     assert "onnxruntime fp8  rendered frames" in capsys.readouterr().out
 
 
@@ -138,7 +153,9 @@ def test_below_the_gate_nothing_is_saved_but_by_force(
     bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bad.bundle"
-    arguments = command(bundle, clips, out, "--no-sensitivity", "--min-psnr", "150", "--work", str(tmp_path / "work"))
+    arguments = command(
+        bundle, clips, out, "--no-sensitivity", "--min-psnr", "150", "--work", str(tmp_path / "work")
+    )
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "dB only, 150 are needed" in error and "--force-quality" in error and not out.exists()
@@ -170,7 +187,10 @@ def silenced(bundle: Bundle) -> Bundle:
     (weight,) = [w for w in model.graph.initializer if w.name == "refine_weight"]
     weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, 16, 2, 2), np.float32), "refine_weight"))
     onnx.save(model, path)
-    stages = {s: [VariantSource(v.path, v.inputs, v.outputs) for v in bundle.variants(s)] for s in bundle.stage_names}
+    stages = {
+        s: [VariantSource(v.path, v.inputs, v.outputs) for v in bundle.variants(s)]
+        for s in bundle.stage_names
+    }
     return write_bundle(
         bundle.path.with_name("silent.bundle"), "silent", bundle.model, stages, provenance={}, quality={}
     )
@@ -193,7 +213,13 @@ def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.Ca
     refuses("smoothing strength is 1.5", source, *videos, "--smooth", "1.5")
     refuses("names the node nosuch", source, *videos, "--keep", "nosuch")
     refuses("cannot be read as JSON", source, *videos, "--recipe", str(tmp_path / "none.json"))
-    refuses("is both calibrated on and measured on", source, *videos, "--gate-data", str(clips / "videos" / "a.mp4"))
+    refuses(
+        "is both calibrated on and measured on",
+        source,
+        *videos,
+        "--gate-data",
+        str(clips / "videos" / "a.mp4"),
+    )
     taken = build_small_bundle(tmp_path / "taken" / "taken.bundle")
     refuses("exists already", source, "--data", str(clips), "-o", str(taken.path))
     half = build_small_bundle(tmp_path / "half" / "half.bundle", precision="fp16")
@@ -201,7 +227,11 @@ def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_few_samples_are_warned_about(
-    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from streamsplat_edge.calibration import calibrate as module
     from streamsplat_edge.runtime.errors import InputError
@@ -210,7 +240,15 @@ def test_few_samples_are_warned_about(
         raise InputError("stopped")
 
     monkeypatch.setattr(module, "record", stop)
-    arguments = ["calibrate", str(bundle.path), "--data", str(clips), "-o", str(tmp_path / "o.bundle"), "--quiet"]
+    arguments = [
+        "calibrate",
+        str(bundle.path),
+        "--data",
+        str(clips),
+        "-o",
+        str(tmp_path / "o.bundle"),
+        "--quiet",
+    ]
     assert main([*arguments, "--samples", "9"]) == 2
     assert "warning: few samples; ranges settle at about 128" in capsys.readouterr().err
     assert main([*arguments, "--samples", "200"]) == 2

@@ -66,7 +66,9 @@ def test_the_product_stays_and_the_outlier_goes(half: bool) -> None:
     model, before = normed(half=half), normed(half=half)
     nodes = smooth(model, find_layers(model), maxima(model), 0.5)
     assert nodes == ("v/MatMul", "w/MatMul")
-    np.testing.assert_allclose(run(model), run(before), rtol=2e-2 if half else 1e-4, atol=0.3 if half else 1e-3)
+    np.testing.assert_allclose(
+        run(model), run(before), rtol=2e-2 if half else 1e-4, atol=0.3 if half else 1e-3
+    )
     spread = [np.ptp(np.log10(maxima(m)["v/MatMul"])) for m in (before, model)]
     assert spread[1] < 0.7 * spread[0]
     assert error_of_int8(model) < 0.5 * error_of_int8(before)

@@ -208,7 +208,7 @@ def test_live(page: Page, viewer: LiveViewer, stream: Stream) -> None:
 
 
 def test_the_page_finds_the_next_run(page: Page, stream: Stream) -> None:
-    """The command is started again on the same port: the open page shows the new run and nothing of the old."""
+    """The command is started again on the same port: an open page shows the new run, nothing of the old."""
     with LiveViewer(Settings(port=0), "first") as viewer:
         port = urlsplit(viewer.url).port
         list(Pipeline(make_video(9), stream, gap=4, observers=[viewer]))

@@ -87,7 +87,7 @@ function begin(message) {
   store.clear();
   playback.time = null;
   playback.goLive();
-  aspect = hello.width / hello.height;
+  aspect = hello.aspect;
   find("#title").textContent = hello.title;
   document.title = hello.title ? `${hello.title} – StreamSplat Edge` : "StreamSplat Edge";
   say("");
