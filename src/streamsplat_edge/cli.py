@@ -54,8 +54,8 @@ def _add_run(commands: Any) -> None:
     view = commands.add_parser(
         "view",
         help="look at a video, a stream or saved tracks in a browser",
-        description="As `run INPUT --view`, with all its options; the page stays until Ctrl-C. INPUT may also "
-        "be a file of tracks (run --save NAME.npz), which needs neither model nor video.",
+        description="As `run INPUT --view`, with all its options; the page stays until Ctrl-C. INPUT may "
+        "also be a file of tracks (run --save NAME.npz), which needs neither model nor video.",
     )
     _add_run_options(view)
     view.set_defaults(handler=_view, view=True, stays=True)
