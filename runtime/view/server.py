@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import socket
 import threading
@@ -46,6 +47,8 @@ except ImportError as error:
 
 MAX_CLIENTS = 16
 
+_TOKEN = r"[A-Za-z0-9._-]{8,}"
+
 # 1008 of RFC 6455: "a message that violates the policy".
 _POLICY_VIOLATION = 1008
 
@@ -75,6 +78,11 @@ class ViewServer:
             raise InputError(
                 f"{host} can be reached from other machines, so the view needs a token.",
                 "Give one, or listen on 127.0.0.1.",
+            )
+        if token and not re.fullmatch(_TOKEN, token):
+            raise InputError(
+                "The token of the view is too short, or has characters that do not fit into an address.",
+                "Use 8 or more letters, digits, dots, dashes or underscores.",
             )
         self._buffer = buffer
         self._assets = load_assets()

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from ..bundle_schema import ModelConfig
 from ..observers import Observer, Spawned
 from ..pipeline import Pipeline, Rendered
@@ -28,8 +30,12 @@ from .scenes import KeyFrame, SceneBuffer
 from .server import ViewServer
 from .status import StatusBoard
 
-_QUEUE = 32  # at most a few key frames of a few MB each; pictures are held by the source anyway
+_QUEUE = 16  # events: up to a few key frames and frames of the input, of a few MB each
 _STATUS_SECONDS = 0.5
+
+PairArrays = tuple[tuple[int, int], np.ndarray, np.ndarray]
+"""Numbers of both key frames, motion [2, G, 3] and fade [2, G, 2]."""
+
 _WAIT_SECONDS = 0.2
 
 
@@ -80,12 +86,40 @@ class LiveViewer(Observer):
         """Address of the page, with the token where one is needed."""
         return self._server.url
 
+    # For what is no pipeline: a recording. These calls wait for the packing.
+
+    def present(
+        self, model: ModelConfig, *, stages: dict[str, str] | None = None, aspect: float | None = None
+    ) -> None:
+        """What is to be shown. `stages`: what runs each; `aspect`: width over height, where it is known."""
+        self._server.greet(model, hello_message(model, self._title, stages or {}, aspect))
+
+    def add(self, key_frame: KeyFrame, pair: PairArrays | None) -> None:
+        """A key frame and the pair that ends there. The arrays are kept, not copied."""
+        self._raise_failure()
+        self._queue.put(lambda: self._pack(key_frame, pair))
+
+    def finish(self, status: dict[str, Any]) -> None:
+        """Says that no more will come, and returns when everything is in the buffer."""
+        status = {"ended": True, "left_out": self.left_out, **status}
+        self._queue.put(lambda: self._server.report(status))
+        self._queue.join()
+        self._raise_failure()
+
+    def _pack(self, key_frame: KeyFrame, pair: PairArrays | None) -> None:
+        self.buffer.add_key_frame(key_frame)
+        if pair is not None:
+            self.buffer.add_pair(*pair)  # not without its first key frame, where that was left out
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
     # Called by the pipeline, in its thread.
 
     def began(self, pipeline: Pipeline) -> None:
         self._board = StatusBoard(pipeline)
-        stream = pipeline.stream
-        self._server.greet(stream.model, hello_message(stream.model, self._title, stream.description))
+        self.present(pipeline.stream.model, stages=pipeline.stream.description)
 
     def spawned(self, event: Spawned) -> None:
         assert self._board is not None
@@ -95,13 +129,7 @@ class LiveViewer(Observer):
         pair = None
         if event.previous is not None and motion is not None and fade is not None:
             pair = (event.previous.index, newest.index), motion.copy(), fade.copy()
-
-        def pack() -> None:
-            self.buffer.add_key_frame(key_frame)
-            if pair is not None:
-                self.buffer.add_pair(*pair)  # without its first key frame where that was left out
-
-        self._put(pack)
+        self._put(lambda: self._pack(key_frame, pair))
 
     def rendered(self, rendered: Rendered) -> None:
         assert self._board is not None
@@ -129,8 +157,7 @@ class LiveViewer(Observer):
         return self._board.snapshot() | {"ended": ended, "left_out": self.left_out}
 
     def _put(self, work: Callable[[], None]) -> None:
-        if self._failure is not None:
-            raise self._failure
+        self._raise_failure()
         try:
             self._queue.put_nowait(work)
         except queue.Full:
@@ -142,6 +169,8 @@ class LiveViewer(Observer):
                 work()
             except BaseException as error:  # raised again in the pipeline's thread
                 self._failure = error
+            finally:
+                self._queue.task_done()
             self._server.wake()
 
     # Called by who owns it.
@@ -172,13 +201,16 @@ class LiveViewer(Observer):
         self.close()
 
 
-def hello_message(model: ModelConfig, title: str, stages: dict[str, str]) -> dict[str, Any]:
+def hello_message(
+    model: ModelConfig, title: str, stages: dict[str, str], aspect: float | None = None
+) -> dict[str, Any]:
     """What a page must know before the first Gaussian; `stages`: what runs each of them."""
     return {
         "title": title,
         "preset": model.preset,
         "width": model.width,
         "height": model.height,
+        "aspect": model.width / model.height if aspect is None else aspect,
         "grid": list(model.grid),
         "depth_mapping": model.depth_mapping,
         "background": list(model.background),

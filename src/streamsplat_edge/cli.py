@@ -53,11 +53,12 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(handler=_run, stays=False)
     view = commands.add_parser(
         "view",
-        help="look at a video or stream in a browser",
-        description="As `run INPUT --view`, with all its options; the page stays until Ctrl-C.",
+        help="look at a video, a stream or saved tracks in a browser",
+        description="As `run INPUT --view`, with all its options; the page stays until Ctrl-C. INPUT may "
+        "also be a file of tracks (run --save NAME.npz), which needs neither model nor video.",
     )
     _add_run_options(view)
-    view.set_defaults(handler=_run, view=True, stays=True)
+    view.set_defaults(handler=_view, view=True, stays=True)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +146,14 @@ def _run(args: argparse.Namespace) -> int:
     from .commands.run import main
 
     return main(args)
+
+
+def _view(args: argparse.Namespace) -> int:
+    if len(args.inputs) == 1 and args.inputs[0].lower().endswith((".npz", ".4dgs", ".ply", ".splat")):
+        from .commands.view_tracks import main
+
+        return main(args)
+    return _run(args)
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -40,8 +40,8 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_viewer(args: argparse.Namespace, title: str) -> LiveViewer:
-    """The viewer that the options ask for; serving begins at once.
+def open_viewer(args: argparse.Namespace, title: str, *, seconds: float | None = None) -> LiveViewer:
+    """The viewer that the options ask for; serving begins at once. `seconds` overrides --view-seconds.
 
     Raises:
         InputError: an impossible value, an address that cannot be used, or websockets is missing.
@@ -61,6 +61,10 @@ def open_viewer(args: argparse.Namespace, title: str) -> LiveViewer:
     if not is_loopback(args.view_host):
         token = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(16)
     settings = Settings(
-        args.view_host, args.view_port, token, args.view_seconds, args.view_memory * _MEGABYTE
+        args.view_host,
+        args.view_port,
+        token,
+        args.view_seconds if seconds is None else seconds,
+        args.view_memory * _MEGABYTE,
     )
     return LiveViewer(settings, title)

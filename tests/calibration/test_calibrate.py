@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +17,6 @@ from streamsplat_edge.cli import main
 from streamsplat_edge.runtime.bundle import Bundle, VariantSource, write_bundle
 from streamsplat_edge.runtime.engines import select_variant
 
-Made = tuple[Path, dict[str, Any]]  # folder, report
-Output = pytest.CaptureFixture[str]
 ALL = {stage: list(QUANTISED[stage]) for stage in QUANTISED}
 
 
@@ -32,7 +29,9 @@ def command(bundle: Bundle, clips: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(pristine: Bundle, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(
+    pristine: Bundle, clips: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, object]]:
     """A folder with int8.bundle, and its report."""
     folder = tmp_path_factory.mktemp("made")
     report = ("--report", str(folder / "report"))
@@ -40,7 +39,9 @@ def made(pristine: Bundle, clips: Path, tmp_path_factory: pytest.TempPathFactory
     return folder, json.loads((folder / "report" / "report.json").read_text())
 
 
-def test_the_bundle_holds_files_for_tensorrt_in_front(made: Made, pristine: Bundle) -> None:
+def test_the_bundle_holds_files_for_tensorrt_in_front(
+    made: tuple[Path, dict[str, object]], pristine: Bundle
+) -> None:
     bundle = Bundle.load(made[0] / "int8.bundle")
     for stage in bundle.stage_names:
         variant = select_variant(bundle, stage, "tensorrt")
@@ -54,7 +55,7 @@ def test_the_bundle_holds_files_for_tensorrt_in_front(made: Made, pristine: Bund
     assert leftovers == [], "what was recorded is removed where nobody asked to keep it"
 
 
-def test_the_recipe_and_the_measurements_are_stored(made: Made) -> None:
+def test_the_recipe_and_the_measurements_are_stored(made: tuple[Path, dict[str, object]]) -> None:
     folder, report = made
     stored = Bundle.load(folder / "int8.bundle").quantisation
     assert stored == report
@@ -70,7 +71,9 @@ def test_the_recipe_and_the_measurements_are_stored(made: Made) -> None:
             assert all(clip > 0 for clip in clips), (stage, node)
 
 
-def test_info_and_verify_know_it(made: Made, tmp_path: Path, capsys: Output) -> None:
+def test_info_and_verify_know_it(
+    made: tuple[Path, dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = shutil.copytree(made[0] / "int8.bundle", tmp_path / "own.bundle")
     assert main(["info", str(path)]) == 0
     shown = capsys.readouterr().out
@@ -78,13 +81,21 @@ def test_info_and_verify_know_it(made: Made, tmp_path: Path, capsys: Output) -> 
     assert main(["verify", str(path), "--frames", "2"]) == 0
     assert "onnxruntime int8  rendered frames" in capsys.readouterr().out
     assert Bundle.load(path).verification["thresholds"]["int8"] == {"psnr_db": 10.0}
-    clip, stats = str(Path(__file__).parents[2] / "demo" / "clip.mp4"), str(tmp_path / "s.json")
-    assert main(["run", clip, "--bundle", str(path), "--max-frames", "5", "--stats", stats, "--quiet"]) == 0
+    assert main(["run", str(Path(__file__).parents[2] / "demo" / "clip.mp4"), "--bundle", str(path), "--max-frames",
+                 "5", "--stats", str(tmp_path / "s.json"), "--quiet"]) == 0  # fmt: skip
 
 
-def test_fp8_is_for_tensorrt_alone(bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output) -> None:
-    options = ("--precision", "fp8", "--no-sensitivity", "--json")
-    assert main(command(bundle, clips, tmp_path / "fp8.bundle", *options)) == 0
+def test_fp8_is_for_tensorrt_alone(
+    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            command(
+                bundle, clips, tmp_path / "fp8.bundle", "--precision", "fp8", "--no-sensitivity", "--json"
+            )
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["precision"] == "fp8" and report["cpu"] == [] and report["sensitivity"] == []
     made = Bundle.load(tmp_path / "fp8.bundle")
@@ -93,12 +104,14 @@ def test_fp8_is_for_tensorrt_alone(bundle: Bundle, clips: Path, tmp_path: Path, 
     assert variant.precision == "fp8" and onnx.TensorProto.FLOAT8E4M3FN in kinds
     assert select_variant(made, "encode", "onnxruntime").precision == "fp32"
     assert select_variant(made, "encode", "openvino").precision == "fp32"
-    assert main(["verify", str(made.path), "--frames", "2"]) == 0, "ONNX Runtime computes FP8 literally"
+    assert main(["verify", str(made.path), "--frames", "2"]) == 0, (
+        "ONNX Runtime runs FP8 by computing literally"
+    )
     assert "onnxruntime fp8  rendered frames" in capsys.readouterr().out
 
 
 def test_half_precision_files_are_what_tensorrt_gets_quantised(
-    bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output
+    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The graph of TensorRT's own precision: names of nodes are shared, those of tensors are not."""
     stages = {}
@@ -126,7 +139,7 @@ def test_half_precision_files_are_what_tensorrt_gets_quantised(
     assert made.variant("encode", "tensorrt", "fp16").path.name == "encode.fp16.onnx"
 
 
-def test_layers_are_listed(bundle: Bundle, capsys: Output) -> None:
+def test_layers_are_listed(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", str(bundle.path), "--list-layers", "--keep", "refine/*"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == sum(len(v) for v in (*QUANTISED.values(), *KEPT.values()))
@@ -137,11 +150,12 @@ def test_layers_are_listed(bundle: Bundle, capsys: Output) -> None:
 
 
 def test_below_the_gate_nothing_is_saved_but_by_force(
-    bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output
+    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bad.bundle"
-    work = ("--work", str(tmp_path / "work"))
-    arguments = command(bundle, clips, out, "--no-sensitivity", "--min-psnr", "150", *work)
+    arguments = command(
+        bundle, clips, out, "--no-sensitivity", "--min-psnr", "150", "--work", str(tmp_path / "work")
+    )
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "dB only, 150 are needed" in error and "--force-quality" in error and not out.exists()
@@ -156,7 +170,7 @@ def test_below_the_gate_nothing_is_saved_but_by_force(
 
 
 def test_a_layer_that_reads_only_zeros_is_not_quantised(
-    bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output
+    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     silent = silenced(bundle)
     assert main(command(silent, clips, tmp_path / "q.bundle", "--no-sensitivity")) == 0
@@ -173,14 +187,16 @@ def silenced(bundle: Bundle) -> Bundle:
     (weight,) = [w for w in model.graph.initializer if w.name == "refine_weight"]
     weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, 16, 2, 2), np.float32), "refine_weight"))
     onnx.save(model, path)
-    files = {stage: bundle.variants(stage)[0] for stage in bundle.stage_names}
-    stages = {stage: [VariantSource(v.path, v.inputs, v.outputs)] for stage, v in files.items()}
+    stages = {
+        s: [VariantSource(v.path, v.inputs, v.outputs) for v in bundle.variants(s)]
+        for s in bundle.stage_names
+    }
     return write_bundle(
         bundle.path.with_name("silent.bundle"), "silent", bundle.model, stages, provenance={}, quality={}
     )
 
 
-def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output) -> None:
+def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.bundle"
 
     def refuses(message: str, *arguments: str) -> None:
@@ -197,8 +213,13 @@ def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output) -
     refuses("smoothing strength is 1.5", source, *videos, "--smooth", "1.5")
     refuses("names the node nosuch", source, *videos, "--keep", "nosuch")
     refuses("cannot be read as JSON", source, *videos, "--recipe", str(tmp_path / "none.json"))
-    same = ("--gate-data", str(clips / "videos" / "a.mp4"))
-    refuses("is both calibrated on and measured on", source, *videos, *same)
+    refuses(
+        "is both calibrated on and measured on",
+        source,
+        *videos,
+        "--gate-data",
+        str(clips / "videos" / "a.mp4"),
+    )
     taken = build_small_bundle(tmp_path / "taken" / "taken.bundle")
     refuses("exists already", source, "--data", str(clips), "-o", str(taken.path))
     half = build_small_bundle(tmp_path / "half" / "half.bundle", precision="fp16")
@@ -206,7 +227,11 @@ def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output) -
 
 
 def test_few_samples_are_warned_about(
-    bundle: Bundle, clips: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from streamsplat_edge.calibration import calibrate as module
     from streamsplat_edge.runtime.errors import InputError
@@ -215,16 +240,23 @@ def test_few_samples_are_warned_about(
         raise InputError("stopped")
 
     monkeypatch.setattr(module, "record", stop)
-    arguments = ["calibrate", str(bundle.path), "--data", str(clips), "--quiet"]
-    arguments += ["-o", str(tmp_path / "o.bundle")]
+    arguments = [
+        "calibrate",
+        str(bundle.path),
+        "--data",
+        str(clips),
+        "-o",
+        str(tmp_path / "o.bundle"),
+        "--quiet",
+    ]
     assert main([*arguments, "--samples", "9"]) == 2
-    assert "warning: few samples, ranges settle at about 128" in capsys.readouterr().err
+    assert "warning: few samples; ranges settle at about 128" in capsys.readouterr().err
     assert main([*arguments, "--samples", "200"]) == 2
-    assert re.search(r"warning: only \d+ samples, ranges settle at about 128", capsys.readouterr().err)
+    assert re.search(r"warning: only \d+ samples; ranges settle at about 128", capsys.readouterr().err)
 
 
 def test_a_quantised_bundle_is_not_quantised_again(
-    made: Made, clips: Path, tmp_path: Path, capsys: Output
+    made: tuple[Path, dict[str, object]], clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = made[0] / "int8.bundle"
     assert main(command(Bundle.load(path), clips, tmp_path / "again.bundle")) == 2

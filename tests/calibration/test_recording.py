@@ -31,14 +31,20 @@ def test_shots_are_found_and_pairs_stay_inside(shots: list[list[videos.Pair]]) -
     assert [len(shot) for shot in shots] == [5] * 6
     for i, shot in enumerate(shots):
         start = 22 * (i % 3)
-        assert [p.first - start for p in shot] == [0, 4, 8, 12, 16]
-        assert all(p.last - p.first == GAP for p in shot)
+        assert [(p.first - start, p.last - start) for p in shot] == [
+            (0, 4),
+            (4, 8),
+            (8, 12),
+            (12, 16),
+            (16, 20),
+        ]
 
 
 def test_repeated_pictures_add_nothing(tmp_path: Path) -> None:
     still = [np.full((48, 64, 3), 90, np.uint8)] * 40
-    diagonal = np.eye(48, 64, dtype=np.uint8)[..., None].repeat(3, 2) * 200
-    moving = [np.roll(diagonal, 3 * i, 1) for i in range(20)]
+    moving = [
+        np.roll(np.eye(48, 64, dtype=np.uint8)[..., None].repeat(3, 2) * 200, 3 * i, 1) for i in range(20)
+    ]
     path = write_video(tmp_path / "v.mp4", still + moving)
     (first, *_), *_ = videos.survey([path], GAP)
     pairs = [p for shot in videos.survey([path], GAP) for p in shot]
@@ -63,8 +69,9 @@ def test_the_choice_is_balanced_and_repeatable() -> None:
 
 def test_what_is_measured_is_not_calibrated_on(shots: list[list[videos.Pair]]) -> None:
     rest, held = videos.hold_out(shots)
-    assert len(held) == 2 and len(rest) == 4
-    assert not {p for s in rest for p in s} & {p for s in held for p in s}
+    assert (
+        len(held) == 2 and len(rest) == 4 and not {p for s in rest for p in s} & {p for s in held for p in s}
+    )
     rest, held = videos.hold_out(shots[:2])
     assert [len(s) for s in rest] == [4, 4] and [len(s) for s in held] == [1, 1]
     assert all(a[-1].last <= b[0].first for a, b in zip(rest, held, strict=True)), "the end of each shot"
@@ -73,15 +80,18 @@ def test_what_is_measured_is_not_calibrated_on(shots: list[list[videos.Pair]]) -
 
 
 def test_videos_are_found(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [p.name for p in videos.find_videos([clips, clips / "other.mp4"])]
-    assert names == ["other.mp4", "a.mp4", "b.mp4"]
+    assert [p.name for p in videos.find_videos([clips, clips / "other.mp4"])] == [
+        "other.mp4",
+        "a.mp4",
+        "b.mp4",
+    ]
     with pytest.raises(InputError, match="does not exist"):
         videos.find_videos([tmp_path / "missing"])
     with pytest.raises(InputError, match="no videos in"):
         videos.find_videos([tmp_path])
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
-    with pytest.raises(VideoError, match=r"bad\.mp4"):
+    with pytest.raises(VideoError, match="bad.mp4"):
         videos.survey([bad], GAP)
     assert len(videos.survey([bad, clips / "other.mp4"], GAP)) == 1
     assert "left out" in capsys.readouterr().err
@@ -150,7 +160,7 @@ def test_another_recording_starts_anew_and_strangers_are_left_alone(
     assert (folder / "thesis.txt").read_text() == "mine"
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(recording.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"2 samples take .* GB"):
+    with pytest.raises(InputError, match="2 samples take .* GB"):
         recording.record(bundle, videos.choose(shots, 2), tmp_path / "full")
 
 
@@ -165,8 +175,9 @@ def test_statistics_are_those_of_the_tensors(
     names = [layer.activations[0] for layer in layers]
 
     def collect() -> dict[str, activations.Activation]:
-        calls = lambda: found.calls("encode", variant.inputs)  # noqa: E731
-        return activations.collect(model, layers, calls, stage="encode")
+        return activations.collect(
+            model, layers, lambda: found.calls("encode", variant.inputs), stage="encode"
+        )
 
     seen = collect()
     session = activations.open_session(activations._with_outputs(model, names))

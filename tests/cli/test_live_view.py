@@ -88,11 +88,11 @@ def test_run_with_a_view_ends_by_itself_and_writes_the_same(tmp_path: Path, fake
 
 def test_another_interface_gets_a_token(tmp_path: Path, fake_bundle: Path) -> None:
     clip = sample_clip(tmp_path / "clip.mp4", 5)
-    for environment in ({}, {"STREAMSPLAT_VIEW_TOKEN": "s3cret"}):
+    for environment in ({}, {"STREAMSPLAT_VIEW_TOKEN": "s3cret-token"}):
         process, url = start("view", clip, "--bundle", fake_bundle, "--view-host", "0.0.0.0", **environment)
         try:
             token = url.partition("?token=")[2]
-            assert token == "s3cret" if environment else len(token) >= 16
+            assert token == "s3cret-token" if environment else len(token) >= 16
             assert watch_to_the_end(url)[1]["counters"]["frames"] == 5
         finally:
             process.kill()
@@ -134,3 +134,27 @@ def test_without_websockets_the_extra_is_named(tmp_path: Path, fake_bundle: Path
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
     assert result.returncode == 2 and "websockets" in result.stderr
     assert "hint: pip install 'streamsplat-edge[view]'" in result.stderr
+
+
+def test_saved_tracks_can_be_looked_at(tmp_path: Path, fake_bundle: Path, call) -> None:
+    clip = sample_clip(tmp_path / "clip.mp4", 9)
+    saved = call("run", clip, "--bundle", fake_bundle, "--save", tmp_path / "t.npz")
+    assert saved.returncode == 0, saved.stderr
+    process, url = start("view", tmp_path / "t.npz")
+    try:
+        assert watch_to_the_end(url)[1]["counters"]["key_frames"] == 3
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=SECONDS)[1]
+        assert process.returncode == 0 and "Traceback" not in errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("a.ply", "tracks"), ("a.4dgs", "tracks"), ("a.npz", "cannot be read")]
+)
+def test_other_files_are_refused(tmp_path: Path, call, name: str, word: str) -> None:
+    (tmp_path / name).write_bytes(b"something else")
+    result = call("view", tmp_path / name, "--view-port", 0)
+    assert result.returncode == 2 and word in result.stderr and "hint: " in result.stderr

@@ -89,6 +89,10 @@ class Page:
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        """mousePressed, mouseMoved or mouseReleased, with the left button down."""
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
     def screenshot(self) -> bytes:
         """JPEG of the window."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="jpeg", quality=88)["data"])

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -186,4 +187,46 @@ def test_what_was_received_stays_when_the_runtime_goes(page: Page, stream: Strea
         open_view(page, viewer, 2)
         before = shown(page, 0.1)
     page.wait("document.querySelector('#state').textContent === 'disconnected'")
+    np.testing.assert_array_equal(shown(page, 0.1), before)
+
+
+def test_live(page: Page, viewer: LiveViewer, stream: Stream) -> None:
+    """The page is there before the run: it waits, follows, and says when it is over."""
+    page.errors.clear()
+    page.open(viewer.url)
+    page.wait("document.querySelector('#state').textContent === 'waiting'")
+    pipeline = Pipeline(make_video(21), stream, gap=4, observers=[viewer])
+    states = set()
+    for _ in pipeline.frames():
+        states.add(page.run("document.querySelector('#state').textContent"))
+    assert states <= {"waiting", "live"} and "live" in states
+    page.wait("document.querySelector('#state').textContent === 'ended'")
+    page.wait("window.streamsplat.store.pairs.length === 5")
+    joined = "(pair, i, all) => !i || all[i - 1].end === pair.time"
+    assert page.run(f"window.streamsplat.store.pairs.every({joined})")
+    assert page.errors == []
+
+
+def test_the_page_finds_the_next_run(page: Page, stream: Stream) -> None:
+    """The command is started again on the same port: an open page shows the new run, nothing of the old."""
+    with LiveViewer(Settings(port=0), "first") as viewer:
+        port = urlsplit(viewer.url).port
+        list(Pipeline(make_video(9), stream, gap=4, observers=[viewer]))
+        open_view(page, viewer, 2)
+    page.wait("document.querySelector('#state').textContent === 'disconnected'")
+    with LiveViewer(Settings(port=port), "second") as viewer:
+        list(Pipeline(make_video(5), stream, gap=4, observers=[viewer]))
+        page.wait("document.querySelector('#title').textContent === 'second'")
+        page.wait("window.streamsplat.store.pairs.length === 1")
+
+
+def test_a_lost_graphics_card_comes_back(page: Page, viewer: LiveViewer, stream: Stream) -> None:
+    list(Pipeline(make_video(9), stream, gap=4, observers=[viewer]))
+    open_view(page, viewer, 2)
+    before = shown(page, 0.1)
+    page.run("window.loser = window.streamsplat.renderer.gl.getExtension('WEBGL_lose_context')")
+    page.run("loser.loseContext()")
+    page.wait("window.streamsplat.renderer === null")
+    page.run("loser.restoreContext()")
+    page.wait("window.streamsplat.renderer !== null")
     np.testing.assert_array_equal(shown(page, 0.1), before)

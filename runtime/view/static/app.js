@@ -87,13 +87,14 @@ function begin(message) {
   store.clear();
   playback.time = null;
   playback.goLive();
-  aspect = hello.width / hello.height;
+  aspect = hello.aspect;
   find("#title").textContent = hello.title;
   document.title = hello.title ? `${hello.title} – StreamSplat Edge` : "StreamSplat Edge";
   say("");
   try {
     renderer = new Renderer(hello);
     order = renderer.order;
+    renderer.canvas.addEventListener("webglcontextlost", lost);
   } catch (error) {
     renderer = null;
     order = new Order(hello.grid[0] * hello.grid[1], hello.depth_mapping);
@@ -101,6 +102,19 @@ function begin(message) {
     flip("exact", true);
   }
   changed = true;
+}
+
+// The graphics card was taken away (sleep, a new driver). It comes back as a new one.
+function lost(event) {
+  event.preventDefault(); // or it would never come back
+  const { canvas } = renderer;
+  renderer = null;
+  canvas.addEventListener("webglcontextrestored", () => {
+    renderer = new Renderer(hello);
+    renderer.canvas.addEventListener("webglcontextlost", lost);
+    order = renderer.order;
+    changed = true;
+  });
 }
 
 function say(text) {
@@ -254,6 +268,9 @@ requestAnimationFrame(frame);
 window.streamsplat = {
   store,
   playback,
+  get renderer() {
+    return renderer;
+  },
   show({ time, yaw = 0, pitch = 0, pivot }) {
     playback.seek(time);
     Object.assign(camera, { yaw, pitch, pivot });

@@ -11,7 +11,8 @@ export function drawTracks(canvas, scene, view, order, grid, size, mapping, dept
   if (!scene.pair) return 0;
   const { x, y, z, mx, my, mz, drawn } = order.data;
   const [rows, columns] = grid;
-  const step = Math.max(1, Math.round(Math.sqrt((rows * columns) / TRACKS)));
+  const density = (rows * columns) / TRACKS;
+  const step = Math.max(1, Math.round(rows > 1 ? Math.sqrt(density) : density)); // of an unknown grid, one row
   const project = (px, py, pz) => {
     const depth = depthOf(Math.min(1, Math.max(0, py)), mapping);
     return [0, 1].map((axis) => {
@@ -25,7 +26,7 @@ export function drawTracks(canvas, scene, view, order, grid, size, mapping, dept
   // Of both key frames the one that is nearer in time: its Gaussians are the ones that are seen.
   const second = scene.t > 0.5;
   const dt = second ? scene.t - 1 : scene.t;
-  for (let row = step >> 1; row < rows; row += step) {
+  for (let row = Math.min(step, rows) >> 1; row < rows; row += step) {
     for (let column = step >> 1; column < columns; column += step) {
       const i = row * columns + column + (second ? rows * columns : 0);
       if (!drawn[i]) continue;
