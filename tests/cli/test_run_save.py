@@ -108,6 +108,18 @@ def test_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_refused_in_a_folder_that_is_in_use(tmp_path: Path, clip: Path, fake_bundle: Path) -> None:
+    """An input folder would be emptied by --force, a folder of -o is replaced at the end."""
+    assert run(clip, fake_bundle, "-o", tmp_path / "f", "--quiet") == 0
+    (tmp_path / "f" / "timestamps.csv").unlink()
+    before = sorted((tmp_path / "f").iterdir())
+    assert run(tmp_path / "f", fake_bundle, "--save", tmp_path / "f" / "frame_%06d.png", "--force") == 2
+    assert sorted((tmp_path / "f").iterdir()) == before
+    arguments = ("-o", tmp_path / "o", "--save", tmp_path / "o" / "%05d.png")
+    assert run(clip, fake_bundle, *arguments) == 2
+    assert not (tmp_path / "o").exists()
+
+
 def test_existing_files_are_replaced_only_when_forced(tmp_path: Path, clip: Path, fake_bundle: Path) -> None:
     (tmp_path / "t.npz").write_text("precious")
     (tmp_path / "s_0099.ply").write_text("precious")

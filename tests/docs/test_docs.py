@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from fake_bundle import build_fake_bundle
 
-from streamsplat_edge.cli import build_parser
+from streamsplat_edge.cli import build_parser, main
+from streamsplat_edge.runtime.outputs.camera_path import parse_camera
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -104,3 +105,20 @@ def test_viewer_page_runs(
     pytest.importorskip("websockets")
     run_blocks(ROOT / "docs" / "viewer.md", tmp_path, monkeypatch)
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+
+
+def test_outputs_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, bundle = ROOT / "docs" / "outputs.md", tmp_path / "fake.bundle"
+    build_fake_bundle(bundle)
+    monkeypatch.chdir(tmp_path)
+    saved = ["--save", "tracks.npz", "--bundle", str(bundle), "--max-frames", "12", "--quiet"]
+    assert main(["run", str(ROOT / "demo" / "clip.mp4"), *saved]) == 0
+    names: dict[str, object] = {}
+    exec("\n".join(blocks(page, "python")), names)
+    assert len(names["times"]) == 3 and names["cloud"].count > 0  # type: ignore[arg-type, attr-defined]
+    (text,) = blocks(page, "json")
+    (tmp_path / "path.json").write_text(text)
+    paths = re.findall(r"^\| `((?:swing|orbit|fixed):.*?)`", page.read_text(), re.MULTILINE)
+    assert len(paths) == 3
+    for path in ("path.json", *paths):
+        parse_camera(path)

@@ -22,9 +22,7 @@ from ..machine import describe_machine
 from ..runtime.bundle import Bundle
 from ..runtime.compose import contact_sheet, panel_aspect
 from ..runtime.errors import BundleError, InputError, OutputError, VideoError
-from ..runtime.outputs.camera_path import CameraPath, parse_camera
 from ..runtime.outputs.savers import Outputs
-from ..runtime.outputs.targets import Target, check_target, parse_target
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
 from ..runtime.stream import Stream, open_stream
@@ -41,6 +39,7 @@ from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
 from ..source_options import drops_frames, key_frame_rule, live_options
 from ..view_options import open_viewer
 from . import report
+from .save import camera_path, check_saves, save_targets
 from .view import Viewer
 
 if TYPE_CHECKING:
@@ -97,27 +96,10 @@ def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
                 f"{path}: cannot write files of type {path.suffix}.", f"Use one of {', '.join(CONTAINERS)}."
             )
         check_output(path, force=args.force)
-    for target in save_targets(args):
-        check_target(target, force=args.force)
-        place = target.path.absolute()
-        if place in seen:
-            raise InputError(
-                f"{seen[place]} and --save are the same file {target.path}.", "Give each its own name."
-            )
-        seen[place] = "--save"
+    check_saves(args, seen)
     parse_layout(args.layout)
-    camera_of(args)
+    camera_path(args)
     return outputs
-
-
-def save_targets(args: argparse.Namespace) -> list[Target]:
-    """What the options `--save` ask for."""
-    return [parse_target(text) for text in args.save]
-
-
-def camera_of(args: argparse.Namespace) -> CameraPath:
-    """The path of the option `--camera`."""
-    return parse_camera(args.camera) if args.camera else CameraPath()
 
 
 def find_bundle(path: str | None) -> Path:
@@ -193,7 +175,7 @@ class Run:
         self.panels: Panels | None = None
         self.saved: Outputs | None = None
         self.live_view: LiveViewer | None = None
-        self.camera = camera_of(args)
+        self.camera = camera_path(args)
         self.decoded = 0
         self.pictures = parse_layout(args.layout)
         if args.output and len(self.pictures) > 1:
@@ -337,13 +319,12 @@ class Run:
 
     def finish(self, outputs: dict[str, Path]) -> dict[str, Any]:
         """Completes the outputs and returns the statistics. A run without a frame writes nothing."""
-        if self.writer is not None:
+        if self.writer is not None or self.saved is not None:
             with self.pipeline.recorder.measure("finish"):  # encoders hold frames back until the end
-                self.writer.close()
-            self.pipeline.finished()
-        if self.saved is not None:
-            with self.pipeline.recorder.measure("finish"):
-                self.saved.close()
+                if self.writer is not None:
+                    self.writer.close()
+                if self.saved is not None:
+                    self.saved.close()
             self.pipeline.finished()
         stats = report.finite(self._statistics())
         if "--stats" in outputs and stats["frames"]["total"]:
