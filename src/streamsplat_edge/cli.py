@@ -83,7 +83,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="runs the stages (default: onnxruntime)",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the engine runs (default: cpu)"
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where networks and rasterizer run (default: cpu)",
     )
     parser.add_argument(
         "--precision",
