@@ -130,6 +130,7 @@ def _add_info(commands: Any) -> None:
         "info", help="describe a bundle", description="Checks a bundle and prints what it holds."
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle folder")
+    parser.add_argument("--device", metavar="BOARD", help="memory it needs on a Jetson, like orin-nx-16")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.set_defaults(handler=_info)
 
