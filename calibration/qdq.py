@@ -1,6 +1,6 @@
 """Q/DQ in the graph: the layers of a recipe compute from quantised operands, everything else stays as it is.
 
-TensorRT's rules for INT8: symmetric, signed, zero point 0; activations per tensor, weights per output channel.
+TensorRT's rules for INT8: symmetric, signed, zero point 0; activations per tensor, weights per channel.
 Every quantised activation gets one QuantizeLinear/DequantizeLinear pair, which all layers that read it share;
 every quantised weight is stored in the low format behind one DequantizeLinear. Scales are constants.
 """

@@ -122,6 +122,7 @@ class OnnxRuntimeEngine(Engine):
             try:
                 self._session.run_with_iobinding(binding, options)
             except Exception as error:
+                memory.synchronize()  # where the device was lost, that is the error
                 raise EngineError(f"ONNX Runtime failed in stage `{self.stage}`: {error}") from error
 
         return run

@@ -118,6 +118,7 @@ class TensorRtEngine(Engine):
             for name, address in addresses:
                 context.set_tensor_address(name, address)
             if not context.execute_async_v3(queue):
+                memory.synchronize()  # where the device was lost, that is the error
                 raise EngineError(f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above.")
 
         return run

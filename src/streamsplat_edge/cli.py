@@ -16,7 +16,7 @@ from typing import Any
 
 from ._version import __version__
 from .output_options import add_output_options
-from .source_options import add_source_options
+from .source_options import ENGINES, add_source_options
 from .view_options import add_view_options
 
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -79,12 +79,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", metavar="B", help="bundle folder (default: the demo bundle)")
     parser.add_argument(
         "--engine",
-        choices=("onnxruntime", "openvino"),
+        choices=ENGINES,
         default="onnxruntime",
-        help="runs the stages (default: onnxruntime)",
+        help="runs the stages (default: onnxruntime); tensorrt takes plans that `build` made",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the engine runs (default: cpu)"
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where networks and rasterizer run (default: cpu)",
     )
     parser.add_argument(
         "--precision",
@@ -128,6 +131,7 @@ def _add_info(commands: Any) -> None:
         "info", help="describe a bundle", description="Checks a bundle and prints what it holds."
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle folder")
+    parser.add_argument("--device", metavar="BOARD", help="memory it needs on a Jetson, like orin-nx-16")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.set_defaults(handler=_info)
 

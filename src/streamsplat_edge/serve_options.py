@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .source_options import ENGINES
+
 
 def add_parser(commands: Any) -> None:
     """Adds `serve` to the command line."""
@@ -26,7 +28,7 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="most streams of a device (default: 8)",
     )
-    parser.add_argument("--engine", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument("--engine", choices=ENGINES, default="onnxruntime")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="what a replica takes (default: cpu)"
     )

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .runtime.sources import LiveOptions
     from .runtime.video import VideoReader
 
+ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+"""`runtime.engines.ENGINES`, without loading them."""
+
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """Options for `live_options`, `drops_frames` and `key_frame_rule`."""

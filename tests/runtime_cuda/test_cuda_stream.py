@@ -11,6 +11,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from on_cpu_device import OnCpuDevice
 
+from streamsplat_edge import source_options
 from streamsplat_edge.runtime import engines, stream
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.cuda import cupy_device
@@ -161,6 +162,10 @@ def test_what_is_refused_first(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cupy_device, "_import_cupy", _no_cupy)
     with pytest.raises(EngineError, match="No CuPy"):
         open_stream(bundle, device="cuda")
+
+
+def test_the_command_line_offers_every_engine() -> None:
+    assert source_options.ENGINES == engines.ENGINES
 
 
 def _no_cupy() -> None:

@@ -7,15 +7,34 @@ import json
 from typing import Any
 
 from ..runtime.bundle import Bundle
+from ..runtime.cuda.budget import board_bytes, budget
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.device is not None:
+        board_bytes(args.device)  # refused before the hashes are computed
     bundle = Bundle.load(args.bundle)
     if args.json:
-        print(json.dumps({"path": str(bundle.path), "hashes_verified": True, **bundle.manifest}, indent=2))
+        report = {"path": str(bundle.path), "hashes_verified": True, **bundle.manifest}
+        if args.device is not None:
+            report["memory"] = {"device": args.device, **vars(budget(bundle))}
+        print(json.dumps(report, indent=2))
         return 0
-    print("\n".join(describe(bundle)))
+    print("\n".join(describe(bundle) + (memory(bundle, args.device) if args.device else [])))
     return 0
+
+
+def memory(bundle: Bundle, board: str) -> list[str]:
+    """What the bundle needs of a board's memory."""
+    need, room = budget(bundle), board_bytes(board)
+    weights = ", ".join(f"{stage} {size / 2**20:.1f}" for stage, size in need.weights.items())
+    return [
+        f"  memory      {need.total / 2**20:.1f} MiB of {room / 2**30:.0f} GiB on {board} "
+        f"({100 * need.total / room:.2g} %)",
+        f"    Gaussians and images {need.scene / 2**20:.1f} MiB, pinned {need.pinned / 2**20:.1f} MiB",
+        f"    weights, MiB: {weights}",
+        "    On top: activations and workspace of the engines, the CUDA context, and the system.",
+    ]
 
 
 def describe(bundle: Bundle) -> list[str]:

@@ -88,7 +88,7 @@ def software(engine: str) -> dict[str, str | None]:
         "python": platform.python_version(),
     }
     for name in ("numpy", "av", engine):
-        for distribution in (name, f"{name}-gpu"):
+        for distribution in (name, f"{name}-gpu", f"{name}-cu13", f"{name}-cu12"):
             try:
                 found[name] = metadata.version(distribution)
                 break

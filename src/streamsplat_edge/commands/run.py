@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from .. import runtime
-from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL
+from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, EXIT_REFUSED
 from ..machine import describe_machine
 from ..runtime.bundle import Bundle
 from ..runtime.compose import contact_sheet, panel_aspect
-from ..runtime.errors import BundleError, InputError, OutputError, VideoError
+from ..runtime.errors import BundleError, DeviceLostError, InputError, OutputError, VideoError
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
@@ -265,6 +265,7 @@ class Run:
         tty = sys.stderr.isatty()
         self.stop.armed = True
         with (
+            self._until_lost(),
             closing(self.pipeline.frames()) as frames,
             tqdm(
                 total=total,
@@ -280,6 +281,18 @@ class Run:
                 self.show(rendered)
                 bar.update()
         self.stop.armed = False
+
+    lost: DeviceLostError | None = None
+
+    @contextmanager
+    def _until_lost(self) -> Iterator[None]:
+        """A GPU that is lost ends the input, as Ctrl-C does, once there is something to keep."""
+        try:
+            yield
+        except DeviceLostError as error:
+            if not self.pipeline.report().frames:
+                raise
+            self.lost = error
 
     def show(self, rendered: Rendered) -> None:
         """Measures, composes and writes one frame, each timed by name."""
@@ -416,6 +429,7 @@ class Run:
             },
             "input_problems": {"truncated": reader.truncated, "notes": reader.notes},
             "interrupted": self.stop.signal is not None,
+            "device_lost": None if self.lost is None else self.lost.message,
         }
 
 
@@ -431,6 +445,11 @@ def conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: St
                 print(f"  wrote {path}")
     for note in reader.notes:
         print(f"note: {reader.uri}: {note}", file=sys.stderr)
+    if run.lost is not None:
+        done = stats["frames"]["total"]
+        print(f"error: {run.lost.message}", file=sys.stderr)
+        print(f"hint: what was done until then, {done} frames, is kept. {run.lost.hint}", file=sys.stderr)
+        return EXIT_REFUSED
     if stop.signal is not None:
         done = stats["frames"]["total"]
         kept = "what was done until then is kept" if done else "nothing was written"

@@ -1,0 +1,86 @@
+"""`streamsplat-edge run --device cuda` with the CPU in the GPU's place: whole runs, and a lost GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_bundle import build_fake_bundle
+from on_cpu_device import OnCpuDevice
+from video_samples import sample_clip
+
+from streamsplat_edge import cli
+from streamsplat_edge.runtime import stream
+from streamsplat_edge.runtime.engines import onnxruntime
+from streamsplat_edge.runtime.errors import DeviceLostError
+from streamsplat_edge.runtime.video import open_video
+
+
+@pytest.fixture
+def command(tmp_path: Path, device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(onnxruntime, "_provider", lambda *_: "CPUExecutionProvider")
+    monkeypatch.setattr(stream, "_open_device", lambda: device)
+    build_fake_bundle(tmp_path / "fake.bundle")
+    clip = sample_clip(tmp_path / "clip.mp4", 14)
+    (tmp_path / "out").mkdir()
+    options = ("--bundle", tmp_path / "fake.bundle", "-o", tmp_path / "out" / "o.mp4", "--threads", "1")
+    return [*map(str, ("run", clip, *options)), "--quiet"]
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with open_video(path) as reader:
+        return [frame.image for frame in reader]
+
+
+def test_a_run_gives_the_same_video(command: list[str], tmp_path: Path) -> None:
+    stats = tmp_path / "out" / "s.json"
+    assert cli.main([*command, "--device", "cuda", "--stats", str(stats)]) == 0
+    ours = frames_of(tmp_path / "out" / "o.mp4")
+    assert cli.main([*command, "--force"]) == 0
+    theirs = frames_of(tmp_path / "out" / "o.mp4")
+    assert len(ours) == len(theirs) == 14
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(ours, theirs, strict=True)) <= 4
+    report = json.loads(stats.read_text())
+    assert report["stages"]["render"] == "CUDA rasterizer, kernels on the CPU"
+    assert report["device_lost"] is None
+
+
+def lose(device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The device takes so many launches."""
+    original = device.launch
+
+    def launch(kernel: str, *arguments: object) -> None:
+        if len(device.launched) >= after:
+            raise DeviceLostError("The GPU was lost.", "Start again.")
+        original(kernel, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(device, "launch", launch)
+
+
+def test_a_lost_gpu_leaves_a_playable_file(
+    command: list[str],
+    tmp_path: Path,
+    device: OnCpuDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lose(device, monkeypatch, after=22)  # two per key frame and two per image
+    stats = tmp_path / "out" / "s.json"
+    assert cli.main([*command, "--device", "cuda", "--stats", str(stats)]) == 2
+    said = capsys.readouterr().err
+    kept = len(frames_of(tmp_path / "out" / "o.mp4"))
+    assert 0 < kept < 14
+    assert "error: The GPU was lost." in said
+    assert f"hint: what was done until then, {kept} frames, is kept. Start again." in said
+    report = json.loads(stats.read_text())
+    assert report["frames"]["total"] == kept and report["device_lost"] == "The GPU was lost."
+
+
+def test_lost_before_the_first_frame_leaves_nothing(
+    command: list[str], tmp_path: Path, device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(device, monkeypatch, after=3)
+    assert cli.main([*command, "--device", "cuda"]) == 2
+    assert list((tmp_path / "out").iterdir()) == []
