@@ -91,7 +91,7 @@ def test_videos_are_found(clips: Path, tmp_path: Path, capsys: pytest.CaptureFix
         videos.find_videos([tmp_path])
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
-    with pytest.raises(VideoError, match="bad.mp4"):
+    with pytest.raises(VideoError, match=r"bad\.mp4"):
         videos.survey([bad], GAP)
     assert len(videos.survey([bad, clips / "other.mp4"], GAP)) == 1
     assert "left out" in capsys.readouterr().err
@@ -160,7 +160,7 @@ def test_another_recording_starts_anew_and_strangers_are_left_alone(
     assert (folder / "thesis.txt").read_text() == "mine"
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(recording.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match="2 samples take .* GB"):
+    with pytest.raises(InputError, match=r"2 samples take .* GB"):
         recording.record(bundle, videos.choose(shots, 2), tmp_path / "full")
 
 

@@ -20,8 +20,8 @@ CHANNELS = 16
 def normed(extra: str = "", half: bool = False) -> onnx.ModelProto:
     """x * gain -> two linear layers; `extra` is another reader of what they read."""
     rng = np.random.default_rng(0)
-    constants = {"gain": np.ones(CHANNELS, np.float32), "v": rng.standard_normal((CHANNELS, 8)).astype(np.float32),
-                 "w": rng.standard_normal((CHANNELS, 8)).astype(np.float32)}  # fmt: skip
+    weights = {name: rng.standard_normal((CHANNELS, 8)).astype(np.float32) for name in "vw"}
+    constants = {"gain": np.ones(CHANNELS, np.float32), **weights}
     constants["gain"][3] = 100  # the outlier
     make = onnx.helper.make_node
     nodes = [make("Mul", ["x", "gain"], ["normed"], name="norm/Mul")]
@@ -95,8 +95,10 @@ def test_in_a_stage() -> None:
     graph, inputs, _ = encode_graph()
     exact = open_session(graph).run(None, {"rgbd": np.ones(inputs[0].shape, np.float32)})
     node = f"{ATTENTION}.proj/MatMul"
-    assert smooth(graph, find_layers(graph), {node: np.linspace(0.1, 9, 16, dtype=np.float32)} | {
-        layer.node: np.ones(16, np.float32) for layer in find_layers(graph) if layer.node != node}, 0.5) == (node,)  # fmt: skip
+    layers = find_layers(graph)
+    seen = {layer.node: np.ones(16, np.float32) for layer in layers}
+    seen[node] = np.linspace(0.1, 9, 16, dtype=np.float32)
+    assert smooth(graph, layers, seen, 0.5) == (node,)
     got = open_session(graph).run(None, {"rgbd": np.ones(inputs[0].shape, np.float32)})
     for a, b in zip(got, exact, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
