@@ -53,6 +53,7 @@ _PROBES: dict[str, str] = {
         "r = {'version': m.__version__}"
     ),
     "tensorrt_rtx": "import tensorrt_rtx as m; r = {'version': m.__version__}",
+    "websockets": "import websockets as m; r = {'version': m.__version__}",
     "pycuda": "import pycuda as m; r = {'version': m.VERSION_TEXT}",
 }
 _REQUIRED = ("numpy", "av", "onnxruntime", "native core")
@@ -194,6 +195,10 @@ def judge(
         verdicts["--engine openvino"] = "not installed: pip install 'streamsplat-edge[openvino]'"
     else:
         verdicts["--engine openvino"] = f"broken: {openvino['problem']}"
+    if packages["websockets"]["status"] == "ok":
+        verdicts["--view"] = f"available, websockets {packages['websockets']['version']}"
+    else:
+        verdicts["--view"] = f"{packages['websockets']['status']}: pip install 'streamsplat-edge[view]'"
     if core["status"] == "ok":
         verdicts["rasterizer"] = f"C++ core on the CPU, {core['simd']} code, the widest that this CPU runs"
     if packages["av"]["status"] == "ok":

@@ -26,7 +26,7 @@ _FLAGS = (
     *("--disable-component-update", "--disable-sync", "--no-proxy-server", "--mute-audio"),
     *("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars"),
 )
-_SECONDS = 120
+_SECONDS = 600  # SwiftShader draws a frame in a second, on a busy machine in minutes
 
 
 def find_chromium() -> str | None:

@@ -28,7 +28,9 @@ def stream(bundle: Bundle) -> Iterator[Stream]:
 @pytest.fixture
 def large_stream(tmp_path: Path) -> Iterator[Stream]:
     """A stream with so many Gaussians that a few pairs fill every buffer of a socket."""
-    with open_stream(build_fake_bundle(tmp_path / "large.bundle", height=96, width=256), threads=1) as opened:
+    with open_stream(
+        build_fake_bundle(tmp_path / "large.bundle", height=192, width=512), threads=1
+    ) as opened:
         yield opened
 
 
