@@ -1,4 +1,4 @@
-"""The Gaussians of an interval at a time: for the lifecycle, a GPU's host copy and the live view."""
+"""The Gaussians of an interval at a time: for the lifecycle, a GPU's host copy, the live view and files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import cast
 
 import numpy as np
 
-from .bundle_schema import ModelConfig
 from .rasterizer import DepthMapping, Splats, evaluate_at
 
 
@@ -14,14 +13,13 @@ class IntervalEvaluator:
     """Preallocated; the result is one object that the next call overwrites. Not thread-safe.
 
     Args:
-        model: of the bundle. threads: as of `evaluate_at`.
+        count: Gaussians per key frame, G. depth_mapping, threads: as of `evaluate_at`.
     """
 
-    def __init__(self, model: ModelConfig, threads: int = 0) -> None:
-        count = model.gaussians
+    def __init__(self, count: int, depth_mapping: str, threads: int = 0) -> None:
         self.splats = Splats.allocate(2 * count)
         self._count, self._threads = count, threads
-        self._mapping = cast(DepthMapping, model.depth_mapping)  # the schema allows no other words
+        self._mapping = cast(DepthMapping, depth_mapping)  # whoever read it allows no other words
         # Zero motion and fade: a lone key frame stands still at full opacity.
         self._still = np.zeros((count, 3), np.float32), np.zeros((count, 2), np.float32)
 

@@ -65,7 +65,7 @@ class Lifecycle:
         self._pairs = [PairBuffers(model) for _ in range(PAIRS)]
         self._offsets = np.arange(count, dtype=np.int64)
         self._ids = np.empty(2 * count, np.int64)
-        self._interval = IntervalEvaluator(model, threads)
+        self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping, threads)
         self._evaluated = math.nan
 
     @property

@@ -78,7 +78,7 @@ class CudaScene:
         }
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
         self._pair = PairBuffers(model)
-        self._interval = IntervalEvaluator(model)
+        self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping)
 
     @property
     def description(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..interval import IntervalEvaluator
 from ..rasterizer import DepthMapping, Splats, evaluate_at
 from .cloud import Cloud, Picture
 from .container import Births, ContainerWriter
@@ -109,11 +110,7 @@ def births_of_key_frame(
     key: KeyFrame, depth_mapping: DepthMapping, picture: Picture, origin: float
 ) -> Births:
     """The Gaussians of a scene of one key frame, which stand still."""
-    count = len(key.gaussians)
-    splats = Splats.allocate(count)
-    still = np.zeros((count, 3), np.float32), np.zeros((count, 2), np.float32)
-    evaluate_at(key.gaussians, *still, 0.0, depth_mapping, splats)
-    splats.count = count
+    splats = IntervalEvaluator(len(key.gaussians), depth_mapping).lone(key.gaussians)
     return births_of_cloud(Cloud.from_splats(splats, picture), key.time - origin)
 
 

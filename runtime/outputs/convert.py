@@ -34,7 +34,8 @@ def moments(recording: Recording, *, rate: float | None = None, at: float | None
     steps = (recording.last - recording.first) * rate
     if steps > MOMENTS_MAX:
         raise InputError(f"{steps:.0f} moments at {rate:g} per second.", "Use a lower --rate.")
-    return [recording.first + i / rate for i in range(math.floor(steps) + 1)]
+    count = math.floor(steps + 1e-6) + 1  # 0.4 s at 10 per second are 3.9999 steps
+    return [min(recording.first + i / rate, recording.last) for i in range(count)]
 
 
 def convert(

@@ -14,7 +14,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from ..errors import InputError
-from ..rasterizer import DepthMapping, Splats, evaluate_at
+from ..interval import IntervalEvaluator
+from ..rasterizer import Splats
 from .cloud import Cloud
 from .container_reader import ContainerReader
 from .key_frame import KeyFrame
@@ -63,7 +64,7 @@ class TracksRecording(_Closing):
         self.times: list[float] | None = times.tolist() or None
         self.first, self.last = float(self.tracks.times[0]), float(self.tracks.times[-1])
         self._loaded: dict[int, KeyFrame] = {}
-        self._splats = Splats.allocate(2 * self.tracks.gaussians)
+        self._evaluator = IntervalEvaluator(self.tracks.gaussians, self.tracks.depth_mapping)
 
     def at(self, time: float) -> Cloud:
         """The Gaussians at `time`. Between two scenes, those of the earlier one, as they were last."""
@@ -79,21 +80,12 @@ class TracksRecording(_Closing):
                 later, time = later - 1, float(times[later - 1])
             elif later + 1 < len(times) and not begins[later + 1]:
                 later += 1  # a scene's first frame belongs to the pair that begins there
-        key, splats = self._key_frame(later), self._splats
-        mapping = cast(DepthMapping, self.tracks.depth_mapping)
-        count = self.tracks.gaussians
+        key = self._key_frame(later)
         if key.motion is None or key.fade is None:
-            still = np.zeros((count, 3), np.float32), np.zeros((count, 2), np.float32)
-            evaluate_at(key.gaussians, *still, 0.0, mapping, splats)
-            splats.count = count
-            return splats
+            return self._evaluator.lone(key.gaussians)
         earlier = self._key_frame(later - 1)
         t = (time - earlier.time) / (key.time - earlier.time)
-        for half, (frame, dt) in enumerate(((earlier, t), (key, t - 1.0))):
-            rows, motion, fade = frame.gaussians, key.motion[half], key.fade[half]
-            evaluate_at(rows, motion, fade, dt, mapping, splats, half * count)
-        splats.count = 2 * count
-        return splats
+        return self._evaluator.between(earlier.gaussians, key.gaussians, key.motion, key.fade, t)
 
     def _key_frame(self, number: int) -> KeyFrame:
         """Kept for the next call, with its neighbour."""

@@ -22,7 +22,7 @@ class ExactRenderer:
     def __init__(self, model: ModelConfig, threads: int = 1) -> None:
         self._model = model
         self._rasterizer = Rasterizer(model.height, model.width, threads=threads)
-        self._interval = IntervalEvaluator(model, threads)
+        self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping, threads)
         self._buffers = RenderBuffers.allocate(model.height, model.width)
         self._scratch = np.zeros((model.height, model.width, 3), np.float32)
 

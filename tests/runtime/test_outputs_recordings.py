@@ -363,3 +363,33 @@ def test_damaged_4dgs(saved: tuple, tmp_path: Path) -> None:
         path.write_bytes(data[:cut])
         with pytest.raises(InputError):
             open_recording(str(path))
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("t.npz", "s.4dgs", "s.ply", "s.splat", "s_%03d.ply"):
+        with pytest.raises(InputError), open_recording(str(tmp_path / name)) as recording:
+            recording.at(0.0)
+
+
+def test_sequences_whose_times_do_not_grow(saved: tuple, tmp_path: Path) -> None:
+    for number, other in enumerate((4, 2)):
+        data = (saved[0] / f"scene_{other:03d}.ply").read_bytes()
+        (tmp_path / f"s_{number:03d}.ply").write_bytes(data)
+    with pytest.raises(InputError, match="do not grow"):
+        open_recording(str(tmp_path / "s_%03d.ply"))
+
+
+@pytest.mark.parametrize("name", ["tracks.npz", "scene_%03d.ply"])
+def test_a_conversion_that_fails_leaves_nothing(saved: tuple, tmp_path: Path, name: str) -> None:
+    with open_recording(str(saved[0] / name)) as recording:
+        steps = convert(recording, parse_target(str(tmp_path / "o.4dgs")), moments(recording))
+        next(steps), next(steps)
+        steps.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_moments(saved: tuple) -> None:
+    with open_recording(str(saved[0] / "tracks.npz")) as recording:
+        assert len(moments(recording, rate=10)) == 5
+        with pytest.raises(InputError, match="moments"):
+            moments(recording, rate=1e9)
