@@ -98,6 +98,25 @@ def test_what_is_asked_of_cupy(cupy: FakeCupy) -> None:
     assert device.record().done
 
 
+def test_graphs_are_captured_after_a_warm_up(cupy: FakeCupy) -> None:
+    device = CupyDevice()
+    captured: list[bool] = []
+    replay = device.capture(lambda: captured.append(device.stream.capturing))
+    assert captured == [False, True] and not device.stream.capturing
+    assert device.stream.graphs == [device.stream]  # uploaded
+    assert device.milliseconds(lambda: (replay(), replay(), None)[-1]) == 1.5
+    assert len(device.stream.graphs) == 3
+
+    def broken() -> None:
+        if device.stream.capturing:
+            cupy.fail(900)
+        device.launch("blend", (1, 1, 1))
+
+    with pytest.raises(EngineError, match="CUDA failed while starting blend"):
+        device.capture(broken)
+    assert not device.stream.capturing, "the stream can be used again"
+
+
 def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
     device = CupyDevice()
     inner = np.zeros(4, np.float32)
