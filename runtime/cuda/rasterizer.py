@@ -41,7 +41,9 @@ _FIELDS |= {"expected_depth": "expected_out", "alpha": "alpha_out"}
 class DeviceSplats:
     """Gaussians on the device, float32 and C-contiguous, shapes as in `runtime.rasterizer.Splats`.
 
-    Arrays of any library that has DLPack or `__cuda_array_interface__` are taken without a copy.
+    Arrays of any library that has DLPack or `__cuda_array_interface__` are taken without a copy, and their
+    stream is waited for on the device. What is given as a CuPy array was written in the device's stream, or
+    is finished.
     """
 
     means: Any

@@ -177,8 +177,11 @@ def judge(
             f"ONNX Runtime {runtime['version']}, CPUExecutionProvider, {cores} threads: the default of `run`"
         )
         if "CUDAExecutionProvider" in runtime["providers"] and cuda["gpus"]:
+            ready = packages["cupy"]["status"] == "ok"
             verdicts["engine on request"] = (
-                "--device cuda: this ONNX Runtime has the CUDA provider and a GPU is here"
+                "--device cuda: this ONNX Runtime has the CUDA provider, CuPy and a GPU are here"
+                if ready
+                else "--device cuda needs CuPy: pip install 'streamsplat-edge[gpu]'"
             )
         elif cuda["gpus"]:
             verdicts["gpu"] = (

@@ -16,10 +16,10 @@ FLAGS = shlex.split(
 )
 
 
-def compile_program(program: Path, out: Path, sources: Path = CUDA) -> Path:
+def compile_program(program: Path, out: Path, sources: Path = CUDA, *options: str) -> Path:
     """A shared library of ``program`` with the kernels in ``sources``; returns ``out``."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
-    command = [*compiler, *FLAGS, f"-I{sources}", f"-I{HERE}", str(program), "-o", str(out)]
+    command = [*compiler, *FLAGS, *options, f"-I{sources}", f"-I{HERE}", str(program), "-o", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return out

@@ -36,7 +36,7 @@ class FakeStream:
     ptr = 77
 
     def __init__(self, **_: Any) -> None:
-        pass
+        self.graphs: list[Any] = []
 
     def __enter__(self) -> FakeStream:
         return self
@@ -49,6 +49,17 @@ class FakeStream:
 
     def synchronize(self) -> None:
         pass
+
+    capturing = False
+
+    def begin_capture(self) -> None:
+        assert not self.capturing
+        self.capturing = True
+
+    def end_capture(self) -> Any:
+        assert self.capturing
+        self.capturing = False
+        return SimpleNamespace(upload=self.graphs.append, launch=self.graphs.append)
 
 
 class FakeCupy(ModuleType):
@@ -78,6 +89,7 @@ class FakeCupy(ModuleType):
             Device=lambda index: SimpleNamespace(use=lambda: None),
             Stream=FakeStream,
             Event=lambda **_: SimpleNamespace(done=True, synchronize=self._touch),
+            get_elapsed_time=lambda begin, end: 1.5,
             function=SimpleNamespace(Module=lambda: self),
             alloc_pinned_memory=self._pinned,
         )

@@ -98,6 +98,25 @@ def test_what_is_asked_of_cupy(cupy: FakeCupy) -> None:
     assert device.record().done
 
 
+def test_graphs_are_captured_after_a_warm_up(cupy: FakeCupy) -> None:
+    device = CupyDevice()
+    captured: list[bool] = []
+    replay = device.capture(lambda: captured.append(device.stream.capturing))
+    assert captured == [False, True] and not device.stream.capturing
+    assert device.stream.graphs == [device.stream]  # uploaded
+    assert device.milliseconds(lambda: (replay(), replay(), None)[-1]) == 1.5
+    assert len(device.stream.graphs) == 3
+
+    def broken() -> None:
+        if device.stream.capturing:
+            cupy.fail(900)
+        device.launch("blend", (1, 1, 1))
+
+    with pytest.raises(EngineError, match="CUDA failed while starting blend"):
+        device.capture(broken)
+    assert not device.stream.capturing, "the stream can be used again"
+
+
 def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
     device = CupyDevice()
     inner = np.zeros(4, np.float32)
@@ -217,3 +236,38 @@ def test_nvrtc_itself_compiles_the_installed_sources(tmp_path) -> None:
     assert code.startswith(b"\x7fELF")
     for kernel in ("project_ring_canonical", "blend_given_general", "lifecycle_compact"):
         assert kernel.encode() in code
+
+
+def test_the_real_cupy_has_these_calls() -> None:
+    """What the stand-in imitates, where CuPy is installed; importing it needs no GPU."""
+    real = pytest.importorskip("cupy", reason="CuPy (extra [gpu]) is not installed")
+    cuda = real.cuda
+    for place, names in (
+        (real, ("ndarray", "zeros", "asarray", "from_dlpack")),
+        (cuda, ("Device", "Stream", "Event", "alloc_pinned_memory", "get_elapsed_time", "nvrtc")),
+        (cuda.Stream, ("record", "synchronize", "begin_capture", "end_capture")),
+        (cuda.Event, ("done", "synchronize")),
+        (cuda.Graph, ("launch", "upload")),
+        (cuda.function.Module, ("load", "get_function")),
+        (
+            cuda.runtime,
+            ("driverGetVersion", "runtimeGetVersion", "memGetInfo", "memcpyAsync", "memcpyDefault"),
+        ),
+        (cuda.nvrtc, ("createProgram", "compileProgram", "getCUBIN", "getProgramLog", "getSupportedArchs")),
+    ):
+        assert all(hasattr(place, name) for name in names), (place, names)
+    assert issubclass(cuda.memory.OutOfMemoryError, MemoryError)
+    assert issubclass(cuda.driver.CUDADriverError, RuntimeError)  # made by the driver only
+    assert cuda.runtime.CUDARuntimeError(700).status == 700
+
+
+def test_the_real_cupy_passes_structures_by_value() -> None:
+    """As far as a launch goes without a driver: an argument of an unknown type is refused before that."""
+    function = pytest.importorskip("cupy.cuda.function", reason="CuPy (extra [gpu]) is not installed")
+    kernel = function.Function.__new__(function.Function)
+    stream = SimpleNamespace(ptr=0)
+    with pytest.raises(TypeError):
+        kernel((1, 1, 1), (32,), (object(),), stream=stream)
+    if cupy_device.cuda_device(0) is None:
+        with pytest.raises(RuntimeError, match="driver"):
+            kernel((1, 1, 1), (32,), (np.zeros((), layout.RASTER_PARAMS),), stream=stream)
