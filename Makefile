@@ -23,7 +23,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 \
+.PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 test-quantised \
   test-rtsp test-browser test-serve test-cuda gpu-check coverage bench clean check-tools
 
 help:  ## list the targets
@@ -52,6 +52,9 @@ test-plans: .venv-test/.installed  ## TensorRT-RTX plans of tiny and base, witho
 # One operator set per core; each needs 4 GB.
 test-plans-20 test-plans-23: test-plans-%: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m plans -s -k opset$*
+
+test-quantised: .venv-test/.installed  ## INT8 and FP8 graphs of tiny and base in TensorRT-RTX, without a GPU (minutes)
+	.venv-test/bin/python -m pytest -m plans tests/calibration
 
 test-rtsp:  ## live sources against GStreamer's RTSP server on loopback, where it is installed (a minute)
 test-rtsp: .venv-test/.installed

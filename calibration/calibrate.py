@@ -21,7 +21,7 @@ from .cpu import choose_forms
 from .forms import Clips, save
 from .frames import Judge, Score
 from .gate import of_graphs, pass_gate
-from .layers import find_layers, is_quantised
+from .layers import find_layers, is_quantised, load_graph
 from .options import Options, Result
 from .ranges import FORMATS, clip_of
 from .recipe import Decision, keep_also
@@ -146,7 +146,7 @@ def _smoothed(
         for files, suffix in ((sources, "fp32"), (targets, "target")):
             if stage not in files:
                 continue
-            model = onnx.load(files[stage].path)
+            model = load_graph(files[stage].path)
             layers = [d.layer for d in of_graphs({stage: files[stage]}, linear)]
             nodes = smooth(model, layers, _known(maxima), options.smooth)
             path = scratch / f"{stage}.smooth.{suffix}.onnx"
@@ -165,7 +165,7 @@ def _collected(
 ) -> dict[str, activations.Activation]:
     calls = len(recording) * (1 if source.stage == "deform" else 2)
     return activations.collect(
-        onnx.load(source.path), [d.layer for d in decisions],
+        load_graph(source.path), [d.layer for d in decisions],
         lambda: recording.calls(source.stage, source.inputs),
         stage=source.stage, progress=progress, total=calls,
     )  # fmt: skip
@@ -188,7 +188,7 @@ def _fp32(bundle: Bundle, stage: str) -> StageVariant:
 
 
 def _graph(variant: StageVariant) -> onnx.ModelProto:
-    model = onnx.load(variant.path)
+    model = load_graph(variant.path)
     if is_quantised(model):
         raise BundleError(
             f"{variant.path} is quantised already.", "Calibrate the bundle that it was made from."

@@ -16,7 +16,7 @@ import onnx
 
 from ..runtime.bundle import StageVariant
 from . import qdq
-from .layers import Layer, find_layers
+from .layers import Layer, find_layers, load_graph
 from .recipe import kind_of
 
 # Node -> the largest magnitude of each of its operands that is computed at run time.
@@ -55,7 +55,7 @@ def write_static(
     Args:
         source: graph to start from. nodes: names of layers. clips: see above. precision: `int8` or `fp8`.
     """
-    model = onnx.load(source.path)
+    model = load_graph(source.path)
     chosen = set(nodes)
     layers = [layer for layer in find_layers(model) if layer.node in chosen]
     result = qdq.insert(model, layers, by_tensor(layers, clips), precision)
@@ -72,7 +72,7 @@ def write_dynamic(source: StageVariant, layers: Sequence[Layer], target: Path) -
     logger.setLevel(logging.ERROR)  # it advises preprocessing, which the export has done
     try:
         quantize_dynamic(
-            onnx.load(source.path),  # of a path it would write a file beside it, into the user's bundle
+            load_graph(source.path),  # of a path it would write a file beside it, into the user's bundle
             target,
             op_types_to_quantize=sorted({layer.operator for layer in layers}),
             nodes_to_quantize=[layer.node for layer in layers],

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import onnx
-
 from ..runtime.bundle import StageVariant
 from ..runtime.errors import StreamSplatError
 from .frames import Judge, Score
-from .layers import Layer, find_layers
+from .layers import Layer, find_layers, load_graph
 from .options import Result
 from .recipe import Decision, keep_also
 from .sensitivity import literal_engines, smallest
@@ -66,7 +64,7 @@ def of_graphs(targets: Mapping[str, StageVariant], decisions: Sequence[Decision]
     """The decisions with the layers of other graphs of the same stages: names of nodes are the same, those of
     tensors are not."""
     own: dict[str, dict[str, Layer]] = {
-        stage: {layer.node: layer for layer in find_layers(onnx.load(variant.path))}
+        stage: {layer.node: layer for layer in find_layers(load_graph(variant.path))}
         for stage, variant in targets.items()
     }
     return [replace(d, layer=own[d.stage][d.layer.node]) for d in decisions if d.stage in own]

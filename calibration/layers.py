@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
+from onnx.reference import ReferenceEvaluator
 
 # Operator -> axis of the weight along which output channels lie (Gemm and transposed weights: see `_layer`).
 _CHANNEL_AXIS = {"MatMul": 1, "Gemm": 1, "Conv": 0, "ConvTranspose": 1}
@@ -36,8 +38,78 @@ class Layer:
         return not self.weight
 
 
+def load_graph(path: Path) -> onnx.ModelProto:
+    """A stage file in which every constant weight is an initializer.
+
+    The exporter leaves a weight that several products share (query, key and value of cross attention) as one
+    tensor that each slices and transposes; engines fold that, and Q/DQ belong behind it.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type in OPERATORS and node.input[1] in makers:
+            part = _made_of_constants(node.input[1], makers, constants)
+            if part:
+                graph.initializer.append(_evaluated(model, part, node.input[1], constants))
+                makers.pop(node.input[1])
+    made = {tensor.name for tensor in graph.initializer}
+    nodes = [node for node in graph.node if not set(node.output) & made]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _drop_unused(graph)
+    return model
+
+
+def _made_of_constants(
+    name: str, makers: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """The nodes that compute a tensor from constants alone, in order; empty where it depends on more."""
+    node = makers.get(name)
+    if node is None:
+        return []
+    part: list[onnx.NodeProto] = []
+    for source in node.input:
+        if source and source not in constants:
+            before = _made_of_constants(source, makers, constants)
+            if not before:
+                return []
+            part += before
+    return [*part, node]
+
+
+def _evaluated(
+    model: onnx.ModelProto,
+    part: list[onnx.NodeProto],
+    name: str,
+    constants: Mapping[str, onnx.TensorProto],
+) -> onnx.TensorProto:
+    needed = dict.fromkeys(source for node in part for source in node.input if source in constants)
+    graph = onnx.helper.make_graph(
+        part, "weight", [], [onnx.ValueInfoProto(name=name)], [constants[source] for source in needed]
+    )
+    whole = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return onnx.numpy_helper.from_array(ReferenceEvaluator(whole).run([name], {})[0], name)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants that nothing reads any more."""
+    read = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if read & set(node.output):
+            kept.append(node)
+            read |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+
+
 def find_layers(model: onnx.ModelProto) -> list[Layer]:
-    """All nodes that could be quantised, in the order of execution."""
+    """All nodes that could be quantised, in the order of execution; of a graph from `load_graph`."""
     return list(_layers(model.graph))
 
 

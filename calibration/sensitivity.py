@@ -15,7 +15,7 @@ from ..runtime.video import write_bytes
 from . import qdq
 from .forms import Clips, by_tensor
 from .frames import Judge, Score
-from .layers import Layer
+from .layers import Layer, load_graph
 from .recipe import Decision
 from .sessions import LiteralEngine
 
@@ -54,7 +54,7 @@ def measure(
         stage, layer = decision.stage, decision.layer
         key = f"{stage}:{layer.node}"
         if key not in done:
-            model = models.setdefault(stage, onnx.load(sources[stage].path))
+            model = models.setdefault(stage, load_graph(sources[stage].path))
             with _engine(sources[stage], model, [layer], clips[stage], precision) as engine:
                 done[key] = judge.score({stage: engine})
             _write(kept, done)
@@ -74,7 +74,7 @@ def literal_engines(
     for stage, source in sources.items():
         layers = [d.layer for d in decisions if d.stage == stage and d.quantise]
         if layers:
-            engines[stage] = _engine(source, onnx.load(source.path), layers, clips[stage], precision)
+            engines[stage] = _engine(source, load_graph(source.path), layers, clips[stage], precision)
     return engines
 
 

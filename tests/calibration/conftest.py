@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from video_samples import write_video
 
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.preprocess import Resizer
+
+
+for folder in ("export", "training"):  # small models, keyed weights
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from small_bundle import ATTENTION, KEPT, QUANTISED, deform_graph, encode_graph, make_graph
 
-from streamsplat_edge.calibration.layers import find_layers, is_quantised
+from streamsplat_edge.calibration.layers import find_layers, is_quantised, load_graph
 from streamsplat_edge.calibration.qdq import count, insert, quantised_nodes
 from streamsplat_edge.calibration.ranges import FORMATS
 from streamsplat_edge.calibration.recipe import Recipe
@@ -179,3 +181,34 @@ def test_refusals() -> None:
     old.opset_import[0].version = 18
     with pytest.raises(InputError, match="operator set 18, 19 is needed"):
         insert(old, layers, {"changes": 1.0}, "int8")
+
+
+def test_weights_that_products_share_are_found(tmp_path: Path) -> None:
+    """One tensor, sliced and transposed for each of two products, as the exporter writes cross attention."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "packed": rng.standard_normal((6, 4)).astype(np.float32),
+        "zero": np.array([0]), "three": np.array([3]), "six": np.array([6]),
+    }  # fmt: skip
+    make = onnx.helper.make_node
+    nodes = []
+    for i, (start, end) in enumerate((("zero", "three"), ("three", "six"))):
+        nodes.append(make("Slice", ["packed", start, end, "zero"], [f"part_{i}"], name=f"slice_{i}"))
+        nodes.append(make("Transpose", [f"part_{i}"], [f"w_{i}"], name=f"transpose_{i}", perm=[1, 0]))
+        nodes.append(make("MatMul", ["x", f"w_{i}"], [f"y_{i}"], name=f"product_{i}"))
+    nodes.append(make("MatMul", ["y_0", "turned"], ["z"], name="attention"))
+    nodes.insert(-1, make("Transpose", ["y_1"], ["turned"], name="turn", perm=[1, 0]))
+    io = [TensorSpec("x", (5, 4))], [TensorSpec("z", (5, 5))]
+    onnx.save(make_graph(nodes, constants, *io), tmp_path / "graph.onnx")
+    model = load_graph(tmp_path / "graph.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(x.node, x.is_product) for x in find_layers(model)] == [
+        ("product_0", False),
+        ("product_1", False),
+        ("attention", True),
+    ]
+    assert {w.name for w in model.graph.initializer} == {"w_0", "w_1"}
+    assert [n.name for n in model.graph.node] == ["product_0", "product_1", "turn", "attention"]
+    x = rng.standard_normal((5, 4)).astype(np.float32)
+    before = open_session(onnx.load(tmp_path / "graph.onnx")).run(None, {"x": x})[0]
+    np.testing.assert_allclose(open_session(model).run(None, {"x": x})[0], before, rtol=1e-5)

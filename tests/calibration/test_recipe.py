@@ -36,7 +36,7 @@ def test_the_default_rules_decide_every_layer_with_a_reason() -> None:
     assert all(d.reason and d.reason != "no rule fits" for d in decisions)
     assert "attention" in found["encode", f"{ATTENTION}/MatMul"].reason
     assert "output heads" in found["deform", "deform/MatMul"].reason
-    assert "few channels" in found["encode", "stem/Conv"].reason
+    assert "embedding" in found["encode", "stem/Conv"].reason
 
 
 def test_keep_comes_first_and_takes_patterns() -> None:

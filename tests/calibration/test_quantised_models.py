@@ -1,0 +1,142 @@
+"""Graphs of the real modules: Q/DQ where the recipe says, accepted by TensorRT-RTX, types in the built plan.
+
+The small models have the structure of `base` and of `tiny`; `base` itself, with keyed weights, takes minutes
+(`make test-quantised`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+pytest.importorskip("torch")
+from small_model import ATTENDING, MATCHING, small_model
+
+from streamsplat_edge.calibration.layers import find_layers, load_graph
+from streamsplat_edge.calibration.qdq import count, insert, quantised_nodes
+from streamsplat_edge.calibration.recipe import Recipe
+from streamsplat_edge.export.build import BuildOptions, build_plan
+from streamsplat_edge.export.graphs import write_graph
+from streamsplat_edge.export.precision import lowered
+from streamsplat_edge.export.stages import ConditionStage, StageGraph, stage_graphs
+from streamsplat_edge.runtime.bundle import Bundle, StageVariant
+from streamsplat_edge.runtime.engines import trt_api
+
+ROOT = Path(__file__).resolve().parents[2]
+# Of base in all: every linear layer and convolution of the transformers; per stage, how many are quantised.
+BASE = {"depth": 101, "encode": 58, "condition": 72, "deform": 90}
+
+
+def quantised(path: Path, stage: str, precision: str) -> tuple[onnx.ModelProto, list[str]]:
+    """The graph of a file with all that the default recipe says, at made-up ranges, and those layers."""
+    model = load_graph(path)
+    decisions = Recipe().decide({stage: find_layers(model)}, precision)
+    layers = [d.layer for d in decisions if d.quantise]
+    result = insert(model, layers, {a: 4.0 for layer in layers for a in layer.activations}, precision)
+    return result, [layer.node for layer in layers]
+
+
+def check_counts(path: Path, stage: str, precision: str) -> onnx.ModelProto:
+    model, names = quantised(path, stage, precision)
+    assert quantised_nodes(model) == names, "those and no others"
+    before = {layer.node: layer for layer in find_layers(load_graph(path))}
+    activations = {before[name].activations[0] for name in names}
+    weights = {before[name].weight for name in names}
+    assert count(model) == {
+        "QuantizeLinear": len(activations),
+        "DequantizeLinear": len(activations) + len(weights),
+    }
+    return model
+
+
+def parses(path: Path) -> None:
+    """TensorRT-RTX's parser takes the file."""
+    module = trt_api.load("tensorrt_rtx")
+    logger = module.Logger(module.Logger.ERROR)
+    builder = module.Builder(logger)
+    network = trt_api.create_network(module, builder)
+    parser = trt_api.make_parser(module, network, logger, builder.create_builder_config())
+    accepted = parser.parse_from_file(str(path))
+    assert accepted, [parser.get_error(i).desc() for i in range(parser.num_errors)]
+
+
+def small_stages(name: str) -> list[StageGraph]:
+    model = small_model(ATTENDING if name == "base" else MATCHING)
+    return stage_graphs(model, ConditionStage(model) if name == "tiny" else None)
+
+
+@pytest.mark.parametrize("name", ["base", "tiny"])
+def test_small_models_are_quantised_where_the_recipe_says(name: str, tmp_path: Path) -> None:
+    expected = {
+        # Of a transformer block four linear layers (packed and output projection, two of the MLP), besides
+        # the upsamplers' layers; heads, embedding and attention products stay.
+        "base": {"encode": 4 + 4 + 1, "deform": None},
+        "tiny": {"encode": None, "condition": 3, "deform": None},
+    }[name]
+    for stage in small_stages(name):
+        path = tmp_path / f"{stage.name}.onnx"
+        write_graph(replace(stage, module=lowered(stage.module, "fp16")), path)
+        for precision in ("int8", "fp8"):
+            model = check_counts(path, stage.name, precision)
+            names = quantised_nodes(model)
+            assert expected[stage.name] in (None, len(names)) and names
+            assert not [n for n in names if n.startswith(("model/", "deform/")) or ".flow/" in n], "heads"
+            kinds = {w.data_type for w in model.graph.initializer if w.name.endswith(".scale")}
+            assert onnx.TensorProto.FLOAT16 in kinds, "they compute in the precision of the graph"
+            out = tmp_path / f"{stage.name}.{precision}.onnx"
+            onnx.save(model, out)
+            if importlib.util.find_spec("tensorrt_rtx"):
+                parses(out)
+
+
+@pytest.mark.plans
+@pytest.mark.parametrize(("precision", "capabilities"), [("int8", ("8.6",)), ("fp8", ("8.9", "12.0"))])
+def test_plans_of_the_demo_bundle_compute_in_it(
+    precision: str, capabilities: tuple[str, ...], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
+    bundle = Bundle.load(ROOT / "demo" / "tiny.bundle")
+    module = trt_api.load("tensorrt_rtx")
+    for stage in bundle.stage_names:
+        variant = bundle.variants(stage)[0]
+        path = tmp_path / f"{stage}.onnx"
+        model, names = quantised(variant.path, stage, precision)
+        onnx.save(model, path)
+        file = StageVariant(stage, path, precision, (), variant.inputs, variant.outputs, "0" * 64)
+        for capability in capabilities:
+            _, found = build_plan(file, module, BuildOptions("tensorrt_rtx", capabilities=(capability,)))
+            assert found.products.get(precision, 0) >= 0.8 * len(names), (stage, capability, found.products)
+
+
+@pytest.mark.plans
+def test_base_is_quantised_where_the_recipe_says(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
+    pytest.importorskip("transformers", reason="base has stages of published networks")
+    module = trt_api.load("tensorrt_rtx")
+    for stage in base_stages():
+        path = tmp_path / f"{stage.name}.onnx"
+        graph = write_graph(replace(stage, module=lowered(stage.module, "fp16")), path)
+        for precision in ("int8", "fp8"):
+            model = check_counts(path, stage.name, precision)
+            assert len(quantised_nodes(model)) == BASE[stage.name]
+            out = tmp_path / f"{stage.name}.{precision}.onnx"
+            onnx.save(model, out)
+            del model
+            parses(out)
+        variant = StageVariant(stage.name, out, "fp8", (), graph.inputs, graph.outputs, "0" * 64)
+        for capability in ("8.9", "12.0"):
+            _, found = build_plan(variant, module, BuildOptions("tensorrt_rtx", capabilities=(capability,)))
+            assert found.products.get("fp8", 0) >= 0.8 * BASE[stage.name], found.products
+        for file in tmp_path.iterdir():
+            file.unlink()
+
+
+def base_stages() -> Iterator[StageGraph]:
+    from test_plans import stages_of
+
+    return stages_of("base")
