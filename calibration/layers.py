@@ -90,7 +90,9 @@ def _evaluated(
         part, "weight", [], [onnx.ValueInfoProto(name=name)], [constants[source] for source in needed]
     )
     whole = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return onnx.numpy_helper.from_array(ReferenceEvaluator(whole).run([name], {})[0], name)
+    results = ReferenceEvaluator(whole).run([name], {})
+    assert isinstance(results, list)
+    return onnx.numpy_helper.from_array(results[0], name)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
