@@ -63,3 +63,14 @@ def test_misuse_is_refused() -> None:
         LatencyRecorder(capacity=0)
     with pytest.raises(ValueError, match="NaN"):
         LatencyRecorder().add("encode", float("nan"))
+
+
+@pytest.mark.parametrize("capacity", [None, 7])
+def test_recent_are_the_last_samples(capacity: int | None) -> None:
+    recorder = LatencyRecorder(capacity)
+    assert recorder.recent("render", 3).size == 0
+    for i in range(25):
+        recorder.add("render", float(i))
+        for count in (1, 3, 7, 50):
+            kept = recorder.samples("render")
+            np.testing.assert_array_equal(np.sort(recorder.recent("render", count)), kept[-count:])
