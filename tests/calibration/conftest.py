@@ -14,7 +14,6 @@ from video_samples import write_video
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.preprocess import Resizer
 
-
 for folder in ("export", "training"):  # small models, keyed weights
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
