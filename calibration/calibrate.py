@@ -16,8 +16,7 @@ import onnx
 
 from ..runtime.bundle import Bundle, StageVariant, check_replaceable
 from ..runtime.errors import BundleError, InputError
-from . import activations, sensitivity, videos
-from .cpu import choose_forms
+from . import activations, cpu, sensitivity, videos
 from .forms import Clips, save
 from .frames import Judge, Score
 from .gate import of_graphs, pass_gate
@@ -86,8 +85,8 @@ def calibrate(
                 kept=folder / _sensitivity_file(clips, options, judge), progress=progress,
             )  # fmt: skip
         pass_gate(result, judge, targets)
-        for engine in ("onnxruntime", "openvino") if options.precision == "int8" else ():
-            choice = choose_forms(
+        for engine in cpu.ENGINES if options.precision == "int8" else ():
+            choice = cpu.choose_forms(
                 engine, sources, result.decisions, clips, recording, judge, scratch / engine,
                 min_psnr=options.min_psnr, slower=options.slower,
                 order=[(s.stage, s.node) for s in result.sensitivities], progress=progress,

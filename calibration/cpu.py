@@ -26,6 +26,8 @@ from .sensitivity import smallest
 from .timing import Timing, compare, fastest
 
 FLOAT = "fp32"
+ENGINES = ("onnxruntime", "openvino")
+"""Engines that INT8 files are made for on CPUs."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from small_bundle import ATTENTION, KEPT, QUANTISED, build_small_bundle
 
+from streamsplat_edge.calibration import cpu
 from streamsplat_edge.calibration.qdq import quantised_nodes
 from streamsplat_edge.cli import main
 from streamsplat_edge.runtime.bundle import Bundle, VariantSource, write_bundle
@@ -37,6 +38,12 @@ def made(
     report = ("--report", str(folder / "report"))
     assert main(command(pristine, clips, folder / "int8.bundle", "--method", "mse", *report)) == 0
     return folder, json.loads((folder / "report" / "report.json").read_text())
+
+
+@pytest.fixture
+def no_cpu_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have tests of their own, and OpenVINO takes seconds to compile each."""
+    monkeypatch.setattr(cpu, "ENGINES", ())
 
 
 def test_the_bundle_holds_files_for_tensorrt_in_front(
@@ -111,6 +118,7 @@ def test_fp8_is_for_tensorrt_alone(
     assert "onnxruntime fp8  rendered frames" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_cpu_forms")
 def test_half_precision_files_are_what_tensorrt_gets_quantised(
     bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +158,7 @@ def test_layers_are_listed(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)["encode"]["quantised"] == ALL["encode"]
 
 
+@pytest.mark.usefixtures("no_cpu_forms")
 def test_below_the_gate_nothing_is_saved_but_by_force(
     bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +179,7 @@ def test_below_the_gate_nothing_is_saved_but_by_force(
     assert Bundle.load(out).quantisation["gate"]["passed"] is False
 
 
+@pytest.mark.usefixtures("no_cpu_forms")
 def test_a_layer_that_reads_only_zeros_is_not_quantised(
     bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
