@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,17 @@ from .base import Engine, check_specs, thread_count
 
 # Execution precision asked for -> (OpenVINO element type, capability the CPU must report).
 _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+
+
+@functools.cache
+def process_core(kind: Callable[[], Any]) -> Any:
+    """The one `openvino.Core` (`kind`) of the process, for all its life.
+
+    On a processor with AMX, OpenVINO 2026.4 gives the thread that makes a core a stack for signal handlers, and
+    frees it with the core but does not take it back: the next signal that Python handles there (Ctrl-C, the end
+    of a child process) would end the process with a segmentation fault.
+    """
+    return kind()
 
 
 class OpenVinoEngine(Engine):
@@ -36,7 +48,7 @@ class OpenVinoEngine(Engine):
             ) from error
         require_device("openvino", device)
         try:
-            core = openvino.Core()
+            core = process_core(openvino.Core)
             capabilities = list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         except RuntimeError as error:
             raise EngineError(

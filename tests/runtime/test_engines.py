@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import importlib.util
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from fake_bundle import build_fake_bundle, numpy_deform, numpy_encode
 from streamsplat_edge.runtime import engines
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.engines import base, onnxruntime
-from streamsplat_edge.runtime.engines.openvino import choose_precision
+from streamsplat_edge.runtime.engines.openvino import choose_precision, process_core
 from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError
 
 needs_openvino = pytest.mark.skipif(
@@ -305,15 +307,31 @@ def test_openvino_runs_on_the_cpu_only(bundle: Bundle) -> None:
 @needs_openvino
 def test_openvino_default_precision(bundle: Bundle) -> None:
     with load(bundle, "encode", ("openvino", None)) as engine:
-        capabilities = (
-            importlib.import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        )
+        core = process_core(importlib.import_module("openvino").Core)
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         assert engine.precision == ("bf16" if "BF16" in capabilities else "fp32")
         inputs, outputs = arrays(engine.inputs, 0), arrays(engine.outputs)
         engine.run(inputs, outputs)
         wanted = numpy_encode(inputs["rgbd"], bundle.model)
         for name in outputs:
             np.testing.assert_allclose(outputs[name], wanted[name], atol=0.02)
+
+
+@needs_openvino
+def test_openvino_core_outlives_its_engines(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A core that is freed takes the signal handlers' stack with it on CPUs with AMX."""
+    module, made = importlib.import_module("openvino"), []
+
+    def core() -> object:
+        made.append(weakref.ref(real := module_core()))
+        return real
+
+    module_core = module.Core
+    monkeypatch.setattr(module, "Core", core)
+    for stage in ("encode", "deform"):
+        load(bundle, stage, ("openvino", "fp32")).close()
+    gc.collect()
+    assert len(made) == 1 and made[0]() is not None
 
 
 @needs_openvino
