@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
@@ -90,9 +91,8 @@ def _evaluated(
         part, "weight", [], [onnx.ValueInfoProto(name=name)], [constants[source] for source in needed]
     )
     whole = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    results = ReferenceEvaluator(whole).run([name], {})
-    assert isinstance(results, list)
-    return onnx.numpy_helper.from_array(results[0], name)
+    (value,) = ReferenceEvaluator(whole).run([name], {})
+    return onnx.numpy_helper.from_array(np.asarray(value), name)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

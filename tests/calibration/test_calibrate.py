@@ -261,9 +261,9 @@ def test_few_samples_are_warned_about(
         "--quiet",
     ]
     assert main([*arguments, "--samples", "9"]) == 2
-    assert "warning: few samples; ranges settle at about 128" in capsys.readouterr().err
+    assert "warning: few samples, ranges settle at about 128" in capsys.readouterr().err
     assert main([*arguments, "--samples", "200"]) == 2
-    assert re.search(r"warning: only \d+ samples; ranges settle at about 128", capsys.readouterr().err)
+    assert re.search(r"warning: only \d+ samples, ranges settle at about 128", capsys.readouterr().err)
 
 
 def test_a_quantised_bundle_is_not_quantised_again(

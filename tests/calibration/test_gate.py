@@ -249,6 +249,8 @@ def test_the_faster_form_is_chosen_and_judged_in_its_engine(
     assert {stage: name for stage, (name, _) in choice.files.items()} == {"encode": "int8", "deform": "int8"}
     assert choice.score is not None and 10 < choice.score.worst < 100 and choice.reason == ""
     assert choice.baseline is not None and choice.baseline.worst > choice.score.worst
+    if engine == "openvino":  # which takes seconds to compile each
+        return
     # Nothing is saved that fails: all layers are given back, or there is no file at all.
     order = [(s, n) for s in QUANTISED for n in QUANTISED[s]]
     strict = cpu.choose_forms(*arguments, tmp_path / "b", min_psnr=choice.score.worst + 1, order=order)

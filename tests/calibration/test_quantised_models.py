@@ -1,7 +1,6 @@
 """Graphs of the real modules: Q/DQ where the recipe says, accepted by TensorRT-RTX, types in the built plan.
 
-The small models have the structure of `base` and of `tiny`; `base` itself, with keyed weights, takes minutes
-(`make test-quantised`).
+The small model has the structure of `base`, which itself, with keyed weights, takes minutes (`make test-quantised`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import onnx
 import pytest
 
 pytest.importorskip("torch")
-from small_model import ATTENDING, MATCHING, small_model
+from small_model import ATTENDING, small_model
 
 from streamsplat_edge.calibration.layers import find_layers, load_graph
 from streamsplat_edge.calibration.qdq import count, insert, quantised_nodes
@@ -23,7 +22,7 @@ from streamsplat_edge.calibration.recipe import Recipe
 from streamsplat_edge.export.build import BuildOptions, build_plan
 from streamsplat_edge.export.graphs import write_graph
 from streamsplat_edge.export.precision import lowered
-from streamsplat_edge.export.stages import ConditionStage, StageGraph, stage_graphs
+from streamsplat_edge.export.stages import StageGraph, stage_graphs
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant
 from streamsplat_edge.runtime.engines import trt_api
 
@@ -65,33 +64,36 @@ def parses(path: Path) -> None:
     assert accepted, [parser.get_error(i).desc() for i in range(parser.num_errors)]
 
 
-def small_stages(name: str) -> list[StageGraph]:
-    model = small_model(ATTENDING if name == "base" else MATCHING)
-    return stage_graphs(model, ConditionStage(model) if name == "tiny" else None)
+def check_stage(path: Path, stage: str, scratch: Path) -> int:
+    """Both precisions of a file; returns how many layers are quantised."""
+    for precision in ("int8", "fp8"):
+        model = check_counts(path, stage, precision)
+        names = quantised_nodes(model)
+        assert not [n for n in names if n.startswith(("model/", "deform/", "head")) or ".flow/" in n], "heads"
+        out = scratch / f"{stage}.{precision}.onnx"
+        onnx.save(model, out)
+        if importlib.util.find_spec("tensorrt_rtx"):
+            parses(out)
+    return len(names)
 
 
-@pytest.mark.parametrize("name", ["base", "tiny"])
-def test_small_models_are_quantised_where_the_recipe_says(name: str, tmp_path: Path) -> None:
-    expected = {
-        # Of a transformer block four linear layers (packed and output projection, two of the MLP), besides
-        # the upsamplers' layers; heads, embedding and attention products stay.
-        "base": {"encode": 4 + 4 + 1, "deform": None},
-        "tiny": {"encode": None, "condition": 3, "deform": None},
-    }[name]
-    for stage in small_stages(name):
+def test_a_small_base_is_quantised_where_the_recipe_says(tmp_path: Path) -> None:
+    """In fp16: of a block four linear layers (packed and output projection, two of the MLP), cross attention
+    with two more; and those of the upsamplers."""
+    expected = {"encode": 4 + 1 + 4, "deform": 4 + 3 + 1 + 4 + 1}
+    for stage in stage_graphs(small_model(ATTENDING)):
         path = tmp_path / f"{stage.name}.onnx"
         write_graph(replace(stage, module=lowered(stage.module, "fp16")), path)
-        for precision in ("int8", "fp8"):
-            model = check_counts(path, stage.name, precision)
-            names = quantised_nodes(model)
-            assert expected[stage.name] in (None, len(names)) and names
-            assert not [n for n in names if n.startswith(("model/", "deform/")) or ".flow/" in n], "heads"
-            kinds = {w.data_type for w in model.graph.initializer if w.name.endswith(".scale")}
-            assert onnx.TensorProto.FLOAT16 in kinds, "they compute in the precision of the graph"
-            out = tmp_path / f"{stage.name}.{precision}.onnx"
-            onnx.save(model, out)
-            if importlib.util.find_spec("tensorrt_rtx"):
-                parses(out)
+        assert check_stage(path, stage.name, tmp_path) == expected[stage.name]
+        model, _ = quantised(path, stage.name, "int8")
+        kinds = {w.data_type for w in model.graph.initializer if w.name.endswith(".scale")}
+        assert kinds == {onnx.TensorProto.FLOAT16}, "they compute in the precision of the graph"
+
+
+def test_the_demo_bundle_would_be_quantised_where_the_recipe_says(tmp_path: Path) -> None:
+    bundle = Bundle.load(ROOT / "demo" / "tiny.bundle")
+    for stage in bundle.stage_names:
+        assert check_stage(bundle.variants(stage)[0].path, stage, tmp_path) >= 3
 
 
 @pytest.mark.plans
