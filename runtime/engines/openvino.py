@@ -21,9 +21,9 @@ _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16"
 def process_core(kind: Callable[[], Any]) -> Any:
     """The one `openvino.Core` (`kind`) of the process, for all its life.
 
-    On a processor with AMX, OpenVINO 2026.4 gives the thread that makes a core a stack for signal handlers, and
-    frees it with the core but does not take it back: the next signal that Python handles there (Ctrl-C, the end
-    of a child process) would end the process with a segmentation fault.
+    On a processor with AMX, OpenVINO 2026.4 gives the thread that makes a core a stack for signal handlers,
+    and frees it with the core but does not take it back: the next signal that Python handles there (Ctrl-C,
+    the end of a child process) would end the process with a segmentation fault.
     """
     return kind()
 
