@@ -1,8 +1,8 @@
 /* StreamSplat CPU rasterizer, plain C interface (C99, no Python needed).
  *
- * Build the static library `streamsplat_raster` with `cmake -S cuda -B build && cmake --build build` and link it with
- * the C++ standard library and pthreads, or from CMake: add_subdirectory(.../cuda) and
- * target_link_libraries(program streamsplat_raster). All arrays are C-contiguous float32. World axes: x right, y depth,
+ * From CMake: find_package(streamsplat_edge) after `cmake --install`, or add_subdirectory(.../cuda), and
+ * target_link_libraries(program streamsplat_edge::raster). Otherwise link libstreamsplat_raster.a with the C++ standard
+ * library and pthreads. See docs/c-api.md. All arrays are C-contiguous float32. World axes: x right, y depth,
  * z up; the image spans x and z in [-1, 1]. A rasterizer may be used from several threads; calls are served one after
  * the other. No function throws. Working memory grows to the largest call seen (Gaussians, and tiles that they touch)
  * and is kept.

@@ -72,7 +72,7 @@ def test_another_project_can_take_the_folder_in(tmp_path: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.18)\nproject(robot LANGUAGES C CXX)\n"
         f"add_subdirectory({NATIVE} raster)\nadd_executable(robot {HERE / 'c_api_example.c'})\n"
-        "target_link_libraries(robot streamsplat_raster)\n"
+        "target_link_libraries(robot streamsplat_edge::raster)\n"
     )
     generator = ["-G", "Unix Makefiles"] if shutil.which("make") else []
     result = subprocess.run(
