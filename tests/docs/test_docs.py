@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import DEMO_BUNDLE, PAGES, ROOT, blocks, commands
 from fake_bundle import build_fake_bundle
 
 from streamsplat_edge.cli import build_parser, main
 from streamsplat_edge.runtime.outputs.camera_path import parse_camera
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-DEMO_BUNDLE = "demo/tiny.bundle"
-
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[list[str]]:
-    lines = [line for block in blocks(page, "console") for line in block.replace("\\\n", "").splitlines()]
-    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
 
 
 def test_pages_are_found() -> None:
