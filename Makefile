@@ -24,7 +24,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 test-quantised \
-  test-rtsp test-browser test-serve test-cuda gpu-check coverage bench clean check-tools
+  test-rtsp test-browser test-serve test-cuda gpu-check docs coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -94,6 +94,9 @@ gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, 
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_cuda \
 	  --json benchmarks/results/raster-cuda-$$name.json
 	.venv-gpu/bin/python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
+
+docs: .venv-test/.installed  ## the documentation as a site, links checked (out/site/index.html)
+	.venv-test/bin/python -m mkdocs build --strict
 
 coverage: .venv-test/.installed  ## test coverage of runtime/ as text and in out/coverage/index.html
 	.venv-test/bin/python -m pytest --cov --cov-report=term-missing --cov-report=html:out/coverage

@@ -61,7 +61,7 @@ RUN = to_run()
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the demo bundle and half a second of video, under the names that documents use."""
-    for name in (DEMO_BUNDLE, "base.bundle"):
+    for name in (DEMO_BUNDLE, "base.bundle", "mine.bundle"):
         shutil.copytree(ROOT / DEMO_BUNDLE, tmp_path / name)
     sample_clip(tmp_path / "clip.mp4", frames=5, rate=8)
     for name in ("INPUT.mp4", "a.mp4", "b.mp4"):

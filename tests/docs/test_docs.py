@@ -13,7 +13,11 @@ import pytest
 from documents import DEMO_BUNDLE, PAGES, ROOT, blocks, commands
 from fake_bundle import build_fake_bundle
 
+from streamsplat_edge import __version__, source_options
 from streamsplat_edge.cli import build_parser, main
+from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.bundle_schema import ENGINE_NAMES
+from streamsplat_edge.runtime.engines import ENGINES, create, select_variant
 from streamsplat_edge.runtime.outputs.camera_path import parse_camera
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -109,3 +113,55 @@ def test_outputs_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(paths) == 3
     for path in ("path.json", *paths):
         parse_camera(path)
+
+
+def test_backend_of_the_page_computes_what_onnx_runtime_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    names = run_blocks(ROOT / "docs" / "backends.md", tmp_path, monkeypatch)
+    bundle = Bundle.load(tmp_path / "fake.bundle")
+    for stage in ("encode", "deform"):
+        variant = select_variant(bundle, stage, "onnxruntime")
+        rng = np.random.default_rng(0)
+        inputs = {spec.name: rng.random(spec.shape, np.float32) for spec in variant.inputs}
+        results = []
+        for load in (names["ReferenceEngine"], lambda variant: create("onnxruntime", variant)):
+            outputs = {spec.name: np.full(spec.shape, np.nan, np.float32) for spec in variant.outputs}
+            with load(variant) as engine:  # type: ignore[operator]
+                engine.run(inputs, outputs)
+            results.append(outputs)
+        for name, found in results[0].items():
+            np.testing.assert_allclose(found, results[1][name], atol=1e-5, err_msg=name)
+
+
+def test_every_engine_is_registered_where_the_page_says() -> None:
+    text = (ROOT / "docs" / "backends.md").read_text()
+    for path in re.findall(r"`((?:runtime|src|tests|export)/[a-z_/]+\.py)`", text):
+        assert (ROOT / path).is_file(), path
+    assert ENGINES == ENGINE_NAMES == source_options.ENGINES
+
+
+def test_site_is_built_without_warnings(tmp_path: Path) -> None:
+    """Links and anchors between pages, and every page in the navigation: `strict` makes warnings errors."""
+    pytest.importorskip("mkdocs")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    built = {path.stem for path in (tmp_path / "site").glob("*.html")}
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} <= built
+    assert (tmp_path / "site" / "files" / "examples" / "cpp" / "render_ply.cpp").is_file()
+    pages = [path.read_text() for path in (tmp_path / "site").glob("*.html")]
+    assert not any(re.search(r"<(script|link)[^>]*(src|href)=.https?://", page) for page in pages)
+
+
+def test_citation_has_what_github_needs() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    for field in ("cff-version", "message", "title", "authors", "license", "version"):
+        assert re.search(rf"^{field}:", text, re.MULTILINE), field
+    assert f"version: {__version__}" in text and "2506.08862" in text
