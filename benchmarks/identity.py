@@ -6,17 +6,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..machine import scheduling
+from ..machine import command_lines, scheduling
 from ..runtime.bundle import Bundle
 
 NOT_MEASURED = "not measured"
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Name, size and files with their hashes."""
+    """Name, size, and files with their hashes, precision recipe, shapes and plans."""
     model = bundle.model
     files = {
-        f"{stage}/{variant.path.name}": {"sha256": variant.sha256, "precision": variant.precision}
+        f"{stage}/{variant.path.name}": {
+            "sha256": variant.sha256,
+            "precision": variant.precision,
+            "inputs": {spec.name: list(spec.shape) for spec in variant.inputs},
+            "plans": {plan.path.name: plan.entry.sha256 for plan in variant.plans},
+        }
         for stage in bundle.stage_names
         for variant in bundle.variants(stage)
     }
@@ -49,5 +54,6 @@ def state() -> dict[str, Any]:
         "cpu_khz": _system("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
         "temperature_c": round(int(zone) / 1e3, 1) if zone.lstrip("-").isdigit() else NOT_MEASURED,
         "load_average": load,
+        "power_mode": ", ".join(command_lines("nvpmodel", "-q")) or f"{NOT_MEASURED}: no nvpmodel",
         "scheduling": scheduling(),
     }

@@ -22,7 +22,10 @@ from .view_options import add_view_options
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 # Subcommands beside the code they drive: each module offers `add_parser(subparsers)` and sets `handler`.
-_REGISTERING_MODULES = ("output_options", "serve_options", "export.cli", "calibration.cli", "training.cli")
+_REGISTERING_MODULES = (
+    *("output_options", "serve_options", "export.cli", "calibration.cli", "training.cli"),
+    "benchmarks.bench.cli",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
