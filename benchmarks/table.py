@@ -1,7 +1,7 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of `bench`, of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda` and `raster_grad` and of
-`streamsplat-edge eval`.
+Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda` and `raster_grad`, and of
+`streamsplat-edge bench` and `eval`.
 With `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """

@@ -1,7 +1,8 @@
 """The picture of a report: per backend, every stage's latency distribution beside its share of a frame.
 
-Left, on a logarithmic scale common to all: the brighter, the more samples; ticks at p50 (long) and p99. Right, on
-a linear scale common to all: milliseconds per output frame, each stage beginning where the one before ends.
+Left, on a logarithmic scale common to all: the brighter, the more samples; ticks at p50 (long) and p99.
+Right, on a linear scale common to all: milliseconds per output frame; each stage begins where the one before
+ends.
 """
 
 from __future__ import annotations

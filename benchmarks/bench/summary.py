@@ -99,13 +99,14 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def text(result: dict[str, Any]) -> list[str]:
-    """Everything for a terminal. The table stands on its side there: a column per measured backend."""
+    """Everything for a terminal. The table stands on its side there: a column per measured
+    backend; the others follow with their status and its reason."""
     lines = [*overview(result), ""]
     for backend in result["backends"]:
         if backend["status"] == MEASURED:
             lines += [f"{backend['title']}: {backend['stages']['encode']}"]
             lines += ["  " + line for line in latency_lines(backend["latency_ms"])] + [""]
-    names, *rows = table(result)
+    names, *rows = (line for line in table(result) if line[1] in (COLUMNS[1], MEASURED))
     width = max(len(name) for name in names) + 2
     for at, name in enumerate(names):
         cells = [cells[at] for cells in rows]

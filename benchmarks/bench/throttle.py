@@ -41,7 +41,7 @@ class ThrottleWatch:
             if values:
                 counts[name] = sum(values)
         try:
-            fields = dict(line.split() for line in self._cgroup.readread_text().splitlines())
+            fields = dict(line.split() for line in self._cgroup.read_text().splitlines())
             counts["the control group's CPU quota was used up"] = int(fields["nr_throttled"])
         except (OSError, ValueError, KeyError):
             pass  # no control group, or one without a quota
