@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ... import option_types
 from ...export.cli import add_source
 
 _BACKENDS = (
@@ -39,11 +40,22 @@ def add_parser(subparsers: Any) -> None:
         default="all",
         help="leave out the backends of other devices; all runs PyTorch on a GPU where it sees one",
     )
-    add("--threads", type=_whole, default=0, metavar="N", help="0 = all cores (default)")
-    add("--gap", type=_positive, metavar="N", help="as for `run`")
-    add("--frames", type=_positive, metavar="N", help="use the first N frames (default: all)")
-    add("--warm-up", type=_positive, default=16, metavar="N", help="frames before the clock (default: 16)")
-    add("--paced", type=_rate, metavar="FPS", help="also measure frames that arrive at FPS, as from a camera")
+    add("--threads", type=option_types.count, default=0, metavar="N", help="0 = all cores (default)")
+    add("--gap", type=option_types.positive, metavar="N", help="as for `run`")
+    add("--frames", type=option_types.positive, metavar="N", help="use the first N frames (default: all)")
+    add(
+        "--warm-up",
+        type=option_types.positive,
+        default=16,
+        metavar="N",
+        help="frames before the clock (default: 16)",
+    )
+    add(
+        "--paced",
+        type=option_types.rate,
+        metavar="FPS",
+        help="also measure frames that arrive at FPS, as from a camera",
+    )
     add_source(parser, required=False)
     add("--lpips", metavar="FILE", type=Path, help="weights of LPIPS, to measure it")
     add("-o", "--output", metavar="FOLDER", type=Path, help="write bench.json, tables, samples and a PNG")
@@ -63,28 +75,6 @@ def _backends(text: str) -> tuple[str, ...]:
             f"{', '.join(unknown) or 'nothing'} is no backend; use all, or some of {', '.join(_BACKENDS)}"
         )
     return names
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError("must be a whole number, 0 or more")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if (value := _whole(text)) == 0:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1000:  # refuses NaN as well
-        raise argparse.ArgumentTypeError("must be a number of frames per second, more than 0, at most 1000")
-    return value
 
 
 def _bench(args: argparse.Namespace) -> int:
