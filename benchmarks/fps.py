@@ -16,191 +16,23 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from ..commands import report
-from ..machine import describe_machine, scheduling
+from ..machine import describe_machine
 from ..runtime.bundle import Bundle
-from ..runtime.compose import psnr
-from ..runtime.errors import InputError, StreamSplatError
-from ..runtime.pipeline import Pipeline, SourceFrame
-from ..runtime.preprocess import Resizer
-from ..runtime.stream import Stream, open_stream
-from ..runtime.timing import LatencyRecorder, summarise
-from ..runtime.video import open_video, write_bytes
+from ..runtime.errors import StreamSplatError
+from ..runtime.pipeline import Pipeline
+from ..runtime.stream import open_stream
+from ..runtime.video import write_bytes
+from .identity import NOT_MEASURED, describe_bundle, state
+from .memory import peak_mib
+from .passes import INSIDE_THE_CLOCK, MODE, Clip, free_running, latency_lines, paced, quality, unsteady
 
 FORMAT, VERSION = "streamsplat-fps", 1
-NOT_MEASURED = "not measured"
-CV_LIMIT = 0.025  # LESSONS: above this coefficient of variation a mean is not a steady value
-_COLUMNS = ("min", "p50", "p90", "p95", "p99", "max", "mean", "std")
-
-
-class Clip:
-    """The input, opened anew for every pass.
-
-    Args:
-        uri: video file or folder of images. frames: use only the first so many.
-    """
-
-    def __init__(self, uri: str, frames: int | None) -> None:
-        self.uri = uri
-        self.limit = frames
-        with open_video(uri) as reader:
-            if reader.live:
-                raise InputError(f"{uri} is a camera.", "Pass a file, so that the run can be repeated.")
-            self.width, self.height, self.rate = reader.width, reader.height, float(reader.rate)
-            self.estimate = reader.frames_estimate
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        with open_video(self.uri) as reader:
-            for number, frame in enumerate(reader):
-                if number == self.limit:
-                    return
-                yield frame
-            if reader.truncated:
-                print(f"warning: {self.uri}: {reader.truncated}", file=sys.stderr)
-
-
-class Paced:
-    """Hands out frames at a fixed rate, as a camera does: frame i never before start + i / fps seconds.
-
-    `captured` holds when each frame (by number) was due, in perf_counter seconds.
-    """
-
-    def __init__(self, frames: Iterable[SourceFrame], fps: float) -> None:
-        self._frames = frames
-        self._fps = fps
-        self.captured: dict[int, float] = {}
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        start: float | None = None
-        for number, frame in enumerate(self._frames):
-            start = time.perf_counter() if start is None else start
-            due = start + number / self._fps
-            time.sleep(max(0.0, due - time.perf_counter()))
-            self.captured[frame.index] = due
-            yield frame
-
-
-@dataclass
-class Kept:
-    """What is kept of a rendered frame until the clock has stopped."""
-
-    rgb: np.ndarray  # uint8 [H, W, 3]
-    is_key: bool
-
-
-def free_running(clip: Clip, stream: Stream, gap: int | None) -> tuple[dict[str, Any], dict[int, Kept]]:
-    """One timed pass as fast as possible: its results, and the images by frame number."""
-    recorder = LatencyRecorder()
-    pipeline = Pipeline(clip, stream, gap=gap, recorder=recorder)
-    kept: dict[int, Kept] = {}
-    cpu = time.process_time()
-    with (
-        closing(pipeline.frames()) as frames,
-        tqdm(total=clip.limit or clip.estimate, unit="frame", delay=2.0, leave=False) as bar,
-    ):
-        for rendered in frames:
-            kept[rendered.source.index] = Kept(rendered.frame.rgb, rendered.is_key)
-            bar.update()
-    cpu = time.process_time() - cpu
-    totals = pipeline.report()
-    if totals.frames == 0:
-        raise InputError(f"{clip.uri}: holds no frame.", "Pass a clip of at least two frames.")
-    chain = sum(float(recorder.samples(stage).sum()) for stage in report.CHAIN)
-    results = {
-        "frames": {"total": totals.frames, "key": totals.key_frames, "cuts": totals.cuts},
-        "throughput": {
-            "seconds": totals.seconds,
-            "fps": totals.fps,
-            "chain_fps": 1e3 * totals.frames / chain,
-            "cpu_cores_busy": cpu / totals.seconds,
-            "definition": "fps: first decode to last frame by wall clock; chain_fps: frames over the time "
-            "spent in " + ", ".join(report.CHAIN),
-        },
-        "latency_ms": totals.latencies_ms,
-        "gaussians": {
-            "peak_alive": totals.peak_alive,
-            "rendered_per_frame": totals.rendered / totals.frames,
-            "tile_pairs_per_frame": totals.pairs / totals.frames,
-            "culled": totals.culled,
-        },
-        "samples_ms": {stage: recorder.samples(stage).round(4).tolist() for stage in recorder.stages},
-    }
-    return results, kept
-
-
-def paced(clip: Clip, stream: Stream, gap: int | None, fps: float) -> dict[str, Any]:
-    """One pass with frames arriving at `fps`.
-
-    A frame is late when it is ready more than one frame interval after the earliest moment it could be: the
-    arrival of the key frame that ends its pair, at most `gap` frames after its own.
-    """
-    source = Paced(clip, fps)
-    pipeline = Pipeline(source, stream, gap=gap, live=True, recorder=LatencyRecorder())
-    allowed = (pipeline.gap + 1) / fps * 1e3
-    waits: list[float] = []
-    with closing(pipeline.frames()) as frames:
-        for rendered in frames:
-            waits.append((time.perf_counter() - source.captured[rendered.source.index]) * 1e3)
-    totals = pipeline.report()
-    return {
-        "fps": fps,
-        "frames": totals.frames,
-        "dropped": totals.dropped,
-        "late": sum(wait > allowed for wait in waits),
-        "allowed_ms": allowed,
-        "capture_to_present_ms": summarise(np.array(waits)),
-        "samples_ms": [round(wait, 4) for wait in waits],
-    }
-
-
-def quality(clip: Clip, kept: dict[int, Kept], height: int, width: int) -> dict[str, Any]:
-    """PSNR of the kept images against the clip at model resolution."""
-    result = report.Quality()
-    resizer = Resizer(height, width)
-    planes = np.zeros((3, height, width), np.float32)
-    for source in clip:
-        if source.index in kept:
-            image = kept[source.index]
-            resizer.into(source.image, planes)
-            truth = np.rint(planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8)
-            result.add(psnr(image.rgb, truth), image.is_key)
-    return result.summary()
-
-
-def _system(path: str) -> str:
-    try:
-        return Path(path).read_text().strip() or NOT_MEASURED
-    except OSError:
-        return NOT_MEASURED
-
-
-def state() -> dict[str, Any]:
-    """What the machine is doing besides: clocks, temperature, load. Read from /sys and /proc."""
-    zone = _system("/sys/class/thermal/thermal_zone0/temp")
-    try:
-        load: Any = [round(value, 2) for value in os.getloadavg()]
-    except OSError:
-        load = NOT_MEASURED
-    return {
-        "cpu_governor": _system("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "cpu_khz": _system("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
-        "temperature_c": round(int(zone) / 1e3, 1) if zone.lstrip("-").isdigit() else NOT_MEASURED,
-        "load_average": load,
-        "scheduling": scheduling(),
-    }
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -217,14 +49,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for _ in Pipeline(clip, stream, gap=args.gap, max_frames=args.warm_up):
             pass
         results, kept = free_running(clip, stream, args.gap)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_mib()
         live = paced(clip, stream, args.gap, args.paced) if args.paced else NOT_MEASURED
         stages = stream.description
-    files = {
-        f"{stage}/{variant.path.name}": {"sha256": variant.sha256, "precision": variant.precision}
-        for stage in bundle.stage_names
-        for variant in bundle.variants(stage)
-    }
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -232,14 +59,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(),
         "accelerator": "none: everything runs on the CPU" if args.device == "cpu" else args.device,
         "software": report.software(args.engine),
-        "bundle": {
-            "name": bundle.name,
-            "preset": model.preset,
-            "width": model.width,
-            "height": model.height,
-            "gaussians_per_key_frame": model.gaussians,
-            "files": files,
-        },
+        "bundle": describe_bundle(bundle),
         "stages": stages,
         "state": {"before": before, "after": state()},
         "protocol": {
@@ -250,9 +70,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "threads": args.threads or "all cores",
             "warm_up_frames": args.warm_up,
             "model_load_seconds": load_seconds,
-            "mode": "synchronous; decoding runs ahead in a thread",
-            "inside_the_clock": "decode, scene cut test, resize, all stages, lifecycle, render to 8-bit RGB "
-            "and float depth. Outside: loading, warm-up, PSNR. No output file is written",
+            "mode": MODE,
+            "inside_the_clock": INSIDE_THE_CLOCK,
         },
         **results,
         "paced": live,
@@ -263,9 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         },
         "power_w": NOT_MEASURED,
         "psnr_db": quality(clip, kept, model.height, model.width),
-        "unsteady_stages": [
-            stage for stage, values in results["latency_ms"].items() if values.get("cv", 0.0) > CV_LIMIT
-        ],
+        "unsteady_stages": unsteady(results["latency_ms"]),
     }
 
 
@@ -289,16 +106,8 @@ def describe(result: dict[str, Any]) -> list[str]:
         f"{frames['total']} frames, {frames['key']} key frames, {frames['cuts']} cuts",
         f"protocol    {protocol['warm_up_frames']} frames warm-up, {protocol['mode']}",
         "",
-        f"{'ms':<20}" + "".join(f"{name:>8}" for name in _COLUMNS) + f"{'cv %':>7}{'count':>7}",
+        *latency_lines(result["latency_ms"]),
     ]
-    latencies = result["latency_ms"]
-    for stage in report.ordered(latencies):
-        values = latencies[stage]
-        if values.get("count"):
-            numbers = "".join(f"{values[name]:>8.2f}" for name in _COLUMNS)
-            lines.append(f"{stage:<20}{numbers}{100 * values['cv']:>7.1f}{values['count']:>7}")
-    if result["unsteady_stages"]:
-        lines.append(f"cv above {100 * CV_LIMIT:g} %, not steady: {', '.join(result['unsteady_stages'])}")
     psnr_db = result["psnr_db"]
     parts = [
         f"{words} {psnr_db[kind]['mean']:.2f} dB"

@@ -21,7 +21,6 @@ import argparse
 import datetime
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -43,11 +42,11 @@ from ..runtime.preprocess import Resizer
 from ..runtime.stream import Stream, open_stream
 from ..runtime.timing import LatencyRecorder
 from ..runtime.video import VideoFrame, open_video, write_bytes
+from .memory import resident_mib, slope
 
 FORMAT, VERSION = "streamsplat-soak", 1
 MINUTE = 60.0
 _CHECKPOINT_SECONDS = 20.0
-_T95 = 1.96
 
 
 class Endless:
@@ -125,12 +124,6 @@ class State:
     def save(self, path: Path | None) -> None:
         if path is not None:
             write_bytes(path, json.dumps(asdict(self)).encode())
-
-
-def resident_mib() -> float:
-    """Resident memory of this process, from /proc."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Watch:
@@ -224,24 +217,6 @@ class Watch:
             self.state.differs_max = max(self.state.differs_max, *self._differences, 0)
             self.state.compared += len(self._differences)
             self._differences.clear()
-
-
-def slope(memory: list[list[float]]) -> dict[str, float] | None:
-    """Least squares over the second half of the samples: bytes per frame, half-width of the 95 % interval."""
-    half = np.array(memory[len(memory) // 2 :], np.float64)
-    if len(half) < 8:
-        return None
-    x, y = half[:, 0] - half[:, 0].mean(), half[:, 1] * 2**20
-    gain = float((x * (y - y.mean())).sum() / (x * x).sum())
-    residual = y - y.mean() - gain * x
-    error = math.sqrt(float((residual**2).sum()) / (len(half) - 2) / float((x * x).sum()))
-    return {
-        "bytes_per_frame": gain,
-        "interval_95": _T95 * error,
-        "mib_per_100000_frames": gain * 1e5 / 2**20,
-        "interval_95_mib_per_100000_frames": _T95 * error * 1e5 / 2**20,
-        "samples": len(half),
-    }
 
 
 def drift(minutes: list[list[float]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda` and `raster_grad` and of
-`streamsplat-edge eval`.
+Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda` and `raster_grad`, and of
+`streamsplat-edge bench` and `eval`.
 With `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """
@@ -18,15 +18,11 @@ from typing import Any
 from ..commands.report import ordered
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.video import write_bytes
+from .bench import summary
+from .markdown import markdown
 
 BEGIN = "<!-- begin: python -m streamsplat_edge.benchmarks.table -->"
 END = "<!-- end of tables -->"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose first column is text and whose other columns are numbers."""
-    rule = ["---", *("---:" for _ in header[1:])]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
 
 
 def fps_table(result: dict[str, Any]) -> list[str]:
@@ -62,7 +58,14 @@ def fps_table(result: dict[str, Any]) -> list[str]:
             f"paced at {paced['fps']:g} frames per second: {paced['late']} late, {paced['dropped']} dropped, "
             f"capture to present p50 {paced['capture_to_present_ms']['p50']:.0f} ms"
         )
-    return ["; ".join(words) + ".", "", *_markdown(("ms", "p50", "p90", "p99", "max", "count"), rows)]
+    return ["; ".join(words) + ".", "", *markdown(("ms", "p50", "p90", "p99", "max", "count"), rows)]
+
+
+def bench_table(result: dict[str, Any]) -> list[str]:
+    """One row per backend, and what explains it."""
+    first, *rows = summary.table(result)
+    words = "; ".join(" ".join(line.split()) for line in summary.overview(result))
+    return [words + ".", "", *markdown(first, rows), "", *(f"- {line}" for line in summary.reasons(result))]
 
 
 def rasterizer_table(result: dict[str, Any]) -> list[str]:
@@ -82,7 +85,7 @@ def rasterizer_table(result: dict[str, Any]) -> list[str]:
         f"{machine['load_average_1min']}, {machine['scheduling']} scheduling; "
         f"commit {machine['commit']}. RGB, depth and alpha, from Gaussians in world space."
     )
-    return [words, "", *_markdown(header, rows)]
+    return [words, "", *markdown(header, rows)]
 
 
 def cuda_table(result: dict[str, Any]) -> list[str]:
@@ -102,7 +105,7 @@ def cuda_table(result: dict[str, Any]) -> list[str]:
         f"CUDA rasterizer, {machine['gpu']}, load average {machine['load_average_1min']}, "
         f"{machine['scheduling']} scheduling; commit {machine['commit']}. Per launch, in a graph."
     )
-    return [words, "", *_markdown(header, rows)]
+    return [words, "", *markdown(header, rows)]
 
 
 def gradient_table(result: dict[str, Any]) -> list[str]:
@@ -133,7 +136,7 @@ def gradient_table(result: dict[str, Any]) -> list[str]:
         f"rasterizer in training, {device}, torch {machine['torch']}, load average "
         f"{machine['load_average_1min']}, {machine['scheduling']} scheduling; commit {machine['commit']}."
     )
-    return [words, "", *_markdown(header, rows)]
+    return [words, "", *markdown(header, rows)]
 
 
 def eval_table(result: dict[str, Any]) -> list[str]:
@@ -149,14 +152,14 @@ def eval_table(result: dict[str, Any]) -> list[str]:
 
     rows = [[name, *cells(scores)] for name, scores in (*result["clips"].items(), ("**average**", average))]
     words = f"{result['metric']}; gap {result['gap']}, {result['engine']}, {result['split']} split."
-    lines = [words, "", *_markdown(("clip", *columns.values()), rows)]
+    lines = [words, "", *markdown(("clip", *columns.values()), rows)]
     others = [metric for metric in result.get("metrics", ()) if metric != "psnr"]
     rows = [[_metric_name(metric), *cells(average[metric], _digits(metric))] for metric in others]
     for name, part in result.get("paper", {}).items():
         title = f"{name}, gap {part['gap']}: "
         rows.append([title + _metric_name("psnr"), *cells(part["average"])])
         rows += [[title + _metric_name(m), *cells(part["average"][m], _digits(m))] for m in others]
-    return [*lines, "", *_markdown(("average", *columns.values()), rows)] if rows else lines
+    return [*lines, "", *markdown(("average", *columns.values()), rows)] if rows else lines
 
 
 def _metric_name(metric: str) -> str:
@@ -204,14 +207,14 @@ def soak_table(result: dict[str, Any]) -> list[str]:
         ],
         ["violations of ids, order or counters", str(len(result["exact"]["violations"]))],
     ]
-    return [head, "", *_markdown(["", "measured"], rows)]
+    return [head, "", *markdown(["", "measured"], rows)]
 
 
 def table(path: Path) -> list[str]:
     """The Markdown of one results file.
 
     Raises:
-        InputError: not JSON, or of none of the six kinds.
+        InputError: not JSON, or of none of the kinds.
     """
     try:
         result = json.loads(path.read_text())
@@ -222,6 +225,8 @@ def table(path: Path) -> list[str]:
             return fps_table(result)
         if result.get("format") == "streamsplat-soak":
             return soak_table(result)
+        if result.get("format") == "streamsplat-bench":
+            return bench_table(result)
         if result.get("benchmark") == "rasterizer":
             return rasterizer_table(result)
         if result.get("benchmark") == "raster_cuda":
@@ -231,7 +236,7 @@ def table(path: Path) -> list[str]:
         if {"metric", "clips", "average"} <= result.keys():
             return eval_table(result)
     raise InputError(
-        f"{path}: is not a result of fps, soak, rasterizer, raster_cuda, raster_grad or eval.",
+        f"{path}: is not a result of bench, fps, soak, rasterizer, raster_cuda, raster_grad or eval.",
         "Leave it out.",
     )
 

@@ -44,7 +44,8 @@ def _capabilities(text: str) -> tuple[str, ...]:
     return words
 
 
-def _add_source(parser: Any, required: bool) -> None:
+def add_source(parser: Any, required: bool) -> None:
+    """The options of a checkpoint and of what belongs to it."""
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", required=required, type=Path, help="weights (safetensors)")
     add("--preset", default="", metavar="NAME", help="for published weights, which do not say it: base")
@@ -59,7 +60,7 @@ def _add_export(subparsers: Any) -> None:
         description="Writes each stage as ONNX, compares it with PyTorch, and packs a bundle.",
         epilog="`streamsplat-edge eval BUNDLE --data CACHE --store` adds the quality that is measured.",
     )
-    _add_source(parser, required=True)
+    add_source(parser, required=True)
     add = parser.add_argument
     add("-o", "--output", metavar="BUNDLE", required=True, type=Path, help="folder to write")
     add("--name", default="", help="the bundle's name (default: the preset's)")
@@ -125,7 +126,7 @@ def _add_verify(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", type=Path, help="bundle folder")
-    _add_source(parser, required=False)
+    add_source(parser, required=False)
     add("--clip", metavar="FILE", type=Path, help="video (default: the demo clip)")
     add("--frames", type=int, default=3, metavar="N", help="key frames, 2 or more (default: 3)")
     add("--no-store", action="store_true", help="do not write the result into the bundle")

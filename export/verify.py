@@ -101,13 +101,25 @@ class Report:
 
 
 class ModuleEngine(Engine):
-    """A stage in PyTorch behind the engine interface, for reference."""
+    """A stage in PyTorch behind the engine interface, for reference.
 
-    def __init__(self, variant: StageVariant, graph: StageGraph) -> None:
+    Args:
+        device: of PyTorch; arrays are copied there and back.
+        compiled: through `torch.compile`, when it first runs.
+    """
+
+    def __init__(
+        self, variant: StageVariant, graph: StageGraph, *, device: str = "cpu", compiled: bool = False
+    ) -> None:
         super().__init__(variant)
-        self._graph = graph
+        import torch
+
+        self._graph, self._device = graph, device
+        module = graph.module.to(device)
+        self._module: Any = torch.compile(module) if compiled else module
         self.precision = "fp32"
-        self.description = "PyTorch fp32"
+        mode = "compiled" if compiled else "eager"
+        self.description = f"PyTorch {torch.__version__} fp32 {mode}, {device}"
 
     def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
         import torch
@@ -118,10 +130,10 @@ class ModuleEngine(Engine):
 
         def run() -> None:
             with torch.no_grad():
-                results = self._graph.module(*(torch.from_numpy(inputs[i].copy()) for i in order))
+                results = self._module(*(torch.from_numpy(inputs[i].copy()).to(self._device) for i in order))
             results = results if isinstance(results, tuple) else (results,)
             for name, value in zip(self._graph.outputs, results, strict=True):
-                np.copyto(targets[name], value.numpy())
+                np.copyto(targets[name], value.cpu().numpy())
 
         return run
 
@@ -147,10 +159,15 @@ class Recorder(Engine):
         self.inner.close()
 
 
-def module_engines(bundle: Bundle, loaded: LoadedModel) -> dict[str, Engine]:
-    """The model in PyTorch, as the engines of a stream of this bundle."""
+def module_engines(
+    bundle: Bundle, loaded: LoadedModel, *, device: str = "cpu", compiled: bool = False
+) -> dict[str, Engine]:
+    """The model in PyTorch, as the engines of a stream of this bundle; options as for `ModuleEngine`."""
     graphs = {graph.name: graph for graph in loaded.graphs()}
-    return {stage: ModuleEngine(bundle.variants(stage)[0], graphs[stage]) for stage in bundle.stage_names}
+    return {
+        stage: ModuleEngine(bundle.variants(stage)[0], graphs[stage], device=device, compiled=compiled)
+        for stage in bundle.stage_names
+    }
 
 
 def files_of(bundle: Bundle, precision: str, engine: str, scratch: Path) -> dict[str, StageVariant]:

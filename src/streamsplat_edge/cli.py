@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from . import option_types
 from ._version import __version__
 from .output_options import add_output_options
 from .source_options import ENGINES, add_source_options
@@ -22,7 +23,10 @@ from .view_options import add_view_options
 EXIT_OK, EXIT_UNHEALTHY, EXIT_REFUSED, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 # Subcommands beside the code they drive: each module offers `add_parser(subparsers)` and sets `handler`.
-_REGISTERING_MODULES = ("output_options", "serve_options", "export.cli", "calibration.cli", "training.cli")
+_REGISTERING_MODULES = (
+    *("output_options", "serve_options", "export.cli", "calibration.cli", "training.cli"),
+    "benchmarks.bench.cli",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,21 +99,21 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="precision that runs, e.g. fp32 or bf16 (default: the engine's best for the bundle)",
     )
     parser.add_argument(
-        "--threads", type=_count, default=0, metavar="N", help="threads (default: 0 = all cores)"
+        "--threads", type=option_types.count, default=0, metavar="N", help="threads (default: 0 = all cores)"
     )
     parser.add_argument(
         "--gap",
-        type=_positive,
+        type=option_types.positive,
         metavar="N",
         help="frames from key frame to key frame (default: what the bundle says)",
     )
     add_source_options(parser)
     parser.add_argument(
-        "--max-frames", type=_two_or_more, metavar="N", help="stop after so many input frames"
+        "--max-frames", type=option_types.two_or_more, metavar="N", help="stop after so many input frames"
     )
     parser.add_argument(
         "--folder-rate",
-        type=_rate,
+        type=option_types.rate,
         default=24.0,
         metavar="FPS",
         help="frame rate of an image folder (default: 24)",
@@ -170,38 +174,6 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor import main
 
     return main(args)
-
-
-def _whole(text: str, minimum: int, why: str = "") -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < minimum:
-        raise argparse.ArgumentTypeError(f"must be {minimum} or more{why}")
-    return value
-
-
-def _count(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _two_or_more(text: str) -> int:
-    return _whole(text, 2, ": a single frame cannot move")
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1000:  # refuses NaN as well
-        raise argparse.ArgumentTypeError("must be a number of frames per second, more than 0, at most 1000")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

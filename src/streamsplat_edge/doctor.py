@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from ._version import __version__
-from .machine import describe_machine, source_commit
+from .machine import describe_cuda, describe_machine, source_commit
 
 _TIMEOUT = 60.0  # seconds for one package; a cold import from a slow disk takes a while
 
@@ -93,39 +92,6 @@ def probe(name: str, code: str) -> dict[str, Any]:
     return {"status": "missing" if missing else "broken", "problem": problem}
 
 
-def _command(*command: str) -> list[str]:
-    """Lines that a program prints; empty where it is missing or fails."""
-    if shutil.which(command[0]) is None:
-        return []
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, errors="replace")
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return result.stdout.strip().splitlines() if result.returncode == 0 else []
-
-
-def _cuda() -> dict[str, Any]:
-    gpus = []
-    query = "--query-gpu=name,driver_version,compute_cap,memory.total"
-    for line in _command("nvidia-smi", query, "--format=csv,noheader"):
-        fields = [field.strip() for field in line.split(",")]
-        gpus.append(dict(zip(("name", "driver", "compute_capability", "memory"), fields, strict=False)))
-    compiler = _command("nvcc", "--version")
-    return {
-        "gpus": gpus,
-        "nvcc": compiler[-1] if compiler else None,
-        "jetson_release": _jetson(),
-    }
-
-
-def _jetson() -> str | None:
-    try:
-        with open("/etc/nv_tegra_release", errors="replace") as file:  # noqa: PTH123 (no Path import needed here)
-            return file.readline().strip()
-    except OSError:
-        return None
-
-
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in _METADATA_ONLY:
@@ -141,7 +107,7 @@ def examine() -> dict[str, Any]:
     with ThreadPoolExecutor(len(_PROBES)) as pool:
         packages = dict(zip(_PROBES, pool.map(lambda item: probe(*item), _PROBES.items()), strict=True))
     machine = describe_machine()
-    cuda = _cuda()
+    cuda = describe_cuda()
     verdicts, problems = judge(packages, machine, cuda)
     return {
         "streamsplat_edge": {"version": __version__, "commit": source_commit()},

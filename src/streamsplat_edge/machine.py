@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,37 @@ def source_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None
+
+
+def command_lines(*command: str) -> list[str]:
+    """Lines that a program prints; empty where it is missing or fails."""
+    if shutil.which(command[0]) is None:
+        return []
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return result.stdout.strip().splitlines() if result.returncode == 0 else []
+
+
+def describe_cuda() -> dict[str, Any]:
+    """NVIDIA GPUs by nvidia-smi, the release of nvcc, and of a Jetson's software."""
+    gpus = []
+    query = "--query-gpu=name,driver_version,compute_cap,memory.total"
+    for line in command_lines("nvidia-smi", query, "--format=csv,noheader"):
+        fields = [field.strip() for field in line.split(",")]
+        gpus.append(dict(zip(("name", "driver", "compute_capability", "memory"), fields, strict=False)))
+    compiler = command_lines("nvcc", "--version")
+    return {
+        "gpus": gpus,
+        "nvcc": compiler[-1] if compiler else None,
+        "jetson_release": _jetson(),
+    }
+
+
+def _jetson() -> str | None:
+    try:
+        with open("/etc/nv_tegra_release", errors="replace") as file:  # noqa: PTH123 (no Path import needed here)
+            return file.readline().strip()
+    except OSError:
+        return None

@@ -12,8 +12,9 @@ import pytest
 from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
-from streamsplat_edge.benchmarks import fps
-from streamsplat_edge.runtime.timing import summarise
+from streamsplat_edge.benchmarks import fps, passes
+from streamsplat_edge.runtime.stream import open_stream
+from streamsplat_edge.runtime.timing import LatencyRecorder, summarise
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,9 @@ def test_report(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_one_frame_late_by_a_slow_render_is_counted(tmp_path: Path, bundle: Path) -> None:
-    clip = fps.Clip(str(sample_clip(tmp_path / "clip.mp4", 12)), None)
-    with fps.open_stream(bundle) as stream:
-        on_time = fps.paced(clip, stream, 2, 20.0)
+    clip = passes.Clip(str(sample_clip(tmp_path / "clip.mp4", 12)), None)
+    with open_stream(bundle) as stream:
+        on_time = passes.paced(clip, stream, 2, 20.0)
         render = stream.render
 
         def slow(timestamp: float | None = None, **options: object) -> object:
@@ -75,7 +76,7 @@ def test_one_frame_late_by_a_slow_render_is_counted(tmp_path: Path, bundle: Path
             return render(timestamp, **options)  # type: ignore[arg-type]
 
         stream.render = slow  # type: ignore[method-assign, assignment]
-        behind = fps.paced(clip, stream, 2, 20.0)
+        behind = passes.paced(clip, stream, 2, 20.0)
     assert on_time["frames"] == 12 and on_time["dropped"] == 0
     assert on_time["capture_to_present_ms"]["min"] >= 0
     assert behind["late"] > on_time["late"] and behind["dropped"] > 0
@@ -89,7 +90,7 @@ class _Frame:
 
 
 def test_paced_frames_never_come_early() -> None:
-    source = fps.Paced([_Frame(i) for i in range(5)], 50.0)
+    source = passes.Paced([_Frame(i) for i in range(5)], 50.0)
     start = time.perf_counter()
     for frame in source:
         now = time.perf_counter()
@@ -109,7 +110,7 @@ def test_refusals(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[st
 
 def test_samples_are_never_removed() -> None:
     """A summary over more samples than a stream keeps by default still counts all of them."""
-    recorder = fps.LatencyRecorder()
+    recorder = LatencyRecorder()
     for value in range(150_000):
         recorder.add("render", float(value))
     assert recorder.summary()["render"]["count"] == 150_000

@@ -1,6 +1,7 @@
 """Graphs of the real modules: Q/DQ where the recipe says, accepted by TensorRT-RTX, types in the built plan.
 
-The small model has the structure of `base`, which itself, with keyed weights, takes minutes (`make test-quantised`).
+The small model has the structure of `base`, which itself, with keyed weights, takes minutes (`make
+test-quantised`).
 """
 
 from __future__ import annotations

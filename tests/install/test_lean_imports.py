@@ -23,6 +23,7 @@ HEAVY = (
         "from streamsplat_edge.cli import build_parser; build_parser()",
         "from streamsplat_edge.commands import convert, info, run, run_many",
         "from streamsplat_edge.benchmarks import fps, rasterizer, soak",
+        "from streamsplat_edge.benchmarks.bench import report",
     ],
 )
 def test_no_heavy_package_is_loaded(imports: str) -> None:

@@ -80,14 +80,14 @@ class Quality:
         }
 
 
-def software(engine: str) -> dict[str, str | None]:
-    """Versions of everything that takes part in a run."""
+def software(*engines: str) -> dict[str, str | None]:
+    """Versions of everything that takes part in a run, the distributions of `engines` among it."""
     found: dict[str, str | None] = {
         "streamsplat_edge": __version__,
         "commit": source_commit(),
         "python": platform.python_version(),
     }
-    for name in ("numpy", "av", engine):
+    for name in ("numpy", "av", *engines):
         for distribution in (name, f"{name}-gpu", f"{name}-cu13", f"{name}-cu12"):
             try:
                 found[name] = metadata.version(distribution)

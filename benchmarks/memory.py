@@ -1,0 +1,46 @@
+"""Resident memory of this process, and whether it grows."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+_T95 = 1.96
+
+
+def resident_mib() -> float:
+    """Resident memory of this process, from /proc."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def peak_mib() -> float:
+    """The largest resident set of this process so far.
+
+    From /proc, and not from getrusage, whose value a process inherits from the one that started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status does not say VmHWM")
+
+
+def slope(memory: list[list[float]]) -> dict[str, float] | None:
+    """Least squares over the second half of the samples: bytes per frame, half-width of the 95 % interval."""
+    half = np.array(memory[len(memory) // 2 :], np.float64)
+    if len(half) < 8:
+        return None
+    x, y = half[:, 0] - half[:, 0].mean(), half[:, 1] * 2**20
+    gain = float((x * (y - y.mean())).sum() / (x * x).sum())
+    residual = y - y.mean() - gain * x
+    error = math.sqrt(float((residual**2).sum()) / (len(half) - 2) / float((x * x).sum()))
+    return {
+        "bytes_per_frame": gain,
+        "interval_95": _T95 * error,
+        "mib_per_100000_frames": gain * 1e5 / 2**20,
+        "interval_95_mib_per_100000_frames": _T95 * error * 1e5 / 2**20,
+        "samples": len(half),
+    }

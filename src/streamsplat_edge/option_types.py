@@ -1,0 +1,42 @@
+"""What options accept: each function reads a text, or raises ArgumentTypeError saying what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def whole(text: str, minimum: int, why: str = "") -> int:
+    """A whole number of at least `minimum`; `why` ends the refusal."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"must be {minimum} or more{why}")
+    return value
+
+
+def count(text: str) -> int:
+    """0 or more."""
+    return whole(text, 0)
+
+
+def positive(text: str) -> int:
+    """1 or more."""
+    return whole(text, 1)
+
+
+def two_or_more(text: str) -> int:
+    """2 or more frames."""
+    return whole(text, 2, ": a single frame cannot move")
+
+
+def rate(text: str) -> float:
+    """Frames per second."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:  # refuses NaN as well
+        raise argparse.ArgumentTypeError("must be a number of frames per second, more than 0, at most 1000")
+    return value
