@@ -291,7 +291,7 @@ def test_config_errors_name_the_field() -> None:
         replace(PUBLISHED_SMALL, upsample_windows=(48, 64))
     with pytest.raises(ValueError, match=r"unknown preset 'bass' \(did you mean 'base'\?\)"):
         preset("bass")
-    with pytest.raises(ValueError, match=r"unknown preset 'x' \(known: base, tiny\)"):
+    with pytest.raises(ValueError, match=r"unknown preset 'x' \(known: base, tiny, small\)"):
         preset("x")
 
 
