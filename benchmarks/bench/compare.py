@@ -59,9 +59,9 @@ def _rows(now: dict[str, Any], before: dict[str, Any]) -> list[dict[str, Any]]:
     old, new = _measures(before), _measures(now)
     rows = []
     for name, (value, larger_is_better, decibels) in new.items():
-        if name not in old or value is None or old[name][0] is None:
+        was = old[name][0] if name in old else None
+        if value is None or was is None:
             continue
-        was = old[name][0]
         change = value - was if decibels else value / was - 1 if was else 0.0
         limit = DECIBELS if decibels else RELATIVE
         better = change if larger_is_better else -change
