@@ -52,7 +52,8 @@ def draw(result: dict[str, Any]) -> Canvas:
         _waterfall(canvas, right, y + _TITLE, backend, longest)
         y += panel
     for backend in others:
-        draw_text(canvas, _MARGIN, y, f"{backend['title']}: {backend['status']}: {backend['reason']}", DIM)
+        text = f"{backend['title']}: {backend['status']}: {backend['reason']}"
+        draw_text(canvas, _MARGIN, y, text.replace("`", "'"), DIM)  # the font has no back quote
         y += _PITCH
     return canvas
 

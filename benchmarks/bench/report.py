@@ -104,7 +104,7 @@ def write(result: dict[str, Any], folder: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; exit code 2 where no backend could be measured."""
+    """Runs the command; exit code 2 where a backend failed or none could be measured."""
     earlier = read(args.compare) if args.compare else None  # before minutes of measuring
     clip = args.clip or str(_DEMO_CLIP)
     if args.clip is None and not _DEMO_CLIP.is_file():
