@@ -1,7 +1,7 @@
 """Graphs of the real modules: Q/DQ where the recipe says, accepted by TensorRT-RTX, types in the built plan.
 
-The small model has the structure of `base`, which itself, with keyed weights, takes minutes (`make
-test-quantised`).
+The small model has the structure of `base`, which itself, with keyed weights, takes minutes
+(`make test-quantised`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streamsplat_edge.runtime.engines import trt_api
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of base in all: every linear layer and convolution of the transformers; per stage, how many are quantised.
-BASE = {"depth": 101, "encode": 58, "condition": 72, "deform": 90}
+BASE = {"depth": 79, "encode": 58, "condition": 72, "deform": 90}
 
 
 def quantised(path: Path, stage: str, precision: str) -> tuple[onnx.ModelProto, list[str]]:
@@ -80,8 +80,9 @@ def check_stage(path: Path, stage: str, scratch: Path) -> int:
 
 def test_a_small_base_is_quantised_where_the_recipe_says(tmp_path: Path) -> None:
     """In fp16: of a block four linear layers (packed and output projection, two of the MLP), cross attention
-    with two more; and those of the upsamplers."""
-    expected = {"encode": 4 + 1 + 4, "deform": 4 + 3 + 1 + 4 + 1}
+    with two more and a projection of the condition; those of the upsamplers, and the projection of `encode`'s
+    features."""
+    expected = {"encode": 4 + 1 + 4, "deform": 1 + 4 + 3 + 1 + 4 + 1}
     for stage in stage_graphs(small_model(ATTENDING)):
         path = tmp_path / f"{stage.name}.onnx"
         write_graph(replace(stage, module=lowered(stage.module, "fp16")), path)
@@ -94,7 +95,8 @@ def test_a_small_base_is_quantised_where_the_recipe_says(tmp_path: Path) -> None
 def test_the_demo_bundle_would_be_quantised_where_the_recipe_says(tmp_path: Path) -> None:
     bundle = Bundle.load(ROOT / "demo" / "tiny.bundle")
     for stage in bundle.stage_names:
-        assert check_stage(bundle.variants(stage)[0].path, stage, tmp_path) >= 3
+        found = check_stage(bundle.variants(stage)[0].path, stage, tmp_path)
+        assert found >= 3 if stage != "depth" else found == 0, "its small depth network stays"
 
 
 @pytest.mark.plans
@@ -113,7 +115,8 @@ def test_plans_of_the_demo_bundle_compute_in_it(
         file = StageVariant(stage, path, precision, (), variant.inputs, variant.outputs, "0" * 64)
         for capability in capabilities:
             _, found = build_plan(file, module, BuildOptions("tensorrt_rtx", capabilities=(capability,)))
-            assert found.products.get(precision, 0) >= 0.8 * len(names), (stage, capability, found.products)
+            count = found.products.get(precision, 0)
+            assert count >= 0.8 * len(names), (stage, capability, found.products)
 
 
 @pytest.mark.plans
