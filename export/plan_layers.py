@@ -143,7 +143,8 @@ def inspect(layers: list[PlanLayer], expected: dict[str, str]) -> Inspection:
     Quantised products in floating point are wrong only where all are: then quantising was for nothing.
     """
     products: dict[str, int] = {}
-    wrong, raised = [], []
+    wrong: list[str] = []
+    raised: list[str] = []
     quantised = set(_QUANTISED_TYPES.values())
     for layer in layers:
         if layer.kind not in _MULTIPLYING and not layer.attention:
