@@ -217,6 +217,10 @@ def _build(arguments: argparse.Namespace) -> int:
                 f"  built in {plan.seconds:.1f} s, peak {plan.peak_bytes / 1e9:.2f} GB; products: {kinds}; "
                 f"{plan.inspection.attentions} fused attentions"
             )
+            if plan.inspection.raised:
+                line += (
+                    f"; {len(plan.inspection.raised)} quantised ones in floating point, as the builder chose"
+                )
         print(line + ("  (was there already)" if plan.reused else ""))
     return 0
 

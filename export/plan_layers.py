@@ -55,15 +55,23 @@ class Inspection:
         layers: all layers. attentions: those that are a fused attention.
         products: layer counts by type of those that multiply and could be matched with the graph.
         wrong: layers that multiply in another type than the graph says, in words.
+        raised: layers of quantised products for which the builder chose floating point, in words. Q/DQ says
+            what it may use, not what it must: it dequantises a weight where that is faster.
     """
 
     layers: int
     attentions: int
     products: dict[str, int]
     wrong: tuple[str, ...]
+    raised: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"layers": self.layers, "fused_attentions": self.attentions, "products": self.products}
+        return {
+            "layers": self.layers,
+            "fused_attentions": self.attentions,
+            "products": self.products,
+            "raised": list(self.raised),
+        }
 
 
 def from_log(lines: Iterable[str]) -> list[PlanLayer]:
@@ -130,9 +138,14 @@ def product_types(path: Path) -> dict[str, str]:
 
 
 def inspect(layers: list[PlanLayer], expected: dict[str, str]) -> Inspection:
-    """Compare the layers of a plan with the types of the graph's products."""
+    """Compare the layers of a plan with the types of the graph's products.
+
+    Quantised products in floating point are wrong only where all are: then quantising was for nothing.
+    """
     products: dict[str, int] = {}
-    wrong = []
+    wrong: list[str] = []
+    raised: list[str] = []
+    quantised = set(_QUANTISED_TYPES.values())
     for layer in layers:
         if layer.kind not in _MULTIPLYING and not layer.attention:
             continue
@@ -142,6 +155,9 @@ def inspect(layers: list[PlanLayer], expected: dict[str, str]) -> Inspection:
         products[layer.type] = products.get(layer.type, 0) + 1
         if types != {layer.type}:
             nodes = ", ".join(node for node in layer.nodes if node in expected)
-            wrong.append(f"{layer.type} instead of {'/'.join(sorted(types))}: {nodes} ({layer.name})")
+            words = f"{layer.type} instead of {'/'.join(sorted(types))}: {nodes} ({layer.name})"
+            (raised if types & quantised and layer.type not in quantised else wrong).append(words)
+    if raised and not quantised & products.keys():
+        wrong, raised = wrong + raised, []
     attentions = sum(layer.attention for layer in layers)
-    return Inspection(len(layers), attentions, products, tuple(wrong))
+    return Inspection(len(layers), attentions, products, tuple(wrong), tuple(raised))

@@ -137,7 +137,10 @@ def test_base_is_quantised_where_the_recipe_says(tmp_path: Path) -> None:
         variant = StageVariant(stage.name, out, "fp8", (), graph.inputs, graph.outputs, "0" * 64)
         for capability in ("8.9", "12.0"):
             _, found = build_plan(variant, module, BuildOptions("tensorrt_rtx", capabilities=(capability,)))
-            assert found.products.get("fp8", 0) >= 0.8 * BASE[stage.name], found.products
+            # Projections of query, key and value become one product; of a packed one the builder dequantises
+            # the weight. `build_plan` has compared the types of all others.
+            assert found.products.get("fp8", 0) >= 0.6 * BASE[stage.name], found.products
+            assert all("packed_proj" in words for words in found.raised), found.raised
         for file in tmp_path.iterdir():
             file.unlink()
 

@@ -152,6 +152,21 @@ def test_a_plan_in_another_precision_is_listed() -> None:
     assert not inspect(layers, {"x/MatMul": "fp32"}).wrong
 
 
+def test_quantised_products_may_be_raised_but_not_all_of_them() -> None:
+    """The builder may dequantise a weight and multiply in floating point; where it does so everywhere, or
+    computes another low type, the plan is not what was asked for."""
+    low = PlanLayer("a", "gemm", "fp8", ("a",), False)
+    raised = PlanLayer("b", "gemm", "fp16", ("b",), False)
+    expected = {"a": "fp8", "b": "fp8"}
+    found = inspect([low, raised], expected)
+    assert found.wrong == () and found.raised == ("fp16 instead of fp8: b (b)",)
+    assert found.products == {"fp8": 1, "fp16": 1} and found.to_json()["raised"] == list(found.raised)
+    for_nothing = inspect([raised], expected)
+    assert for_nothing.wrong == ("fp16 instead of fp8: b (b)",) and for_nothing.raised == ()
+    other = inspect([low, PlanLayer("b", "gemm", "int8", ("b",), False)], expected)
+    assert other.wrong == ("int8 instead of fp8: b (b)",)
+
+
 def _graph(path: Path, operator: str) -> None:
     value = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node(operator, ["x"], ["y"], name="stage/Broken", domain="")
