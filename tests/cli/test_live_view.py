@@ -28,6 +28,8 @@ def start(*arguments: object, **environment: str) -> tuple[subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        # Where the tests run in a shell's background, Ctrl-C is ignored, and so by what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     line = process.stderr.readline()
