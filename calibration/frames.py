@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..export.verify import Recorder, file_engines, frame_psnr
 from ..runtime.bundle import Bundle
-from ..runtime.engines import Engine, select_variant
+from ..runtime.engines import Engine, ForwardingEngine, select_variant
 from ..runtime.errors import InputError
 from ..runtime.rasterizer import View
 from ..runtime.stream import Stream
@@ -52,13 +52,11 @@ class Score:
         return {name: round(min(value, 999.0), 3) for name, value in asdict(self).items()}
 
 
-class _Switch(Engine):
+class _Switch(ForwardingEngine):
     """A stage of the judge's stream: replays what the fp32 stage gave, or runs an engine."""
 
     def __init__(self, reference: Engine) -> None:
-        self.reference, self.stage = reference, reference.stage
-        self.inputs, self.outputs = reference.inputs, reference.outputs
-        self.precision, self.description = reference.precision, reference.description
+        super().__init__(reference)
         self.engine: Engine | None = None  # None replays
         self.replay: list[dict[str, np.ndarray]] = []
 
@@ -68,12 +66,6 @@ class _Switch(Engine):
             return
         for name, value in self.replay.pop(0).items():
             np.copyto(outputs[name], value)
-
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        self.reference.close()
 
 
 class Judge:
@@ -121,7 +113,7 @@ class Judge:
         for file in self._files:
             kept = dict(np.load(file))
             for stage, switch in self._switches.items():
-                switch.engine = stages.get(stage, switch.reference) if stage in changed else None
+                switch.engine = stages.get(stage, switch.inner) if stage in changed else None
                 switch.replay = _outputs(kept, stage)
             got = self._render(kept["first"], kept["last"], float(kept["seconds"]))
             psnr = [frame_psnr(a, b) for a, b in zip(got, kept["truth"], strict=True)]
@@ -156,7 +148,7 @@ class Judge:
         missing = [i for i, file in enumerate(self._files) if not file.is_file()]
         recorders = {}
         for stage, switch in self._switches.items():
-            switch.engine = recorders[stage] = Recorder(switch.reference)
+            switch.engine = recorders[stage] = Recorder(switch.inner)
         wanted = [pairs[i] for i in missing]
         bar = tqdm(total=len(missing), disable=not progress or not missing, desc="reference", unit="pair")
         with bar:

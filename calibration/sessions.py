@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +68,6 @@ class LiteralEngine(Engine):
         given = {spec.name: inputs[spec.name] for spec in self.inputs}
         for name, value in zip(names, self._session.run(names, given), strict=True):
             np.copyto(outputs[name], value)
-
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
-        raise NotImplementedError("run does not bind")
-
-    def reserve(self, callers: int) -> None:
-        pass
 
     def close(self) -> None:
         self._session = None

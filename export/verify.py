@@ -18,7 +18,7 @@ import numpy as np
 
 from ..runtime import engines
 from ..runtime.bundle import Bundle, StageVariant
-from ..runtime.engines import Engine
+from ..runtime.engines import BoundEngine, Engine, ForwardingEngine
 from ..runtime.errors import EngineError, InputError, StreamSplatError
 from ..runtime.stream import Stream
 from .batch import BATCH, Arrays, run_batch
@@ -100,7 +100,7 @@ class Report:
         }
 
 
-class ModuleEngine(Engine):
+class ModuleEngine(BoundEngine):
     """A stage in PyTorch behind the engine interface, for reference.
 
     Args:
@@ -138,25 +138,17 @@ class ModuleEngine(Engine):
         return run
 
 
-class Recorder(Engine):
-    """Runs another engine and keeps copies of what went in and came out."""
+class Recorder(ForwardingEngine):
+    """Keeps copies of what goes into another engine and comes out."""
 
     def __init__(self, inner: Engine) -> None:
-        self.inner, self.stage = inner, inner.stage
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self.precision, self.description = inner.precision, inner.description
+        super().__init__(inner)
         self.calls: list[tuple[Arrays, Arrays]] = []
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         kept = {name: value.copy() for name, value in inputs.items()}
         self.inner.run(inputs, outputs)
         self.calls.append((kept, {name: value.copy() for name, value in outputs.items()}))
-
-    def _bind(self, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> Callable[[], None]:
-        return self.inner._bind(inputs, outputs)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 def module_engines(

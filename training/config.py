@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from .fields import check_names, check_types
@@ -213,25 +213,10 @@ PRESETS: dict[str, ModelConfig] = {
         depth_levels=32,
         depth_input="conv",
     ),
-    "small": ModelConfig(
-        name="small",
-        height=288,
-        width=512,
-        patch=8,
-        dim=128,
-        head_dim=64,
-        encoder_depth=4,
-        decoder_depth=4,
-        upsample_windows=(128, 64, 64),
-        upsample_blocks=(2, 1, 0),
-        condition="conv",
-        condition_dim=32,
-        decoder="matching",
-        colour="residual",
-        depth_levels=32,
-        depth_input="conv",
-    ),
 }
+PRESETS["small"] = replace(
+    PRESETS["tiny"], name="small", height=288, width=512, encoder_depth=4, decoder_depth=4
+)
 
 
 def preset(name: str, /, **overrides: Any) -> ModelConfig:

@@ -6,25 +6,23 @@ results are the same, what differs is the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ...runtime.bundle import Bundle
-from ...runtime.engines import Engine
+from ...runtime.engines import Engine, ForwardingEngine
 from ...runtime.stream import PushStats, Stream
 
 _PER_FRAME = ("depth", "condition", "encode")
 
 
-class _Repeated(Engine):
+class _Repeated(ForwardingEngine):
     """An engine that first computes the previous frame again, where it is told so."""
 
     def __init__(self, inner: Engine) -> None:
-        self.inner, self.stage = inner, inner.stage
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self.precision, self.description = inner.precision, inner.description
+        super().__init__(inner)
         self.again = False
         self._previous = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inner.inputs}
         self._discarded = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inner.outputs}
@@ -35,12 +33,6 @@ class _Repeated(Engine):
         self.inner.run(inputs, outputs)
         for name, kept in self._previous.items():
             np.copyto(kept, inputs[name])
-
-    def _bind(self, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
-        return self.inner._bind(inputs, outputs)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 class PublishedStream(Stream):

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING
 
 from ..bundle import Bundle, StageVariant
 from ..errors import BundleError, EngineError
-from .base import Engine, TensorSpec
+from .base import BoundEngine, Engine, ForwardingEngine, TensorSpec
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
 
-__all__ = ["ENGINES", "Engine", "TensorSpec", "create", "require", "select_variant"]
+__all__ = [
+    "ENGINES",
+    "BoundEngine",
+    "Engine",
+    "ForwardingEngine",
+    "TensorSpec",
+    "create",
+    "require",
+    "select_variant",
+]
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 _EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions OpenVINO can run an fp32 file at

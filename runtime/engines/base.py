@@ -18,7 +18,7 @@ from ..onnx_references import check_self_contained
 if TYPE_CHECKING:
     from ..cuda.device import Device
 
-__all__ = ["Engine", "TensorSpec", "check_specs", "thread_count"]
+__all__ = ["BoundEngine", "Engine", "ForwardingEngine", "TensorSpec", "check_specs", "thread_count"]
 
 # Bindings kept per engine and caller. A stream alternates between a handful of buffer sets; a caller who
 # passes fresh arrays every time must not make the cache (which keeps the arrays alive) grow.
@@ -26,18 +26,42 @@ _BINDINGS = 16
 
 
 class Engine(ABC):
-    """One stage on one device. Use as a context manager or call `close`.
+    """One stage, whatever computes it. Use as a context manager or call `close`.
 
     Attributes:
+        stage: its name in the bundle.
         inputs, outputs: what `run` takes and fills, as in the bundle's manifest.
         description: engine, version, device, precision and threads in one line, for statistics.
         precision: the precision that runs (which may be lower than the file's, when that was asked for).
     """
 
+    stage: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     description: str
     precision: str
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Run the stage, reading `inputs` and overwriting `outputs` in place."""
+
+    def reserve(self, callers: int) -> None:  # noqa: B027 - not every engine keeps anything
+        """So many callers with buffers of their own are going to call."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release the engine. Calling twice is harmless."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BoundEngine(Engine):
+    """A stage file loaded for one device, which runs on arrays that it checks and binds once."""
 
     def __init__(self, variant: StageVariant, memory: Device | None = None) -> None:
         """`memory`: arrays lie on this device, and `run` returns before they are written."""
@@ -94,17 +118,26 @@ class Engine(ABC):
         """A function that runs the stage on exactly these arrays (in the order of the specifications)."""
 
     def close(self) -> None:
-        """Release the engine. Calling twice is harmless."""
         self._closed = True
         self._bound.clear()
 
-    def __enter__(self) -> Engine:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class ForwardingEngine(Engine):
+    """Stands before another engine, to see or to change what passes. Closing it closes that one."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner, self.stage = inner, inner.stage
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+        self.precision, self.description = inner.precision, inner.description
+
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self.inner.run(inputs, outputs)
+
+    def reserve(self, callers: int) -> None:
+        self.inner.reserve(callers)
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 def _check_array(stage: str, spec: TensorSpec, array: Any, writable: bool, on_device: bool) -> None:

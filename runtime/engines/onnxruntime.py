@@ -10,7 +10,7 @@ import numpy as np
 
 from ..bundle import StageVariant
 from ..errors import EngineError
-from .base import Engine, check_specs, thread_count
+from .base import BoundEngine, check_specs, thread_count
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -19,7 +19,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32"}
 
 
-class OnnxRuntimeEngine(Engine):
+class OnnxRuntimeEngine(BoundEngine):
     """A stage in ONNX Runtime. The provider asked for is the one that runs, or `EngineError` says why."""
 
     def __init__(

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bundle import StageVariant
 from ..errors import EngineError
-from .base import Engine, check_specs, thread_count
+from .base import BoundEngine, check_specs, thread_count
 
 # Execution precision asked for -> (OpenVINO element type, capability the CPU must report).
 _PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
@@ -28,7 +28,7 @@ def process_core(kind: Callable[[], Any]) -> Any:
     return kind()
 
 
-class OpenVinoEngine(Engine):
+class OpenVinoEngine(BoundEngine):
     """A stage in OpenVINO on the CPU.
 
     Precision: floating-point work runs in `precision` (fp32, bf16 or fp16), which the CPU must support; None

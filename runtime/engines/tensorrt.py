@@ -15,7 +15,7 @@ from ..bundle import Plan, StageVariant, sha256_of
 from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
-from .base import Engine, check_specs
+from .base import BoundEngine, check_specs
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _DTYPES = {"FLOAT": "float32"}
 
 
-class TensorRtEngine(Engine):
+class TensorRtEngine(BoundEngine):
     """A stage's plan on a CUDA device.
 
     With `memory`, on its arrays and in its stream; else NumPy arrays are copied there and back on a stream of

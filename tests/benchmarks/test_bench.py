@@ -18,7 +18,7 @@ from streamsplat_edge.benchmarks.bench import backends, cli, compare, measure, p
 from streamsplat_edge.benchmarks.bench.published import PublishedStream
 from streamsplat_edge.cli import main
 from streamsplat_edge.runtime import engines
-from streamsplat_edge.runtime.engines import Engine
+from streamsplat_edge.runtime.engines import Engine, ForwardingEngine
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.runtime.stream import Stream
 from streamsplat_edge.runtime.timing import summarise
@@ -180,23 +180,16 @@ def test_weights_must_be_those_of_the_bundle(tmp_path: Path, request_: backends.
         backends.find_checkpoint(demo, tmp_path / "w.safetensors")
 
 
-class Counted(Engine):
+class Counted(ForwardingEngine):
     """Counts the runs of another engine."""
 
     def __init__(self, inner: Engine) -> None:
-        self.inner, self.stage, self.runs = inner, inner.stage, 0
-        self.inputs, self.outputs = inner.inputs, inner.outputs
-        self.precision, self.description = inner.precision, inner.description
+        super().__init__(inner)
+        self.runs = 0
 
     def run(self, inputs: Any, outputs: Any) -> None:
         self.runs += 1
         self.inner.run(inputs, outputs)
-
-    def _bind(self, inputs: Any, outputs: Any) -> Any:
-        return self.inner._bind(inputs, outputs)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 def test_the_published_schedule_encodes_both_frames_of_a_pair(request_: backends.Request) -> None:
