@@ -132,8 +132,16 @@ class Stream:
 
     @property
     def buffers(self) -> RenderBuffers:
-        """Float images of the last render on the host."""
-        assert isinstance(self.scene, HostScene), "a scene on a GPU keeps them there"
+        """Float images of the last render on the host.
+
+        Raises:
+            InputError: the stream is on a GPU.
+        """
+        if not isinstance(self.scene, HostScene):
+            raise InputError(
+                "A stream on a GPU has no float images on the host.",
+                "Use what `render` returns (docs/gpu.md).",
+            )
         return self.scene.buffers
 
     @property

@@ -148,9 +148,8 @@ class LiveViewer(Observer):
     def ended(self) -> None:
         if self._board is not None and self._failure is None:
             status = self._status(ended=True)
-            self._queue.put(
-                lambda: self._server.report(status)
-            )  # must not get lost; nothing is held up any more
+            # Must not get lost, and nothing is held up any more by waiting.
+            self._queue.put(lambda: self._server.report(status))
 
     def _status(self, *, ended: bool) -> dict[str, Any]:
         assert self._board is not None

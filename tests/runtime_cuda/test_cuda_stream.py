@@ -135,6 +135,22 @@ def test_observers_get_copies_on_the_host(bundle: Bundle, device: OnCpuDevice) -
             np.testing.assert_allclose(x, y, atol=1e-6)  # type: ignore[arg-type]
 
 
+def test_files_get_the_same_gaussians_from_a_device(bundle: Bundle, device: OnCpuDevice) -> None:
+    with on_device(bundle, device) as ours, open_stream(bundle) as theirs:
+        with pytest.raises(InputError, match="no float images on the host"):
+            _ = ours.buffers
+        for number, time in enumerate((0.0, 0.4, 1.0)):
+            for stream_ in (ours, theirs):
+                stream_.push(picture(number), time)
+            found, expected = ours.scene.splats(time - 0.1 * number), theirs.scene.splats(time - 0.1 * number)
+            count = expected.count
+            assert found.count == count == bundle.model.gaussians * min(number + 1, 2)
+            for name in ("means", "scales", "opacity", "rgb"):
+                np.testing.assert_array_equal(getattr(found, name)[:count], getattr(expected, name)[:count])
+            with pytest.raises(InputError, match=r"interval|between"):
+                ours.scene.splats(time + 1)
+
+
 def test_device_cuda_takes_the_scene_on_the_gpu(
     bundle: Bundle, device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
