@@ -6,8 +6,9 @@ so many frames went through one stream, and answers three questions:
 - does memory grow? Resident memory is sampled every `--every` frames; the slope of the second half by least
   squares, with its 95 % interval (and the growth that it means for 100,000 frames);
 - does quality drift? PSNR against the input, in the first and in the last minute of the stream. And since the
-  same pictures come again and again, each frame is compared with the same moment of the first round: exact
-  equality is expected, because a Gaussian lives for two intervals only;
+  same pictures come again and again, each frame is compared with the same moment of an early round: exact
+  equality is expected, because a Gaussian lives for two intervals only. What lives longer is the range of depth
+  of a bundle with a `depth` stage, so there the round is the first one after the range has settled;
 - are ids and counters exact? Every frame once and in order, every id of a Gaussian new, spawned = retired +
   alive, rendered + culled = alive, at every frame.
 
@@ -38,7 +39,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.compose import psnr
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.pipeline import Pipeline, Rendered
-from ..runtime.preprocess import Resizer
+from ..runtime.preprocess import DepthRange, Resizer
 from ..runtime.stream import Stream, open_stream
 from ..runtime.timing import LatencyRecorder
 from ..runtime.video import VideoFrame, open_video, write_bytes
@@ -47,6 +48,8 @@ from .memory import resident_mib, slope
 FORMAT, VERSION = "streamsplat-soak", 1
 MINUTE = 60.0
 _CHECKPOINT_SECONDS = 20.0
+# The running range of depth forgets by a factor of e^30, more than a double holds.
+_SETTLE_SECONDS = 30 * DepthRange.RELAX_SECONDS
 
 
 class Endless:
@@ -142,6 +145,8 @@ class Watch:
             self._truth.append(np.rint(self._planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8))
         # After so many frames, key frames fall on the same pictures again.
         self.round = math.lcm(source.lap, model.key_frame_gap)
+        rounds = _SETTLE_SECONDS / source.period / self.round if "depth" in stream.bundle.stage_names else 0
+        self.settled = math.ceil(rounds) * self.round
         self._first: dict[int, np.ndarray] = {}
         self._differences: list[int] = []  # of the pair under way
         self._newest_id = -1
@@ -200,15 +205,15 @@ class Watch:
         sums[at + 1] += 1
 
     def _compare(self, index: int, rgb: np.ndarray) -> None:
-        """With the same moment of the first round of this piece.
+        """With the same moment of the first round of this piece after the depth range has settled.
 
         Left out: the first pair, which has no key frame before it, and the pair at the end, which may be
         shorter: differences count once the key frame that ends a pair of full length has come.
         """
         gap = self.stream.model.key_frame_gap
-        if index < self.round:
-            if index > gap:
-                self._first[index] = rgb
+        if index < self.settled + self.round:
+            if index > gap and index >= self.settled:
+                self._first[index % self.round] = rgb
             return
         before = self._first.get(index % self.round)
         if before is not None:
@@ -325,7 +330,8 @@ def _report(
         "repeats": {
             "frames_compared": state.compared,
             "largest_difference": state.differs_max,
-            "definition": "8-bit levels between a frame and the same moment of its process's first round",
+            "definition": "8-bit levels between a frame and the same moment of its process's first round"
+            + (f" that begins {_SETTLE_SECONDS:g} s or more after the start" if "depth" in stages else ""),
         },
         "exact": {"violations": state.violations, "gaussians": [piece.gaussians for piece in state.pieces]},
         "seconds": sum(piece.seconds for piece in state.pieces),

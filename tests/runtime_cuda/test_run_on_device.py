@@ -34,14 +34,15 @@ def frames_of(path: Path) -> list[np.ndarray]:
         return [frame.image for frame in reader]
 
 
-def test_a_run_gives_the_same_video(command: list[str], tmp_path: Path) -> None:
+def test_a_run_gives_the_same_pictures(command: list[str], tmp_path: Path) -> None:
+    """Compared as PNG: what an encoder makes of a picture depends on how its threads are scheduled."""
     stats = tmp_path / "out" / "s.json"
-    assert cli.main([*command, "--device", "cuda", "--stats", str(stats)]) == 0
-    ours = frames_of(tmp_path / "out" / "o.mp4")
-    assert cli.main([*command, "--force"]) == 0
-    theirs = frames_of(tmp_path / "out" / "o.mp4")
-    assert len(ours) == len(theirs) == 14
-    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(ours, theirs, strict=True)) <= 4
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    assert cli.main([*command, "-o", str(ours), "--device", "cuda", "--stats", str(stats)]) == 0
+    assert cli.main([*command, "-o", str(theirs)]) == 0
+    images = [frames_of(folder) for folder in (ours, theirs)]
+    assert len(images[0]) == len(images[1]) == 14
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(*images, strict=True)) <= 1
     report = json.loads(stats.read_text())
     assert report["stages"]["render"] == "CUDA rasterizer, kernels on the CPU"
     assert report["device_lost"] is None
