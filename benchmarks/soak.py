@@ -7,8 +7,8 @@ so many frames went through one stream, and answers three questions:
   squares, with its 95 % interval (and the growth that it means for 100,000 frames);
 - does quality drift? PSNR against the input, in the first and in the last minute of the stream. And since the
   same pictures come again and again, each frame is compared with the same moment of an early round: exact
-  equality is expected, because a Gaussian lives for two intervals only. What lives longer is the range of depth
-  of a bundle with a `depth` stage, so there the round is the first one after the range has settled;
+  equality is expected, because a Gaussian lives for two intervals only. What lives longer is the range of
+  depth of a bundle with a `depth` stage, so there the round is the first one after the range has settled;
 - are ids and counters exact? Every frame once and in order, every id of a Gaussian new, spawned = retired +
   alive, rendered + culled = alive, at every frame.
 
