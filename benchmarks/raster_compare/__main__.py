@@ -1,11 +1,11 @@
 """Rasterizers side by side in one run: `python -m streamsplat_edge.benchmarks.raster_compare`.
 
-Ours in C++ and, where there is a GPU, in CUDA; the dense torch renderer; gsplat's orthographic camera where
-it is installed and finds a GPU. From one base case, one thing at a time is varied: number of Gaussians, size
-of the image, sigma, threads, images per call. Before a case is timed, every method's image is compared with the
-dense renderer in float64. Methods take turns, round by round in one process, so that what the machine does
-besides hits all alike. The lower bound beside the times is counted and measured in the same run. What could
-not run is listed with its reason. Needs torch (extra [train]).
+Ours in C++ and, where there is a GPU, in CUDA; the dense torch renderer; gsplat's orthographic camera
+where it is installed and finds a GPU. From one base case, one thing at a time is varied: number of
+Gaussians, size of the image, sigma, threads, images per call. Before a case is timed, every method's
+image is compared with the dense renderer in float64. Methods take turns, round by round in one process,
+so that what the machine does besides hits all alike. The lower bound beside the times is counted and
+measured in the same run. What could not run is listed with its reason. Needs torch (extra [train]).
 """
 
 from __future__ import annotations

@@ -4,17 +4,17 @@
     multiply-adds   = T * B * 7
     lower bound     = max(bytes / copy rate, multiply-adds / multiply-add rate)
 
-N Gaussians are read once (three floats each of mean, scale and colour, one of opacity), and T images of
-H x W pixels written (colour, depth, alpha). B is the number of (Gaussian, pixel) pairs that must be blended:
-alpha at least 1/255 and the pixel not yet opaque. Each takes at least seven operations that a multiply-add unit does:
-the product of the two factors of alpha, the weight, the transmittance, three colours and a depth. Projection,
-sorting, binning and everything that is not blended count as nothing.
+N Gaussians are read once (three floats each of mean, scale and colour, one of opacity), and T images of H
+x W pixels written (colour, depth, alpha). B is the number of (Gaussian, pixel) pairs that must be
+blended: alpha at least 1/255 and the pixel not yet opaque. Each takes at least seven operations of a
+multiply-add unit: the product of the two factors of alpha, the weight, the transmittance, three colours
+and a depth. Projection, sorting, binning and everything that is not blended count as nothing.
 
-B is counted by the dense float64 renderer in a sample of pixels (its standard error is stated), which is also
-what the images of all methods are compared with. The copy rate is that of a copy of as many bytes, so that
-what fits into a cache is copied from there; the multiply-add rate is that of a float32 matrix product. Both
-are the best of all rounds of the run at that number of threads: a bound from a rate that is too high is still
-a bound.
+B is counted by the dense float64 renderer in a sample of pixels (its standard error is stated), which is
+also what the images of all methods are compared with. The copy rate is that of a copy of as many bytes,
+so that what fits into a cache is copied from there; the multiply-add rate is that of a float32 matrix
+product. Both are the best of all rounds of the run at that number of threads: a bound from a rate that is
+too high is still a bound.
 """
 
 from __future__ import annotations

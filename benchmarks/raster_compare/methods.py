@@ -1,7 +1,7 @@
 """The rasterizers that are compared. Each prepares a case, or says why it cannot run.
 
-A prepared case is run by one call, which returns when all images of the case are finished on its device; what
-was rendered is fetched outside the clock.
+A prepared case is run by one call, which returns when all images of the case are finished on its device;
+what was rendered is fetched outside the clock.
 """
 
 from __future__ import annotations
