@@ -16,6 +16,7 @@ from ...runtime.stream import open_stream
 from ..bench.compare import read
 from ..bench.measure import MEASURED
 from ..identity import describe_bundle, state
+from ..markdown import columns, listed, markdown
 from ..passes import Clip
 from .counting import GraphCost, count_file
 from .here import measure
@@ -221,14 +222,32 @@ def words(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def table_lines(result: Mapping[str, Any]) -> list[str]:
+    """For a Markdown document."""
+    first, second = words(result)
+    sources = [
+        f"{device['name']}: {device['derived'].rstrip('.')}. "
+        + "; ".join(f"{source['what']}: [{source['title']}]({source['url']})" for source in device["sources"])
+        for device in result["table"]
+    ]
+    lines = [f"{first} {second}"]
+    for header, rows in (device_rows(result), error_rows(result)):
+        lines += ["", *markdown(header, rows)]
+    return [*lines, *listed([*missing(result), *sources])]
+
+
+def missing(result: Mapping[str, Any]) -> list[str]:
+    """What was not computed, and why."""
+    return [
+        f"{d['device']}, {d['precision']}: {d['status']}"
+        for d in result["devices"]
+        if d["status"] != COMPUTED
+    ]
+
+
 def text(result: Mapping[str, Any]) -> list[str]:
     """Everything for a terminal."""
     lines = [line.replace("**", "").replace("`", "") for line in words(result)]
     for header, rows in (device_rows(result), error_rows(result)):
-        table = [header, *rows]
-        widths = [max(len(row[i]) for row in table) + 2 for i in range(len(header))]
-        lines += [
-            "",
-            *("".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table),
-        ]
-    return lines
+        lines += ["", *columns([header, *rows])]
+    return [*lines, *listed(missing(result))]

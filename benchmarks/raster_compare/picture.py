@@ -40,7 +40,7 @@ def draw(result: dict[str, Any]) -> Canvas:
                 ],
                 colour,
             )
-            for (name, about), colour in zip(result["methods"].items(), COLOURS, strict=True)
+            for (name, about), colour in zip(result["methods"].items(), COLOURS, strict=False)
         ]
         bound = Series("lower bound", [(value(case, axis), case["bound"]["ms"]) for case in cases], INK, True)
         panels.append(

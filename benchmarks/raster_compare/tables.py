@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..markdown import columns, listed, markdown
 from .compare import MEASURED
 
 _NONE = "-"
@@ -75,12 +76,25 @@ def agreement(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def words(result: dict[str, Any]) -> str:
+    """Machine and state."""
+    machine, state, protocol = result["machine"], result["state"], result["protocol"]
+    loads = [state[when]["load_average"][0] for when in ("before", "after")]
+    return (
+        f"rasterizers in one run, {machine['cpu']}, {machine['cores_usable']} cores, load average {loads[0]} "
+        f"before, {loads[1]} after, {state['before']['scheduling']} scheduling; "
+        f"{protocol['seconds_per_case']:g} s per case, methods in turn; commit "
+        f"{result['software']['commit']}. Median and, in brackets, minimum"
+    )
+
+
+def table_lines(result: dict[str, Any]) -> list[str]:
+    """For a Markdown document."""
+    notes = [*agreement(result), *reasons(result), result["formula"].replace("*", "\\*")]
+    return [words(result) + ".", "", *markdown(header(result), rows(result)), *listed(notes)]
+
+
 def text(result: dict[str, Any]) -> list[str]:
-    """Everything for a terminal."""
-    lines = [header(result), *rows(result)]
-    widths = [max(len(line[column]) for line in lines) + 2 for column in range(len(lines[0]))]
-    table = [
-        line[0].ljust(widths[0]) + "".join(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))
-        for line in lines
-    ]
-    return [*table, "", "median (minimum)", *agreement(result), *reasons(result), result["formula"]]
+    """For a terminal."""
+    notes = [*agreement(result), *reasons(result), result["formula"]]
+    return [words(result), "", *columns([header(result), *rows(result)]), *listed(notes)]
