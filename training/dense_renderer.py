@@ -94,9 +94,7 @@ def render(
     v = ((-xz[:, 1] * homogeneous + 1.0) * height - 1.0) * 0.5
     var_x = (0.5 * width * scale[:, 0]) ** 2 + 0.3
     var_y = (0.5 * height * scale[:, 1]) ** 2 + 0.3
-    columns, lines, edge = tile_masks(
-        u.detach(), v.detach(), var_x.detach(), var_y.detach(), height, width
-    )
+    columns, lines, edge = tile_masks(u.detach(), v.detach(), var_x.detach(), var_y.detach(), height, width)
     # The exponent separates: two factors per Gaussian, opacity with one of them; outside the rectangle 0.
     dx = u[:, None] - torch.arange(width, dtype=u.dtype)
     dy = v[:, None] - torch.arange(height, dtype=u.dtype)

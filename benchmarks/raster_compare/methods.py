@@ -195,15 +195,21 @@ class _OnDense:
         return Image(*(self._result[part].numpy() for part in range(3)))
 
 
-def dense_inputs(scene: Splats, dtype: Any) -> tuple[Any, ...]:
+def dense_inputs(scene: Splats, dtype: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     """A scene as `training.dense_renderer.render` takes it: xz, depth, scale, opacity, rgb, background."""
     import torch
 
-    arrays = (
-        *(scene.means[:, [0, 2]], scene.means[:, 1], scene.scales[:, [0, 2]]),
-        *(scene.opacity, scene.rgb, np.array(BACKGROUND, np.float32)),
+    def tensor(array: Float32) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+
+    return (
+        tensor(scene.means[:, [0, 2]]),
+        tensor(scene.means[:, 1]),
+        tensor(scene.scales[:, [0, 2]]),
+        tensor(scene.opacity),
+        tensor(scene.rgb),
+        tensor(np.array(BACKGROUND, np.float32)),
     )
-    return tuple(torch.from_numpy(np.ascontiguousarray(array)).to(dtype) for array in arrays)
 
 
 class Gsplat:
