@@ -108,9 +108,7 @@ def test_pictures_may_differ_while_the_depth_range_settles(
         real(self, rendered)
 
     monkeypatch.setattr(soak.Watch, "check", early_ones_differ)
-    monkeypatch.setattr(
-        soak, "_SETTLE_SECONDS", 2.0
-    )  # 50 frames, so the fifth round of 16
+    monkeypatch.setattr(soak, "_SETTLE_SECONDS", 2.0)  # 50 frames, so the fifth round of 16
     code, result = run([*inputs, "--threads", "1"], tmp_path, "--frames", "130")
     assert code == 0 and result["repeats"]["frames_compared"] > 30
     assert (result["repeats"]["largest_difference"] == 0) == depth_stage
