@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Meter:
         for name, model, shapes in _graphs():
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             feed = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
-            self._runs[name] = lambda session=session, feed=feed: session.run(None, feed)
+            self._runs[name] = partial(session.run, None, feed)
 
     def observe(self) -> None:
         """One round; some tens of milliseconds."""

@@ -154,11 +154,11 @@ def measure(
             row |= {"status": NOT_RUN, "reason": str(error)}
             continue
         row["agreement"] = truth.difference(prepared.image())
-        error = row["agreement"]["largest_where_not_fragile"]
-        if not error <= method.tolerance:
+        off = row["agreement"]["largest_where_not_fragile"]
+        if not off <= method.tolerance:
             row |= {
                 "status": DISAGREES,
-                "reason": f"differs by {error:.1e}, more than {method.tolerance:.0e}",
+                "reason": f"differs by {off:.1e}, more than {method.tolerance:.0e}",
             }
             continue
         ready.append((row, prepared, []))

@@ -155,7 +155,8 @@ class Dense:
     """Every Gaussian at every pixel in float32 torch operations on the CPU.
 
     Args:
-        most_pairs: cases with more pairs of a Gaussian and a pixel are refused: they take minutes.
+        most_pairs: cases with more pairs of a Gaussian and a pixel in all images are refused: they take
+            minutes.
     """
 
     name, title, on_cpu, tolerance = "dense", "dense torch", True, 1e-3
@@ -164,9 +165,9 @@ class Dense:
         self._most = most_pairs
 
     def prepare(self, case: Case, scene: Splats) -> Prepared:
-        if case.pairs > self._most:
+        if case.pairs * case.times > self._most:
             raise EngineError(
-                f"Gaussians times pixels are {case.pairs:.1e}, more than --dense-pairs {self._most:.1e}."
+                f"Gaussians times pixels are {case.pairs * case.times:.1e}, more than --dense-pairs {self._most:.1e}."
             )
         return _OnDense(case, scene)
 
