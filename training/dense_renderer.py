@@ -16,7 +16,7 @@ TILE = 16
 ALPHA_MIN = 1.0 / 255.0
 ALPHA_MAX = 0.99
 T_MIN = 1e-4
-_CHUNK = 1 << 22  # pairs of a Gaussian and a pixel at a time: some tensors of 16 to 32 MB
+_CHUNK = 1 << 16  # pairs of a Gaussian and a pixel at a time: tensors that stay in a core's cache
 
 
 class DenseImage(NamedTuple):
