@@ -167,8 +167,7 @@ class Dense:
     def prepare(self, case: Case, scene: Splats) -> Prepared:
         if case.pairs * case.times > self._most:
             raise EngineError(
-                f"Gaussians times pixels are {case.pairs * case.times:.1e}, more than --dense-pairs "
-                f"{self._most:.1e}."
+                f"Gaussians times pixels times images are more than --dense-pairs {self._most:.0e}."
             )
         return _OnDense(case, scene)
 
