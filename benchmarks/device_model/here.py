@@ -1,7 +1,8 @@
 """This CPU as a device of the model: its rates, and the stages of a bundle, measured in one run.
 
 Rates go through ONNX Runtime, like the stages: a matrix product, an element-wise sum that fits no cache,
-and a row of nodes on next to nothing, which is what starting a node costs. Stages and rates take turns.
+and a row of nodes on next to nothing, which is what starting a node costs. Stages and rates take turns, and a rate
+is all work over all time, for as long as stages take: what else the machine does slows both alike.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from .model import Rates, RenderWork
 _SIDE = 512  # of the matrix product
 _LARGE = 1 << 23  # elements of the sum: 32 MB each of two inputs and an output
 _ROW = 200  # nodes of the row
-_TIMES = 3
+_SECONDS = 0.2  # of each graph per round
 
 
 class Meter:
-    """ONNX Runtime sessions of three small graphs; `observe` keeps the fastest run of each.
+    """ONNX Runtime sessions of three small graphs, with runs and seconds of each over all rounds.
 
     Args:
         threads: as of the stages; 0 is all cores.
@@ -38,7 +39,8 @@ class Meter:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._best = {name: float("inf") for name in ("matrix", "sum", "row")}
+        self._count = dict.fromkeys(("matrix", "sum", "row"), 0)
+        self._spent = dict.fromkeys(self._count, 0.0)
         self._runs: dict[str, Callable[[], Any]] = {}
         for name, model, shapes in _graphs():
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -46,24 +48,28 @@ class Meter:
             self._runs[name] = partial(session.run, None, feed)
 
     def observe(self) -> None:
-        """One round; some tens of milliseconds."""
+        """One round, after one run to warm up."""
         for name, run in self._runs.items():
-            for _ in range(_TIMES):
-                start = time.perf_counter()
+            run()
+            start = now = time.perf_counter()
+            while now - start < _SECONDS:
                 run()
-                self._best[name] = min(self._best[name], time.perf_counter() - start)
+                self._count[name] += 1
+                now = time.perf_counter()
+            self._spent[name] += now - start
 
     def rates(self, name: str) -> Rates:
         """Shares are 1: what was measured is what kernels reach."""
-        matrix = 2.0 * _SIDE**3 / self._best["matrix"]
+        seconds = {name: self._spent[name] / self._count[name] for name in self._count}
+        matrix = 2.0 * _SIDE**3 / seconds["matrix"]
         return Rates(
             name,
             {"fp32": matrix},
             matrix,
-            3.0 * 4 * _LARGE / self._best["sum"],
+            3.0 * 4 * _LARGE / seconds["sum"],
             1.0,
             1.0,
-            self._best["row"] / _ROW,
+            seconds["row"] / _ROW,
         )
 
 

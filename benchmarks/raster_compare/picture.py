@@ -23,8 +23,8 @@ def value(case: dict[str, Any], axis: str) -> float:
 
 
 def draw(result: dict[str, Any]) -> Canvas:
-    """uint8 [h, 1280, 3]. The fastest runs, which a busy machine spoils least; a method without a line did not
-    run anywhere."""
+    """uint8 [h, 1280, 3]. The fastest runs, which a busy machine spoils least. A method that did not run
+    anywhere has no line."""
     machine, base = result["machine"], result["protocol"]["base"]
     device = machine["device"] or machine["cpu"] or machine["architecture"]
     panels = []

@@ -13,7 +13,7 @@ from video_samples import sample_clip
 from streamsplat_edge.benchmarks import plot, table
 from streamsplat_edge.benchmarks.scaling import __main__ as command
 from streamsplat_edge.benchmarks.scaling import result as scaling
-from streamsplat_edge.benchmarks.scaling.measure import Point, Sweep
+from streamsplat_edge.benchmarks.scaling.measure import Point, Sweep, measure
 from streamsplat_edge.benchmarks.scaling.sizes import export_sizes
 from streamsplat_edge.runtime.bundle import Bundle
 
@@ -71,6 +71,14 @@ def test_size_and_streams_are_what_was_asked_for(result: dict[str, Any]) -> None
     assert len(both["stages"]["deform"]["samples_ms"]) == 2 * len(
         point(result, gap=both["gap"], frames=6, streams=1, height=16)["stages"]["deform"]["samples_ms"]
     )
+
+
+def test_several_streams_take_the_gap(folder: Path) -> None:
+    """Two streams of six frames with four key frames each, where the bundle's own gap would make three."""
+    sweep = Sweep(Point(16, 32, 2, 6, 2), (), (), (), ())
+    bundles: dict[tuple[int, int], Bundle | str] = {(16, 32): Bundle.load(folder / "fake.bundle")}
+    (row,) = measure(sweep, bundles, str(folder / "clip.mp4"), 1, 1)
+    assert len(row["stages"]["encode"]["samples_ms"]) == 2 * 4
 
 
 def test_a_clip_that_is_too_short_is_listed(result: dict[str, Any]) -> None:
