@@ -1,8 +1,9 @@
 """This CPU as a device of the model: its rates, and the stages of a bundle, measured in one run.
 
 Rates go through ONNX Runtime, like the stages: a matrix product, an element-wise sum that fits no cache,
-and a row of nodes on next to nothing, which is what starting a node costs. Stages and rates take turns, and a rate
-is all work over all time, for as long as stages take: what else the machine does slows both alike.
+and a row of nodes on next to nothing, which is what starting a node costs. Stages and rates take turns,
+and a rate is all work over all time, for as long as stages take: what else the machine does slows both
+alike.
 """
 
 from __future__ import annotations
