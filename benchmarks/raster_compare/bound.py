@@ -14,7 +14,8 @@ B is counted by the dense float64 renderer in a sample of pixels (its standard e
 also what the images of all methods are compared with. The copy rate is that of a copy of as many bytes,
 so that what fits into a cache is copied from there; the multiply-add rate is that of a float32 matrix
 product. Both are the best of all rounds of the run at that number of threads: a bound from a rate that is
-too high is still a bound.
+too high is still a bound. Where a method runs on a GPU, torch measures that processor's rates as well: a
+rasterizer is compared with the bound of where it runs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FORMULA = (
 )
 MULTIPLY_ADDS = 7
 PIXELS = 256
-_SIDE = 512  # of the matrix product
+_SIDE = {"cpu": 512, "cuda": 4096}  # of the matrix product: large enough to fill the processor
 
 Key = TypeVar("Key")
 
@@ -106,41 +107,66 @@ def multiply_adds(case: Case, truth: Truth) -> float:
 
 
 class Rates:
-    """The best rates seen in this run. `observe` takes some milliseconds and belongs into every round."""
+    """The best rates seen in this run. `observe` takes some milliseconds and belongs into every round.
+
+    Attributes:
+        multiply_adds_per_second: by processor ("cpu" or "cuda") and threads (0 on a GPU).
+        copy_bytes_per_second: the same, and by bytes.
+    """
 
     def __init__(self) -> None:
-        self.multiply_adds_per_second: dict[int, float] = {}  # by threads
-        self.copy_bytes_per_second: dict[tuple[int, int], float] = {}  # by threads and bytes
+        self.multiply_adds_per_second: dict[tuple[str, int], float] = {}
+        self.copy_bytes_per_second: dict[tuple[str, int, int], float] = {}
 
-    def observe(self, case: Case) -> None:
-        """One matrix product and one copy of the case's bytes, at its number of threads."""
+    def observe(self, case: Case, processor: str = "cpu") -> None:
+        """One matrix product and one copy of the case's bytes, on the CPU at its number of threads."""
         import torch
 
-        torch.set_num_threads(case.threads)
-        a, b = torch.ones(_SIDE, _SIDE), torch.ones(_SIDE, _SIDE)
-        self._best(self.multiply_adds_per_second, case.threads, _SIDE**3 / _seconds(lambda: torch.mm(a, b)))
+        threads = case.threads if processor == "cpu" else 0
+        if threads:
+            torch.set_num_threads(threads)
+
+        def seconds(action: Callable[[], object]) -> float:
+            return _seconds(action, torch.cuda.synchronize if processor == "cuda" else lambda: None)
+
+        side = _SIDE[processor]
+        a = torch.ones(side, side, device=processor)
+        b = a.clone()
+        self._best(
+            self.multiply_adds_per_second, (processor, threads), side**3 / seconds(lambda: torch.mm(a, b))
+        )
         moved = bytes_moved(case)
-        source, target = torch.ones(moved // 8), torch.ones(moved // 8)  # half is read, half is written
-        rate = moved / _seconds(lambda: target.copy_(source))
-        self._best(self.copy_bytes_per_second, (case.threads, moved), rate)
+        source = torch.ones(moved // 8, device=processor)  # half is read, half is written
+        target = source.clone()
+        rate = moved / seconds(lambda: target.copy_(source))
+        self._best(self.copy_bytes_per_second, (processor, threads, moved), rate)
 
     @staticmethod
     def _best(rates: dict[Key, float], key: Key, rate: float) -> None:
         rates[key] = max(rate, rates.get(key, 0.0))
 
-    def bound_ms(self, case: Case, truth: Truth) -> dict[str, float]:
-        """Both terms and the larger of them, milliseconds."""
-        moved = bytes_moved(case)
-        copying = 1e3 * moved / self.copy_bytes_per_second[case.threads, moved]
-        blending = 1e3 * multiply_adds(case, truth) / self.multiply_adds_per_second[case.threads]
-        return {"copy_ms": copying, "multiply_adds_ms": blending, "ms": max(copying, blending)}
+    def bounds_ms(self, case: Case, truth: Truth) -> dict[str, dict[str, float]]:
+        """By processor that was observed for the case: both terms and the larger of them, milliseconds."""
+        moved, found = bytes_moved(case), {}
+        for processor, threads in (("cpu", case.threads), ("cuda", 0)):
+            if (processor, threads, moved) in self.copy_bytes_per_second:
+                copying = 1e3 * moved / self.copy_bytes_per_second[processor, threads, moved]
+                rate = self.multiply_adds_per_second[processor, threads]
+                blending = 1e3 * multiply_adds(case, truth) / rate
+                found[processor] = {
+                    "copy_ms": copying,
+                    "multiply_adds_ms": blending,
+                    "ms": max(copying, blending),
+                }
+        return found
 
 
-def _seconds(action: Callable[[], object]) -> float:
+def _seconds(action: Callable[[], object], finish: Callable[[], object]) -> float:
     """The shorter of two calls; the first one also warms caches and threads."""
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()
         action()
+        finish()
         best = min(best, time.perf_counter() - start)
     return best

@@ -105,7 +105,7 @@ def compare(sweep: Sweep, methods: Sequence[Method], seconds: float) -> dict[str
             "multiply_adds": multiply_adds(case, truth),
         }
         # Only now: the rates are the best of the whole run.
-        cases.append(row | {"work": work, "bound": rates.bound_ms(case, truth)})
+        cases.append(row | {"work": work, "bounds": rates.bounds_ms(case, truth)})
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -127,9 +127,12 @@ def compare(sweep: Sweep, methods: Sequence[Method], seconds: float) -> dict[str
         "methods": {m.name: {"title": m.title, "tolerance": m.tolerance} for m in methods},
         "formula": FORMULA,
         "rates": {
-            "multiply_adds_per_second": {str(k): v for k, v in rates.multiply_adds_per_second.items()},
+            "multiply_adds_per_second": {
+                f"{p}, {t} threads": rate for (p, t), rate in rates.multiply_adds_per_second.items()
+            },
             "copy_bytes_per_second": {
-                f"{t} threads, {b} bytes": v for (t, b), v in rates.copy_bytes_per_second.items()
+                f"{p}, {t} threads, {size} bytes": rate
+                for (p, t, size), rate in rates.copy_bytes_per_second.items()
             },
         },
         "cases": cases,
@@ -144,6 +147,7 @@ def measure(
     truth = Truth.of(case, scene)
     rows: list[dict[str, Any]] = []
     ready: list[tuple[dict[str, Any], Prepared, list[float]]] = []
+    on_gpu = False
     for method in methods:
         row: dict[str, Any] = {"method": method.name}
         rows.append(row)
@@ -162,18 +166,27 @@ def measure(
             }
             continue
         ready.append((row, prepared, []))
+        on_gpu |= not method.on_cpu
+    processors = ["cpu", "cuda"] if on_gpu and _torch_sees_a_gpu() else ["cpu"]
     rounds, end = 0, time.perf_counter() + seconds
     while rounds < _LEAST_ROUNDS or time.perf_counter() < end:
         rounds += 1
         for _, prepared, samples in ready:
             samples += _one_round(prepared)
-        rates.observe(case)
+        for processor in processors:
+            rates.observe(case, processor)
         if all(len(samples) >= _MOST_SAMPLES for *_, samples in ready):
             break
     for row, _, samples in ready:
         row |= {"status": MEASURED, "rounds": rounds, **_percentiles(samples)}
         row["samples_ms"] = [float(f"{sample:.4g}") for sample in samples]
     return truth, rows
+
+
+def _torch_sees_a_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _one_round(prepared: Prepared) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...runtime.compose import INK
+from ...runtime.compose import DIM, INK
 from ..plot import COLOURS, Canvas, Panel, Series, figure, wrapped
 from .compare import AXES, MEASURED
 
@@ -43,13 +43,17 @@ def draw(result: dict[str, Any]) -> Canvas:
             )
             for (name, about), colour in zip(result["methods"].items(), COLOURS, strict=False)
         ]
-        bound = Series("lower bound", [(value(case, axis), case["bound"]["ms"]) for case in cases], INK, True)
+        for processor, colour in (("cpu", INK), ("cuda", DIM)):
+            bounds = [
+                (value(c, axis), c["bounds"][processor]["ms"]) for c in cases if processor in c["bounds"]
+            ]
+            series.append(Series(f"lower bound, {processor.upper()}", bounds, colour, True))
         panels.append(
             Panel(
                 f"against {_WORDS[axis]}",
                 _WORDS[axis],
                 "fastest ms",
-                [s for s in (*series, bound) if s.points],
+                [one for one in series if one.points],
             )
         )
     loads = [result["state"][when]["load_average"] for when in ("before", "after")]
