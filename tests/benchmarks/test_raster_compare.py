@@ -42,6 +42,7 @@ def test_every_case_has_a_row_per_method(result: dict[str, Any]) -> None:
         assert row["status"] == "measured" and row["count"] == len(row["samples_ms"]) >= 3
         assert row["min_ms"] <= row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["min_ms"] == pytest.approx(min(row["samples_ms"]), rel=1e-3)
+        assert row["cpu_p50_ms"] > 0
         assert row["agreement"]["pixels"] == 256 and row["agreement"]["largest_where_not_fragile"] < 1e-4
     assert [row["status"] for row in rows(result, "dense")].count("not run") == 2
     assert all(
