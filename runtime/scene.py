@@ -6,7 +6,7 @@ what runs when. Arrays of a scene on a GPU are the GPU's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,17 +60,28 @@ class Life(Protocol):
     def stats(self) -> LifecycleStats: ...
     def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats: ...
     def check_time(self, time: float) -> None: ...
+    def normalised(self, time: float) -> float: ...
     def reset(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class Image:
-    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], the others float32 [H,W]."""
+class Planes:
+    """float32 [H, W]: accumulated depth, depth / alpha (0 where alpha is 0), and alpha."""
 
-    rgb: np.ndarray
     depth: np.ndarray
     expected_depth: np.ndarray
     alpha: np.ndarray
+
+    def copy(self) -> Planes:
+        return Planes(self.depth.copy(), self.expected_depth.copy(), self.alpha.copy())
+
+
+@dataclass(frozen=True)
+class Image:
+    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], planes where wanted."""
+
+    rgb: np.ndarray
+    planes: Planes | None
     stats: RenderStats
 
 
@@ -109,8 +120,17 @@ class Scene(Protocol):
         """Wait until what was started is done, so that it can be timed and its errors belong to it."""
         ...
 
-    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
-        """The living Gaussians at a time of the interval."""
+    def render(
+        self, time: float, view: View | None, background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Image:
+        """The living Gaussians at a time of the interval. `depth`: whether the planes are wanted."""
+        ...
+
+    def render_many(
+        self, times: Sequence[float], background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Iterator[list[Image]]:
+        """The canonical view at each time of the interval, in order; the images of a list were rendered
+        together. Those of a list of several are overwritten by the next list and not by `render`."""
         ...
 
     def splats(self, time: float) -> Splats:
@@ -187,12 +207,21 @@ class HostScene:
     def settle(self) -> None:
         pass  # the host does everything at once
 
-    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
+    def render(
+        self, time: float, view: View | None, background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Image:
         buffers = self._rasterizer.render(
             self.life.at(time), background=background, view=view, extent=extent, out=self.buffers
         )
         to_bytes(buffers.rgb, self._float, self._rgb)
-        return Image(self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha, buffers.stats)
+        planes = Planes(buffers.depth, buffers.expected_depth, buffers.alpha) if depth else None
+        return Image(self._rgb, planes, buffers.stats)
+
+    def render_many(
+        self, times: Sequence[float], background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Iterator[list[Image]]:
+        for time in times:
+            yield [self.render(time, None, background, extent, depth=depth)]
 
     def splats(self, time: float) -> Splats:
         return self.life.at(time)

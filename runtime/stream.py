@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from .errors import InputError
 from .key_frame_ring import LifecycleStats
 from .preprocess import DepthRange, check_image
 from .rasterizer import Extent, RenderBuffers, RenderStats, View
-from .scene import HostScene, KeyFrameArrays, Life, Scene
+from .scene import HostScene, Image, KeyFrameArrays, Life, Planes, Scene
 
 if TYPE_CHECKING:
     from .cuda.device import Device
@@ -54,7 +54,10 @@ class PushStats:
 
 @dataclass(frozen=True)
 class FrameStats:
-    """What a render did: milliseconds, and where the living Gaussians went (by reason, in `render`)."""
+    """What a render did: milliseconds, and where the living Gaussians went (by reason, in `render`).
+
+    Images that were rendered together share their time equally (`Stream.render_many`).
+    """
 
     latency: float
     lifecycle: LifecycleStats
@@ -72,17 +75,39 @@ class Frame:
     Attributes:
         rgb: uint8 [H, W, 3]. Values are rounded to the nearest level; the published script truncates, which
             darkens the image by half a level on average.
-        depth: float32 [H, W], accumulated (sum of depth * weight). expected_depth: depth / alpha, 0 where
-            alpha is 0.
-        alpha: float32 [H, W]. timestamp: seconds. stats: latency and counts.
+        planes: depth, expected depth and alpha; None where they were not asked for.
+        timestamp: seconds. stats: latency and counts.
     """
 
     rgb: np.ndarray
-    depth: np.ndarray
-    expected_depth: np.ndarray
-    alpha: np.ndarray
+    planes: Planes | None
     timestamp: float
     stats: FrameStats
+
+    @property
+    def depth(self) -> np.ndarray:
+        """float32 [H, W], accumulated (sum of depth * weight).
+
+        Raises:
+            InputError: the frame was rendered without depth.
+        """
+        return self._planes.depth
+
+    @property
+    def expected_depth(self) -> np.ndarray:
+        """float32 [H, W]: depth / alpha, 0 where alpha is 0. Raises InputError as `depth`."""
+        return self._planes.expected_depth
+
+    @property
+    def alpha(self) -> np.ndarray:
+        """float32 [H, W]. Raises InputError as `depth`."""
+        return self._planes.alpha
+
+    @property
+    def _planes(self) -> Planes:
+        if self.planes is None:
+            raise InputError("This frame was rendered without depth and alpha.", "Ask for depth=True.")
+        return self.planes
 
 
 class _Clock:
@@ -123,6 +148,7 @@ class Stream:
         self.model = bundle.model
         self._engines = dict(stages)
         self.scene: Scene = HostScene(self.model, *shapes(stages), threads) if scene is None else scene
+        self._series = 0  # calls of `render_many`
         self._closed = False
 
     @property
@@ -226,6 +252,7 @@ class Stream:
         view: View | None = None,
         background: Sequence[float] | None = None,
         extent: Extent = "published",
+        depth: bool = True,
         copy: bool = True,
     ) -> Frame:
         """Render the living Gaussians.
@@ -235,6 +262,7 @@ class Stream:
             view: None is the canonical view.
             background: RGB in [0, 1]; None is the model's.
             extent: see `Rasterizer.render`.
+            depth: False leaves out depth and alpha, which then need not come from a GPU.
             copy: False returns views of buffers that the next render overwrites, and allocates nothing.
 
         Raises:
@@ -250,15 +278,67 @@ class Stream:
                 )
             timestamp = interval[1]
         timestamp = _seconds(timestamp)
-        image = self.scene.render(
-            timestamp, view, self.model.background if background is None else background, extent
-        )
-        rgb, depth, expected, alpha = image.rgb, image.depth, image.expected_depth, image.alpha
+        image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
+        rgb, planes = image.rgb, image.planes
         if copy:
-            rgb, depth, expected, alpha = rgb.copy(), depth.copy(), expected.copy(), alpha.copy()
+            rgb, planes = rgb.copy(), None if planes is None else planes.copy()
         latency = (time.perf_counter() - start) * 1e3
-        stats = FrameStats(latency, self.lifecycle.stats, image.stats)
-        return Frame(rgb, depth, expected, alpha, timestamp, stats)
+        return Frame(rgb, planes, timestamp, FrameStats(latency, self.lifecycle.stats, image.stats))
+
+    def render_many(
+        self,
+        timestamps: Iterable[float],
+        *,
+        background: Sequence[float] | None = None,
+        extent: Extent = "published",
+        depth: bool = True,
+    ) -> Iterator[Frame]:
+        """Render the canonical view at several times: on a GPU in one launch, with one wait for the images.
+
+        The host renders each image when it is asked for. A GPU renders up to `cuda.scene.BATCH` of them
+        together; the latency of each is then its share of the time from the launch to the last download.
+        While the frames are taken, `render` may be called, and nothing may be pushed.
+
+        Args:
+            timestamps: seconds within `interval`. The others as in `render`.
+
+        Raises:
+            InputError: at once where `render` would raise it; while frames are taken where the stream went on
+                or another series was begun.
+        """
+        self._check_open()
+        times = [_seconds(timestamp) for timestamp in timestamps]
+        for timestamp in times:
+            self.lifecycle.normalised(timestamp)
+        self._series += 1
+        batches = self.scene.render_many(times, self._background(background), extent, depth=depth)
+        return self._frames(batches, times, self._series)
+
+    def _frames(self, batches: Iterator[list[Image]], times: list[float], series: int) -> Iterator[Frame]:
+        before, place = self.lifecycle.stats, 0
+
+        def check() -> None:
+            if self._closed or self._series != series or self.lifecycle.stats != before:
+                raise InputError(
+                    "The stream went on before all frames of an interval were taken.",
+                    "Take them all before the next push or series.",
+                )
+
+        while place < len(times):
+            check()
+            start = time.perf_counter()
+            images = next(batches)
+            share = (time.perf_counter() - start) * 1e3 / len(images)
+            for image in images:
+                check()
+                start = time.perf_counter()
+                rgb, planes = image.rgb.copy(), None if image.planes is None else image.planes.copy()
+                latency = share + (time.perf_counter() - start) * 1e3
+                yield Frame(rgb, planes, times[place], FrameStats(latency, before, image.stats))
+                place += 1
+
+    def _background(self, background: Sequence[float] | None) -> Sequence[float]:
+        return self.model.background if background is None else background
 
     def reset(self) -> None:
         """Retire all Gaussians, as after a cut; time stamps may start anew."""

@@ -8,7 +8,7 @@ after construction, and no call but the reading of counts waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from ..rasterizer import Extent, View
 from . import layout
 from .device import Device
-from .rasterizer import CudaRasterizer, DeviceImages, check_background, extent_number
+from .rasterizer import CudaRasterizer, DeviceImages, Output, check_background, extent_number
 from .ring import Ring, Slot
 
 _IN_FLIGHT = 4  # intervals whose state and totals may be on their way
@@ -240,13 +240,14 @@ class DeviceLifecycle:
         views: Sequence[View] | None = None,
         background: Sequence[float] = (0.5, 0.5, 0.5),
         extent: Extent | None = None,
+        outputs: Collection[Output] | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.
 
         Args:
-            rasterizer: of this device, with a capacity of 2G and as many `times`.
+            rasterizer: of this device, with a capacity of 2G and at least as many `times`.
             times: in seconds, one per image. views: one per image; None is the canonical view, the fast path.
-            extent: None is the rasterizer's.
+            extent: None is the rasterizer's. outputs: None is all of the rasterizer's.
 
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or the rasterizer does not fit.
@@ -257,10 +258,12 @@ class DeviceLifecycle:
                 f"The rasterizer holds {rasterizer.capacity} Gaussians, {rows} on this device are needed.",
                 "Make one with capacity=2 * model.gaussians.",
             )
-        if len(times) != rasterizer.times or (views is not None and len(views) != rasterizer.times):
+        if not 1 <= len(times) <= rasterizer.times:
             raise InputError(
-                f"{len(times)} times for {rasterizer.times} images.", "Give one time (and view) per image."
+                f"{len(times)} times.", f"This rasterizer takes 1 to {rasterizer.times} in one launch."
             )
+        if views is not None and len(views) != len(times):
+            raise InputError(f"{len(views)} views for {len(times)} times.", "Give one view per time.")
         frames = np.zeros(len(times), layout.RASTER_FRAME)
         for i, time in enumerate(times):
             t = self._ring.normalised(time)
@@ -269,7 +272,7 @@ class DeviceLifecycle:
             frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
         frames["background"] = check_background(background)
         path = "canonical" if views is None else "general"
-        params = rasterizer.params.copy()
+        params = rasterizer.arguments(outputs)
         params["count"] = rows
         if extent is not None:
             params["extent"] = extent_number(extent)

@@ -6,7 +6,7 @@ Preparing the image (resize, swscale on the CPU) is the host's; so is the range 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,18 @@ from ..interval import IntervalEvaluator
 from ..lifecycle import KeyFrameSlot, PairBuffers
 from ..preprocess import DepthRange
 from ..rasterizer import Extent, Splats, View
-from ..scene import Image, ModelInputs, Shape
+from ..scene import Image, ModelInputs, Planes, Shape
 from .device import Device
 from .lifecycle import DeviceLifecycle
 from .rasterizer import CudaRasterizer, Output
 from .ring import Ring
 
 _UPLOADS = 2  # frames whose inputs may be on their way
-_OUTPUTS: tuple[Output, ...] = ("bytes", "depth", "expected_depth", "alpha")
+_PLANES: tuple[Output, ...] = ("depth", "expected_depth", "alpha")
+_OUTPUTS: tuple[Output, ...] = ("bytes", *_PLANES)
+
+BATCH = 8
+"""Most images of one launch in a stream; about 10 MiB of device memory each at 512x288."""
 
 
 @dataclass
@@ -53,8 +57,9 @@ class CudaScene:
         self._made_of = device, model, stage_shapes, condition_shape
         self.device, self.model = device, model
         self.life = DeviceLifecycle(device, model, condition_shape=condition_shape)
+        self._batch = min(BATCH, model.key_frame_gap + 1)  # the first interval of a scene has both its ends
         self.rasterizer = CudaRasterizer(
-            device, model.height, model.width, 2 * model.gaussians, outputs=_OUTPUTS
+            device, model.height, model.width, 2 * model.gaussians, times=self._batch, outputs=_OUTPUTS
         )
         self._uploads: Ring[ModelInputs] = Ring(
             _UPLOADS, lambda: ModelInputs(model, stage_shapes, device.pinned), device.record
@@ -69,13 +74,8 @@ class CudaScene:
         self.stage_rgb: Mapping[str, Any] = {stage: self._own.get(stage, self._rgb) for stage in stage_shapes}
         plane = model.height, model.width
         self._depth_on_host = device.pinned((1, 1, *plane), np.float32)
-        self._images = {
-            name: device.pinned(
-                (1, *plane, 3) if name == "bytes" else (1, *plane),
-                np.uint8 if name == "bytes" else np.float32,
-            )
-            for name in _OUTPUTS
-        }
+        # Two sets: `render` gives other views while the images of a batch are being taken.
+        self._single, self._several = self._host_images(1), self._host_images(self._batch)
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
         self._pair = PairBuffers(model)
         self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping)
@@ -104,20 +104,44 @@ class CudaScene:
     def settle(self) -> None:
         self.device.synchronize()
 
-    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
+    def _host_images(self, count: int) -> dict[Output, np.ndarray]:
+        plane = count, self.model.height, self.model.width
+        images: dict[Output, np.ndarray] = {"bytes": self.device.pinned((*plane, 3), np.uint8)}
+        return images | {name: self.device.pinned(plane, np.float32) for name in _PLANES}
+
+    def render(
+        self, time: float, view: View | None, background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Image:
         views = None if view is None else [view]
-        images = self.life.render(self.rasterizer, [time], views=views, background=background, extent=extent)
-        for name, target in self._images.items():
-            self.device.copy(target, getattr(images, name))
-        self.settle()
-        host = self._images
-        return Image(
-            host["bytes"][0],
-            host["depth"][0],
-            host["expected_depth"][0],
-            host["alpha"][0],
-            images.stats[0],
+        return self._render([time], views, background, extent, depth, self._single)[0]
+
+    def render_many(
+        self, times: Sequence[float], background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Iterator[list[Image]]:
+        """As many as fit (`BATCH`) in one launch, and one wait for all of them."""
+        for first in range(0, len(times), self._batch):
+            some = times[first : first + self._batch]
+            yield self._render(some, None, background, extent, depth, self._several)
+
+    def _render(
+        self,
+        times: Sequence[float],
+        views: Sequence[View] | None,
+        background: Sequence[float],
+        extent: Extent,
+        depth: bool,
+        host: Mapping[Output, np.ndarray],
+    ) -> list[Image]:
+        """One launch, downloads of what is wanted, and one wait."""
+        wanted = _OUTPUTS if depth else ("bytes",)
+        images = self.life.render(
+            self.rasterizer, times, views=views, background=background, extent=extent, outputs=wanted
         )
+        for name in wanted:
+            self.device.copy(host[name][: len(times)], getattr(images, name))
+        self.settle()
+        planes = [Planes(*(host[name][i] for name in _PLANES)) if depth else None for i in range(len(times))]
+        return [Image(host["bytes"][i], planes[i], stats) for i, stats in enumerate(images.stats)]
 
     def splats(self, time: float) -> Splats:
         """Evaluated by the host from copies: what wants them on the host is about to write them to a file."""

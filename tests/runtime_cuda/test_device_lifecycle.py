@@ -108,6 +108,7 @@ def test_several_times_in_one_launch(any_device: Device) -> None:
     times = [0.0, 0.7, 2.0]
     many.compare(times)
     many.compare(times, VIEW)
+    many.compare(times[:2])  # fewer than there is room for
     images = many.ours.render(many.rasterizer, times)
     for i, time in enumerate(times):
         alone = one.ours.render(one.rasterizer, [time])
@@ -156,8 +157,12 @@ def test_bad_use_is_refused(device: Device) -> None:
         both.ours.spawn(1.0)
     with pytest.raises(InputError, match="outside the current interval"):
         both.ours.render(both.rasterizer, [1.0, 2.0])
-    with pytest.raises(InputError, match="1 times for 2 images"):
-        both.ours.render(both.rasterizer, [1.0])
+    with pytest.raises(InputError, match=r"3 times.*takes 1 to 2 in one launch"):
+        both.ours.render(both.rasterizer, [1.0] * 3)
+    with pytest.raises(InputError, match=r"^0 times"):
+        both.ours.render(both.rasterizer, [])
+    with pytest.raises(InputError, match="1 views for 2 times"):
+        both.ours.render(both.rasterizer, [1.0, 1.0], views=[VIEW])
     small = CudaRasterizer(device, *SIZE, G)
     with pytest.raises(InputError, match=f"holds {G} Gaussians, {2 * G} on this device"):
         both.ours.render(small, [1.0])

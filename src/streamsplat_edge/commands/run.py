@@ -39,7 +39,7 @@ from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
 from ..source_options import drops_frames, key_frame_rule, live_options
 from ..view_options import open_viewer
 from . import report
-from .save import camera_path, check_saves, save_targets
+from .save import camera_path, check_saves, save_targets, shows_depth
 from .view import Viewer
 
 if TYPE_CHECKING:
@@ -251,6 +251,7 @@ class Run:
             rule=key_frame_rule(args),
             max_frames=args.max_frames,
             live=self.drops_frames,
+            depth=shows_depth(args),
             stopped=self.stop.event.is_set,
             observers=[o for o in (self.saved, self.live_view) if o is not None],
         )
