@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .key_frame_ring import LifecycleStats
 from .lifecycle import Lifecycle
 from .preprocess import DepthRange, Resizer
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, View
+
+if TYPE_CHECKING:
+    from .cuda.push_graphs import PushGraphs
 
 Shape = tuple[int, ...]
 
@@ -103,17 +106,29 @@ class Scene(Protocol):
     def stage_rgb(self) -> Mapping[str, Any]: ...
     @property
     def description(self) -> str: ...
+    @property
+    def graphs(self) -> PushGraphs | None:
+        """Makes key frames of pairs by CUDA graphs; None on the host."""
+        ...
 
     def fork(self) -> Scene:
         """Another scene of the same kind and sizes."""
         ...
 
-    def load(self, image: np.ndarray) -> None:
-        """Resize an image (uint8 RGB, checked) into the inputs of the stages."""
+    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
+        """Resize an image (uint8 RGB, checked) into the inputs of the stages.
+
+        Args:
+            time: of the key frame, in seconds. fresh: a scene begins, whose range of depth is its own.
+        """
         ...
 
-    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
-        """Scale what the `depth` stage gave; returns the range after it."""
+    def normalise_depth(self) -> None:
+        """Scale what the `depth` stage gave, see `DepthRange`. The range counts from `spawn` on."""
+        ...
+
+    def spawn(self, time: float, *, cut: bool) -> LifecycleStats:
+        """Make the key frame in the spare slot the newest, see `Lifecycle.spawn`."""
         ...
 
     def settle(self) -> None:
@@ -190,6 +205,11 @@ class HostScene:
         self.buffers = RenderBuffers.allocate(model.height, model.width)
         self._float = np.zeros((model.height, model.width, 3), np.float32)
         self._rgb = np.zeros((model.height, model.width, 3), np.uint8)
+        # Of depth: after the newest key frame, before and after the one that is being made.
+        self._range = self._before = self._after = DepthRange()
+        self._time = 0.0
+
+    graphs = None
 
     @property
     def description(self) -> str:
@@ -198,11 +218,17 @@ class HostScene:
     def fork(self) -> HostScene:
         return HostScene(*self._made_of)
 
-    def load(self, image: np.ndarray) -> None:
+    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
         self._inputs.load(image)
+        self._time, self._before = time, DepthRange() if fresh else self._range
 
-    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
-        return depth_range.normalise(self.depth, time)
+    def normalise_depth(self) -> None:
+        self._after = self._before.normalise(self.depth, self._time)
+
+    def spawn(self, time: float, *, cut: bool) -> LifecycleStats:
+        stats = self.life.spawn(time, cut=cut)
+        self._range = self._after
+        return stats
 
     def settle(self) -> None:
         pass  # the host does everything at once

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,94 +23,20 @@ from . import engines
 from .bundle import Bundle
 from .engines import Engine
 from .errors import InputError
-from .key_frame_ring import LifecycleStats
-from .preprocess import DepthRange, check_image
-from .rasterizer import Extent, RenderBuffers, RenderStats, View
-from .scene import HostScene, Image, KeyFrameArrays, Life, Planes, Scene
+from .frame import Frame, FrameStats, PushStats
+from .preprocess import check_image
+from .rasterizer import Extent, RenderBuffers, View
+from .scene import HostScene, Image, KeyFrameArrays, Life, Scene
 
 if TYPE_CHECKING:
     from .cuda.device import Device
 
 
-@dataclass(frozen=True)
-class PushStats:
-    """What a push did.
-
-    Attributes:
-        key_frame: number of the key frame over the life of the stream. timestamp: seconds.
-        latencies: milliseconds of each stage that ran, in order: preprocess, [depth, condition,] encode,
-            [deform,] lifecycle.
-        spawned, alive, retired: Gaussians; see `LifecycleStats`.
-    """
-
-    key_frame: int
-    timestamp: float
-    latencies: Mapping[str, float]
-    spawned: int
-    alive: int
-    retired: int
-
-
-@dataclass(frozen=True)
-class FrameStats:
-    """What a render did: milliseconds, and where the living Gaussians went (by reason, in `render`).
-
-    Images that were rendered together share their time equally (`Stream.render_many`).
-    """
-
-    latency: float
-    lifecycle: LifecycleStats
-    render: RenderStats
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts by name: key_frame, spawned, alive, retired, rendered, culled_invalid, culled_behind, ..."""
-        return {"latency_ms": self.latency, **vars(self.lifecycle), **vars(self.render)}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A rendered image.
-
-    Attributes:
-        rgb: uint8 [H, W, 3]. Values are rounded to the nearest level; the published script truncates, which
-            darkens the image by half a level on average.
-        planes: depth, expected depth and alpha; None where they were not asked for.
-        timestamp: seconds. stats: latency and counts.
-    """
-
-    rgb: np.ndarray
-    planes: Planes | None
-    timestamp: float
-    stats: FrameStats
-
-    @property
-    def depth(self) -> np.ndarray:
-        """float32 [H, W], accumulated (sum of depth * weight).
-
-        Raises:
-            InputError: the frame was rendered without depth.
-        """
-        return self._planes.depth
-
-    @property
-    def expected_depth(self) -> np.ndarray:
-        """float32 [H, W]: depth / alpha, 0 where alpha is 0. Raises InputError as `depth`."""
-        return self._planes.expected_depth
-
-    @property
-    def alpha(self) -> np.ndarray:
-        """float32 [H, W]. Raises InputError as `depth`."""
-        return self._planes.alpha
-
-    @property
-    def _planes(self) -> Planes:
-        if self.planes is None:
-            raise InputError("This frame was rendered without depth and alpha.", "Ask for depth=True.")
-        return self.planes
+__all__ = ["Frame", "FrameStats", "PushStats", "Stream", "open_stream", "shapes"]
 
 
 class _Clock:
-    """Milliseconds from lap to lap, each until the scene's device has done what was started."""
+    """Milliseconds from lap to lap; those of `lap` until the scene's device has done what was started."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -120,6 +45,9 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         self._scene.settle()
+        self.note(name)
+
+    def note(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name] = (now - self._last) * 1e3
         self._last = now
@@ -136,14 +64,15 @@ class Stream:
         threads: int = 0,
         shares: list[Stream] | None = None,
         scene: Scene | None = None,
+        graphs: bool = True,
     ) -> None:
         """`shares`: the open streams over these engines, which the last of them closes; see `fork`.
-        `scene`: where the engines' arrays are; None is the host.
+        `scene`: where the engines' arrays are; None is the host. `graphs`: see `open_stream`.
         """
+        self._wants_graphs = graphs
         self._threads = threads
         self._shares = [] if shares is None else shares
         self._shares.append(self)
-        self._range = DepthRange()
         self.bundle = bundle
         self.model = bundle.model
         self._engines = dict(stages)
@@ -177,9 +106,26 @@ class Stream:
 
     @property
     def description(self) -> dict[str, str]:
-        """What runs each stage, for statistics and reports."""
+        """What runs each stage, for statistics and reports; on a GPU also whether pairs are graphs."""
         lines = {stage: engine.description for stage, engine in self._engines.items()}
-        return lines | {"render": self.scene.description}
+        lines |= {"render": self.scene.description}
+        if self.scene.graphs is not None:
+            refusal = self._graph_refusal()
+            lines["graph"] = (
+                self.scene.graphs.description
+                if refusal is None
+                else f"no CUDA graph, stage by stage: {refusal}"
+            )
+        return lines
+
+    def _graph_refusal(self) -> str | None:
+        """Why key frames are not made by CUDA graphs, None where they are."""
+        if not self._wants_graphs:
+            return "graphs were switched off"
+        for stage, engine in self._engines.items():
+            if engine.graph_refusal is not None:
+                return f"`{stage}`: {engine.graph_refusal}"
+        return None if self.scene.graphs is None else self.scene.graphs.refusal
 
     def push(self, image: np.ndarray, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
@@ -196,43 +142,48 @@ class Stream:
         self._check_open()
         image = check_image(image)
         timestamp = _seconds(timestamp)
-        lifecycle, clock = self.lifecycle, _Clock(self.scene)
+        scene, lifecycle, clock = self.scene, self.lifecycle, _Clock(self.scene)
         lifecycle.check_time(timestamp)
-        self.scene.load(image)
-        clock.lap("preprocess")
-        depth_range = DepthRange() if cut or lifecycle.newest is None else self._range
-        depth_range = self._encode(lifecycle.spare, clock, depth_range, timestamp)
-        if lifecycle.newest is not None and not cut:
-            self._deform(lifecycle.newest, lifecycle.spare)
-            clock.lap("deform")
-        stats = lifecycle.spawn(timestamp, cut=cut)
-        self._range = depth_range
-        clock.lap("lifecycle")
+        earlier, later = None if cut else lifecycle.newest, lifecycle.spare
+        scene.load(image, timestamp, fresh=earlier is None)
+        if earlier is not None and scene.graphs is not None and self._graph_refusal() is None:
+            clock.note("preprocess")
+            uses = *self._engines.values(), scene.rgbd, earlier, later, lifecycle.spare_pair
+            name, stats = scene.graphs.push(timestamp, uses, lambda: self._stages(earlier, later, _no_lap))
+            clock.note(name)
+        else:
+            clock.lap("preprocess")
+            self._stages(earlier, later, clock.lap)
+            stats = scene.spawn(timestamp, cut=cut)
+            clock.lap("lifecycle")
         return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
 
-    def _encode(
-        self, slot: KeyFrameArrays, clock: _Clock, depth_range: DepthRange, timestamp: float
-    ) -> DepthRange:
-        """Everything that is computed once per frame, from the prepared image into `slot`.
+    def _stages(
+        self, earlier: KeyFrameArrays | None, later: KeyFrameArrays, lap: Callable[[str], None]
+    ) -> None:
+        """Everything from the prepared image to the key frame `later` and the pair that it ends."""
+        self._encode(later, lap)
+        if earlier is not None:
+            self._deform(earlier, later)
+            lap("deform")
 
-        Returns the range of depth after this frame.
-        """
+    def _encode(self, slot: KeyFrameArrays, lap: Callable[[str], None]) -> None:
+        """Everything that is computed once per frame, from the prepared image into `slot`."""
         scene = self.scene
         if "depth" in self._engines:
             self._engines["depth"].run({"rgb": scene.stage_rgb["depth"]}, {"depth": scene.depth})
-            depth_range = scene.normalise_depth(depth_range, timestamp)
-            clock.lap("depth")
+            scene.normalise_depth()
+            lap("depth")
         if slot.condition is not None:
             self._engines["condition"].run(
                 {"rgb": scene.stage_rgb["condition"]}, {"condition": slot.condition}
             )
-            clock.lap("condition")
+            lap("condition")
         self._engines["encode"].run(
             {"rgbd": scene.rgbd},
             {"tokens": slot.tokens, "features": slot.features, "gaussians": slot.gaussians},
         )
-        clock.lap("encode")
-        return depth_range
+        lap("encode")
 
     def _deform(self, earlier: KeyFrameArrays, later: KeyFrameArrays) -> None:
         """Motion and fade of a pair into the spare pair buffers."""
@@ -348,8 +299,8 @@ class Stream:
     def warm_up(self) -> None:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
         slot = self.lifecycle.spare
-        self._encode(slot, _Clock(self.scene), DepthRange(), 0.0)
-        self._deform(slot, slot)
+        self._stages(slot, slot, _no_lap)
+        self.scene.settle()
 
     def fork(self) -> Stream:
         """Another stream over the same engines, with Gaussians and buffers of its own.
@@ -366,6 +317,7 @@ class Stream:
             threads=self._threads,
             shares=self._shares,
             scene=self.scene.fork(),
+            graphs=self._wants_graphs,
         )
 
     def close(self) -> None:
@@ -398,16 +350,19 @@ def open_stream(
     device: str = "cpu",
     threads: int = 0,
     precision: str | None = None,
+    graphs: bool = True,
 ) -> Stream:
     """Open a bundle for streaming.
 
     Args:
         bundle: a loaded bundle or the path of its folder.
-        engine: `onnxruntime` or `openvino`.
+        engine: one of `engines.ENGINES`.
         device: `cpu`, or `cuda`: networks, lifecycle and rasterizer on the GPU (docs/gpu.md).
         threads: per engine and for the rasterizer; 0 is all cores. They take turns, so they do not add up.
         precision: None takes each stage's first file for the engine (and bf16 in OpenVINO where the CPU has
             it).
+        graphs: on a GPU, make key frames by CUDA graphs where the engines can be a part of one; False keeps
+            the latency of every stage apart.
 
     Raises:
         BundleError: not a valid bundle, or none of its files fits engine and precision.
@@ -426,13 +381,19 @@ def open_stream(
             stages[stage] = engines.create(
                 engine, variant, device=device, threads=threads, precision=precision, memory=memory
             )
-        stream = Stream(bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages))
+        stream = Stream(
+            bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages), graphs=graphs
+        )
         stream.warm_up()
     except BaseException:
         for loaded in stages.values():
             loaded.close()
         raise
     return stream
+
+
+def _no_lap(_: str) -> None:
+    """Nothing is timed, and nothing waited for."""
 
 
 def _open_device() -> Device:

@@ -73,7 +73,7 @@ class CountingDevice:
     def copy(self, target: Any, source: Any) -> None:
         raise InputError("Nothing runs on a device that only counts.")
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         raise InputError("Nothing runs on a device that only counts.")
 
     def milliseconds(self, run: Callable[[], None]) -> float:

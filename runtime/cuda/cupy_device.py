@@ -167,8 +167,9 @@ class CupyDevice:
             ends = [a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr for a in (target, source)]
             runtime.memcpyAsync(*ends, target.nbytes, runtime.memcpyDefault, self.stream.ptr)
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        enqueue()
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
+        if warm_up:
+            enqueue()
         self.synchronize()
         with self.translated("capturing a graph"), self.stream:
             self.stream.begin_capture()

@@ -79,11 +79,12 @@ class Device(Protocol):
         """Copy between device and pinned host memory; shapes and dtypes are equal."""
         ...
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         """A function that starts all that `enqueue` starts, as one graph.
 
-        `enqueue` is called once before, so that what is loaded or compiled at first use is there. It must
-        only launch and copy.
+        Args:
+            enqueue: must only launch and copy.
+            warm_up: run it once before, so that what is loaded or compiled at first use is there.
 
         Raises:
             EngineError: it did something that a graph cannot hold.

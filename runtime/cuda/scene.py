@@ -1,7 +1,6 @@
 """A stream's Gaussians on a GPU: inputs through pinned memory, everything else there until the image is done.
 
-Preparing the image (resize, swscale on the CPU) is the host's; so is the range of depth where a bundle has a
-`depth` stage, whose one plane goes to the host and back.
+Preparing the image (resize, swscale on the CPU) is the host's.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ import numpy as np
 
 from ..bundle_schema import ModelConfig
 from ..interval import IntervalEvaluator
+from ..key_frame_ring import PAIRS, LifecycleStats
 from ..lifecycle import KeyFrameSlot, PairBuffers
-from ..preprocess import DepthRange
 from ..rasterizer import Extent, Splats, View
 from ..scene import Image, ModelInputs, Planes, Shape
+from .depth import DeviceDepthRange
 from .device import Device
 from .lifecycle import DeviceLifecycle
+from .push_graphs import PushGraphs
 from .rasterizer import CudaRasterizer, Output
 from .ring import Ring
 
@@ -72,8 +73,8 @@ class CudaScene:
             if shape != (1, 3, model.height, model.width)
         }
         self.stage_rgb: Mapping[str, Any] = {stage: self._own.get(stage, self._rgb) for stage in stage_shapes}
-        plane = model.height, model.width
-        self._depth_on_host = device.pinned((1, 1, *plane), np.float32)
+        self._range = DeviceDepthRange(device, self.depth) if "depth" in stage_shapes else None
+        self.graphs = PushGraphs(device, self.life)
         # Two sets: `render` gives other views while the images of a batch are being taken.
         self._single, self._several = self._host_images(1), self._host_images(self._batch)
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
@@ -87,19 +88,22 @@ class CudaScene:
     def fork(self) -> CudaScene:
         return CudaScene(*self._made_of)
 
-    def load(self, image: np.ndarray) -> None:
+    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
         slot = self._uploads.acquire()
         slot.buffers.load(image)
         self.device.copy(self._rgb, slot.buffers.rgb)
         for stage, planes in slot.buffers.own.items():
             self.device.copy(self._own[stage], planes)
         self._uploads.release(slot)
+        if self._range is not None:
+            self._range.begin(time, fresh=fresh)
 
-    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
-        self._fetch(self._depth_on_host, self.depth)
-        after = depth_range.normalise(self._depth_on_host, time)
-        self.device.copy(self.depth, self._depth_on_host)
-        return after
+    def normalise_depth(self) -> None:
+        assert self._range is not None, "the bundle has a depth stage"
+        self._range.enqueue(self.life.phase % PAIRS)
+
+    def spawn(self, time: float, *, cut: bool) -> LifecycleStats:
+        return self.life.spawn(time, cut=cut)
 
     def settle(self) -> None:
         self.device.synchronize()

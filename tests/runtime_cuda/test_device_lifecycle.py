@@ -119,7 +119,7 @@ def test_what_cannot_be_seen_is_not_listed_and_order_is_kept(any_device: Device)
     both = Both(any_device)
     both.spawn(0, 0.0)
     both.spawn(1, 1.0)
-    rows = fetch(any_device, both.ours._buffers["rows"])[: both.ours.totals.listed]
+    rows = fetch(any_device, both.ours._lists["rows"])[1][: both.ours.totals.listed]
     first, second = key_frame(0), key_frame(1)
     gaussians = np.concatenate([first["gaussians"][0], second["gaussians"][0]])
     moved = np.concatenate([second["motion"].reshape(-1, 3), second["fade"].reshape(-1, 2)], axis=1)

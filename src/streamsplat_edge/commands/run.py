@@ -412,7 +412,7 @@ class Run:
                 "chain": 1e3 * totals.frames / chain_ms if chain_ms else 0.0,
                 "seconds": totals.seconds,
                 "definition": "wall_clock: first decode to last write, everything included; chain: frames "
-                "divided by the time in preprocess, encode, deform, lifecycle and render during this run",
+                f"divided by the time in {', '.join(report.CHAIN)} during this run",
             },
             "latency_ms": totals.latencies_ms,
             "psnr_db": self.quality.summary(),
