@@ -61,6 +61,10 @@ class CountingDevice:
         self.pinned_bytes += array.nbytes
         return array
 
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        array = self.zeros(shape, dtype)  # once: on all `BOARDS`, GPU and CPU have the same memory
+        return array, array
+
     def adopt(self, array: Any) -> Any:
         return array
 

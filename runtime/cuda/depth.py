@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ class DeviceDepthRange:
     changes nothing: the next one reads the same range again.
 
     Args:
-        depth: float32 on the device, C-contiguous.
+        planes: float32 on the device, C-contiguous and of one size: for each pair of `KeyFrameRing` the one
+            that it uses.
     """
 
-    def __init__(self, device: Device, depth: Any) -> None:
-        count = int(np.prod(depth.shape))
+    def __init__(self, device: Device, planes: Sequence[Any]) -> None:
+        count = int(np.prod(planes[0].shape))
         self.device, self._blocks = device, max(1, -(-count // layout.DEPTH_BLOCK))
         self._moment = device.zeros((1,), layout.DEPTH_MOMENT)
         self._states = device.zeros((PAIRS,), layout.DEPTH_STATE)
@@ -38,7 +40,7 @@ class DeviceDepthRange:
         self._params = [np.zeros((), layout.DEPTH_PARAMS) for _ in range(PAIRS)]
         for i, params in enumerate(self._params):
             params["count"], params["blocks"] = count, self._blocks
-            params["depth"], params["parts"] = address(depth), address(self._parts)
+            params["depth"], params["parts"] = address(planes[i]), address(self._parts)
             params["moment"] = address(self._moment)
             params["before"], params["after"] = states[i - 1], states[i]
 

@@ -50,6 +50,17 @@ class Device(Protocol):
         """A zeroed array in host memory that the device reads and writes while the host goes on."""
         ...
 
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, np.ndarray]:
+        """A zeroed array on the device and one on the host, to be copied from one to the other.
+
+        Where GPU and CPU have the same memory (`mapped`) both are one, and `copy` between them does nothing:
+        the host must not write, and reads nothing new, before the device has come so far.
+
+        Raises:
+            EngineError: out of memory.
+        """
+        ...
+
     def adopt(self, array: Any) -> Any:
         """A device array of any library (DLPack or `__cuda_array_interface__`), without a copy.
 
@@ -76,7 +87,7 @@ class Device(Protocol):
         ...
 
     def copy(self, target: Any, source: Any) -> None:
-        """Copy between device and pinned host memory; shapes and dtypes are equal."""
+        """Copy between device and pinned host memory; shapes and dtypes are equal. To itself: nothing."""
         ...
 
     def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:

@@ -8,7 +8,7 @@ after construction, and no call but the reading of counts waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -267,13 +267,15 @@ class DeviceLifecycle:
         background: Sequence[float] = (0.5, 0.5, 0.5),
         extent: Extent | None = None,
         outputs: Collection[Output] | None = None,
+        into: Mapping[Output, Any] | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.
 
         Args:
             rasterizer: of this device, with a capacity of 2G and at least as many `times`.
             times: in seconds, one per image. views: one per image; None is the canonical view, the fast path.
-            extent: None is the rasterizer's. outputs: None is all of the rasterizer's.
+            extent: None is the rasterizer's. outputs: None is all that there are buffers for.
+            into: buffers to be used instead of the rasterizer's: at least as many images as `times`.
 
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or the rasterizer does not fit.
@@ -298,8 +300,9 @@ class DeviceLifecycle:
             frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
         frames["background"] = check_background(background)
         path = "canonical" if views is None else "general"
-        params = rasterizer.arguments(outputs)
+        params = rasterizer.arguments(outputs, into)
         params["count"] = rows
         if extent is not None:
             params["extent"] = extent_number(extent)
-        return rasterizer.run(frames, f"project_ring_{path}", rows, f"blend_ring_{path}", params, self.params)
+        kernels = f"project_ring_{path}", rows, f"blend_ring_{path}"
+        return rasterizer.run(frames, *kernels, params, self.params, into=into)

@@ -11,7 +11,7 @@ Semantics, culling and counts are those of `runtime.rasterizer`. After construct
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,7 +114,8 @@ class CudaRasterizer:
         times: most images of one launch.
         slots: keys kept per tile. A choice of speed and memory (8 bytes each), never of results.
         extent: see `Rasterizer.render`.
-        outputs: which images are wanted.
+        outputs: which images it has buffers for; none where every call of `DeviceLifecycle.render` brings its
+            own.
 
     Raises:
         InputError: a setting is out of range.
@@ -143,7 +144,7 @@ class CudaRasterizer:
             if not 1 <= value <= high:
                 raise InputError(f"{name} is {value}.", f"Use 1 to {high}.")
         unknown = set(outputs) - set(OUTPUTS)
-        if unknown or not outputs:
+        if unknown:
             raise InputError(f"Outputs {outputs!r} are not known.", f"Use some of {', '.join(OUTPUTS)}.")
         self.device, self.height, self.width = device, height, width
         self.capacity, self.times = capacity, times
@@ -219,15 +220,24 @@ class CudaRasterizer:
         return self.run(frames, f"project_given_{path}", int(params["count"]), f"blend_given_{path}", params)
 
     def run(
-        self, frames: np.ndarray, project: str, rows: int, blend: str, *arguments: np.ndarray
+        self,
+        frames: np.ndarray,
+        project: str,
+        rows: int,
+        blend: str,
+        *arguments: np.ndarray,
+        into: Mapping[Output, Any] | None = None,
     ) -> DeviceImages:
         """Upload `frames` [T] of `layout.RASTER_FRAME`, start both kernels, and fetch the counts.
 
         Args:
             frames: 1 to `times` of them: so many images are rendered.
-            arguments: `layout.RASTER_PARAMS`, in which an image that is not wanted may be 0, then others.
+            arguments: what `arguments` gives for the same `into`, then others.
         """
-        count, params = len(frames), arguments[0]
+        count, params, arrays = len(frames), arguments[0], self._images if into is None else into
+        for name, array in arrays.items():
+            if array is not None and array.shape[0] < count:
+                raise InputError(f"There is room for {array.shape[0]} of {count} images in {name}.")
         slot = self._ring.acquire()
         staged = slot.buffers.frames[:count]
         np.copyto(staged, frames)
@@ -235,10 +245,7 @@ class CudaRasterizer:
         self.enqueue(project, rows, blend, *arguments, times=count)
         self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
         self._ring.release(slot)
-        images = {
-            name: None if array is None or not params[_FIELDS[name]] else array[:count]
-            for name, array in self._images.items()
-        }
+        images = {name: arrays[name][:count] if params[_FIELDS[name]] else None for name in OUTPUTS}
         return DeviceImages(**images, _slot=slot, _generation=slot.generation, _count=count)
 
     def enqueue(
@@ -249,12 +256,27 @@ class CudaRasterizer:
         self.device.launch(project, (layout.blocks(rows), 1, times), *arguments)
         self.device.launch(blend, (layout.tiles(self.height, self.width), 1, times), *arguments)
 
-    def arguments(self, outputs: Collection[Output] | None = None) -> np.ndarray:
-        """A copy of `params` that asks for these images only; None is all that there are buffers for."""
-        params = self.params.copy()
+    def arguments(
+        self, outputs: Collection[Output] | None = None, into: Mapping[Output, Any] | None = None
+    ) -> np.ndarray:
+        """A copy of `params` that asks for certain images.
+
+        Args:
+            outputs: their names; None is all that there are buffers for.
+            into: buffers to be used instead of the rasterizer's, of its height and width.
+
+        Raises:
+            InputError: a buffer has another size.
+        """
+        params, arrays = self.params.copy(), self._images if into is None else into
         for name in OUTPUTS:
-            if outputs is not None and name not in outputs:
+            array = arrays.get(name)
+            if array is None or (outputs is not None and name not in outputs):
                 params[_FIELDS[name]] = 0
+                continue
+            if array.shape[1:3] != (self.height, self.width):
+                raise InputError(f"{name} is {list(array.shape)}, not {self.height}x{self.width}.")
+            params[_FIELDS[name]] = self.device.address(array)
         return params
 
     def _bind(self, splats: DeviceSplats, params: np.ndarray) -> int:

@@ -72,6 +72,12 @@ class OnCpuDevice:
 
     pinned = zeros
 
+    mapped = False
+
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        array = self.zeros(shape, dtype)
+        return array, array if self.mapped else self.pinned(shape, dtype)
+
     def adopt(self, array: Any) -> np.ndarray:
         return np.asarray(array)
 
@@ -99,7 +105,8 @@ class OnCpuDevice:
             raise EngineError(f"{kernel}: {problem.decode()}")
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
-        self.run_as("copy", lambda: np.copyto(target, source))
+        if target.ctypes.data != source.ctypes.data:
+            self.run_as("copy", lambda: np.copyto(target, source))
 
     def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         if warm_up:

@@ -19,7 +19,7 @@ class Both:
     def __init__(self, device: Device, shape: tuple[int, int]) -> None:
         self.device, self.shape = device, (1, 1, *shape)
         self.depth = device.zeros(self.shape, np.float32)
-        self.ours = DeviceDepthRange(device, self.depth)
+        self.ours = DeviceDepthRange(device, [self.depth] * 2)
         self.host = DepthRange()
         self.number = 0
 

@@ -161,6 +161,10 @@ def test_bad_use_is_refused(device: Device) -> None:
         both.ours.render(both.rasterizer, [1.0] * 3)
     with pytest.raises(InputError, match=r"^0 times"):
         both.ours.render(both.rasterizer, [])
+    for shape, problem in (((1, *SIZE), "room for 1 of 2 images in depth"), ((2, 3, 4), r"\[2, 3, 4\], not")):
+        buffers = {"depth": device.zeros(shape, np.float32)}
+        with pytest.raises(InputError, match=problem):
+            both.ours.render(both.rasterizer, [1.0, 1.0], into=buffers)
     with pytest.raises(InputError, match="1 views for 2 times"):
         both.ours.render(both.rasterizer, [1.0, 1.0], views=[VIEW])
     small = CudaRasterizer(device, *SIZE, G)
