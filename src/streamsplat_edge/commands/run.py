@@ -61,7 +61,13 @@ def main(args: argparse.Namespace) -> int:
     bundle = Bundle.load(find_bundle(args.bundle))
     with ExitStack() as stack, Stop() as stop:
         reader = stack.enter_context(
-            open_video(args.input, folder_rate=args.folder_rate, threads=args.threads, live=live)
+            open_video(
+                args.input,
+                folder_rate=args.folder_rate,
+                threads=args.threads,
+                live=live,
+                decode=args.decode,
+            )
         )
         run = Run(args, bundle, reader, stop)
         run.open_view(stack)
@@ -379,6 +385,7 @@ class Run:
                     for stage in self.bundle.stage_names
                     for variant in self.bundle.variants(stage)
                 },
+                "decode": args.decode,
                 "engine": args.engine,
                 "device": args.device,
                 "precision": args.precision,
