@@ -59,12 +59,15 @@ class Frame:
             darkens the image by half a level on average.
         planes: depth, expected depth and alpha; None where they were not asked for.
         timestamp: seconds. stats: latency and counts.
+        on_device: rgb in the memory of the GPU that rendered it, or None. A later render may overwrite it,
+            whatever `copy` says; of a series (`Stream.render_many`), not before the next frame is asked for.
     """
 
     rgb: np.ndarray
     planes: Planes | None
     timestamp: float
     stats: FrameStats
+    on_device: Any = None
 
     @property
     def depth(self) -> np.ndarray:

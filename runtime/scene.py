@@ -81,11 +81,15 @@ class Planes:
 
 @dataclass(frozen=True)
 class Image:
-    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], planes where wanted."""
+    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], planes where wanted.
+
+    on_device: rgb as the GPU has it, where one rendered it; likewise overwritten.
+    """
 
     rgb: np.ndarray
     planes: Planes | None
     stats: RenderStats
+    on_device: Any = None
 
 
 class Scene(Protocol):

@@ -234,7 +234,8 @@ class Stream:
         if copy:
             rgb, planes = rgb.copy(), None if planes is None else planes.copy()
         latency = (time.perf_counter() - start) * 1e3
-        return Frame(rgb, planes, timestamp, FrameStats(latency, self.lifecycle.stats, image.stats))
+        stats = FrameStats(latency, self.lifecycle.stats, image.stats)
+        return Frame(rgb, planes, timestamp, stats, image.on_device)
 
     def render_many(
         self,
@@ -285,7 +286,8 @@ class Stream:
                 start = time.perf_counter()
                 rgb, planes = image.rgb.copy(), None if image.planes is None else image.planes.copy()
                 latency = share + (time.perf_counter() - start) * 1e3
-                yield Frame(rgb, planes, times[place], FrameStats(latency, before, image.stats))
+                stats = FrameStats(latency, before, image.stats)
+                yield Frame(rgb, planes, times[place], stats, image.on_device)
                 place += 1
 
     def _background(self, background: Sequence[float] | None) -> Sequence[float]:

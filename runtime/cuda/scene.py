@@ -194,7 +194,9 @@ class CudaScene:
             self.device.copy(host[name][: len(times)], getattr(images, name))
         self.settle()
         planes = [Planes(*(host[name][i] for name in _PLANES)) if depth else None for i in range(len(times))]
-        return [Image(host["bytes"][i], planes[i], stats) for i, stats in enumerate(images.stats)]
+        return [
+            Image(host["bytes"][i], planes[i], stats, images.bytes[i]) for i, stats in enumerate(images.stats)
+        ]
 
     def splats(self, time: float) -> Splats:
         """Evaluated by the host from copies: what wants them on the host is about to write them to a file."""

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import build_fake_bundle
+from kernel_rasterizer import to_device
 from on_cpu_device import OnCpuDevice
 from test_cuda_stream import check_same, on_device, picture
+from test_device_lifecycle import Both, key_frame
 
 from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.cuda.device import Device
+from streamsplat_edge.runtime.cuda.push_graphs import PushGraphs
 from streamsplat_edge.runtime.engines import Engine, ForwardingEngine
 from streamsplat_edge.runtime.errors import DeviceLostError, EngineError
 from streamsplat_edge.runtime.pipeline import Pipeline
@@ -95,6 +99,30 @@ def test_equals_the_host_in_every_position_of_the_ring(
             np.testing.assert_array_equal(ours.lifecycle.ids, theirs.lifecycle.ids)
         assert ours.description["graph"] == f"CUDA graphs, one for each of {PHASES} positions of the ring"
         assert "graph" not in theirs.description
+
+
+def test_kernels_and_copies_by_graphs(any_device: Device) -> None:
+    """Without networks, so that it runs wherever there is a GPU: copies on the device in their place."""
+    both = Both(any_device)
+    graphs = PushGraphs(any_device, both.ours)
+    life, names = both.ours, ["gaussians", "motion", "fade"]
+    incoming = {name: any_device.zeros(array.shape, array.dtype) for name, array in key_frame(0).items()}
+    both.spawn(0, 0.0)
+    for number in range(1, 15):
+        arrays = key_frame(number)
+        for name in names:
+            any_device.copy(incoming[name], to_device(any_device, arrays[name]))
+
+        def stages() -> None:
+            slot, pair = life.spare, life.spare_pair
+            for name, target in zip(names, (slot.gaussians, pair.motion, pair.fade), strict=True):
+                any_device.copy(target, incoming[name])
+
+        how, found = graphs.push(float(number), (life.spare, life.spare_pair), stages)
+        assert how == ("capture" if number <= PHASES else "graph"), graphs.description
+        assert found == both.host.spawn(float(number), **arrays)
+        both.compare([number - 0.3])
+    assert len(graphs) == PHASES
 
 
 def test_a_replayed_key_frame_waits_once_and_allocates_nothing(

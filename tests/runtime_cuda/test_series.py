@@ -133,6 +133,10 @@ def test_what_may_happen_while_frames_are_taken(bundle: Bundle, place: str, requ
         for frame, same in zip(stream.render_many(TIMES), alone, strict=True):
             side = stream.render(frame.timestamp, view=View.swing(0.4, 0.0, 1.0))
             assert (side.rgb != same.rgb).any()
+            if place == "device":
+                np.testing.assert_array_equal(frame.on_device, frame.rgb)
+            else:
+                assert frame.on_device is None
             check_same(frame, same)
         for disturb in (
             lambda: next(stream.render_many(TIMES)),
