@@ -92,7 +92,9 @@ gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, 
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_grad --device cuda \
 	  --json benchmarks/results/raster-grad-$$name.json && \
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_cuda \
-	  --json benchmarks/results/raster-cuda-$$name.json
+	  --json benchmarks/results/raster-cuda-$$name.json && \
+	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_compare \
+	  --json benchmarks/results/raster-compare-$$name.json
 	.venv-gpu/bin/python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
 
 docs: .venv-test/.installed  ## the documentation as a site, links checked (out/site/index.html)

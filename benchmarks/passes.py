@@ -96,14 +96,16 @@ def free_running(
     *,
     pictures: np.ndarray | None = None,
     after: Callable[[Rendered], None] | None = None,
+    recorder: LatencyRecorder | None = None,
 ) -> tuple[dict[str, Any], dict[int, Kept]]:
     """One timed pass as fast as possible: its results, and the images by frame number.
 
     Args:
         pictures: uint8 [frames, H, W, 3] to copy the images into, so that keeping them takes no new memory.
         after: called with each frame, inside the clock.
+        recorder: where latencies go; None is a new one.
     """
-    recorder = LatencyRecorder()
+    recorder = LatencyRecorder() if recorder is None else recorder
     pipeline = Pipeline(clip, stream, gap=gap, recorder=recorder)
     kept: dict[int, Kept] = {}
     cpu = time.process_time()

@@ -22,7 +22,9 @@ from ..machine import describe_machine, scheduling, source_commit
 from ..runtime.rasterizer import Rasterizer, RenderBuffers, Splats, View
 from ..runtime.video import write_bytes
 
-GRIDS = {18432: (72, 128), 73728: (144, 256)}  # two key frames of rows x columns Gaussians
+# Gaussians: two key frames of rows x columns.
+GRIDS = {2 * rows * columns: (rows, columns) for rows, columns in ((9 * n, 16 * n) for n in (1, 2, 4, 8, 16))}
+COUNTS = (18432, 73728)
 SIZES = ((144, 256), (288, 512))
 SIGMAS = (1.0, 2.0, 3.0, 4.0)
 
@@ -134,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
             about = machine(rasterizer)
             print("  ".join(f"{key}: {value}" for key, value in about.items()))
             print("path       Gaussians  image    sigma   pairs     binned    min    p50    p90    p99  (ms)")
-        for count in (73728,) if args.quick else GRIDS:
+        for count in COUNTS[1:] if args.quick else COUNTS:
             for sigma in (2.0,) if args.quick else SIGMAS:
                 for view in (None, View.swing(0.1, 0.05, 1.0)):
                     if view is not None and sigma != 2.0:

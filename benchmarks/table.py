@@ -1,7 +1,7 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
-Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda` and `raster_grad`, and of
-`streamsplat-edge bench` and `eval`.
+Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda`, `raster_grad`, `raster_compare`,
+`scaling` and `device_model`, and of `streamsplat-edge bench` and `eval`.
 With `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """
@@ -19,7 +19,10 @@ from ..commands.report import ordered
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.video import write_bytes
 from .bench import summary
+from .device_model import result as device_model
 from .markdown import markdown
+from .raster_compare import tables as raster_compare
+from .scaling import result as scaling
 
 BEGIN = "<!-- begin: python -m streamsplat_edge.benchmarks.table -->"
 END = "<!-- end of tables -->"
@@ -227,6 +230,12 @@ def table(path: Path) -> list[str]:
             return soak_table(result)
         if result.get("format") == "streamsplat-bench":
             return bench_table(result)
+        if result.get("format") == "streamsplat-raster-compare":
+            return raster_compare.table_lines(result)
+        if result.get("format") == "streamsplat-scaling":
+            return scaling.table_lines(result)
+        if result.get("format") == "streamsplat-device-model":
+            return device_model.table_lines(result)
         if result.get("benchmark") == "rasterizer":
             return rasterizer_table(result)
         if result.get("benchmark") == "raster_cuda":
@@ -236,7 +245,7 @@ def table(path: Path) -> list[str]:
         if {"metric", "clips", "average"} <= result.keys():
             return eval_table(result)
     raise InputError(
-        f"{path}: is not a result of bench, fps, soak, rasterizer, raster_cuda, raster_grad or eval.",
+        f"{path}: is not a result of bench, eval or one of the benchmarks.",
         "Leave it out.",
     )
 

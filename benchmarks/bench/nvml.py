@@ -90,7 +90,7 @@ class Nvml:
         try:
             api = importlib.import_module("pynvml") if module is None else module
         except ImportError:
-            self.problem = "NVML: nvidia-ml-py is not installed (pip install nvidia-ml-py)"
+            self.problem = "NVML: nvidia-ml-py is not installed (extra [gpu], or pip install nvidia-ml-py)"
             return
         try:
             api.nvmlInit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +70,14 @@ def test_one_frame_late_by_a_slow_render_is_counted(tmp_path: Path, bundle: Path
     clip = passes.Clip(str(sample_clip(tmp_path / "clip.mp4", 12)), None)
     with open_stream(bundle) as stream:
         on_time = passes.paced(clip, stream, 2, 20.0)
-        render = stream.render
+        render_many = stream.render_many
 
-        def slow(timestamp: float | None = None, **options: object) -> object:
-            time.sleep(0.2)  # four times the frame interval
-            return render(timestamp, **options)  # type: ignore[arg-type]
+        def slow(timestamps: list[float], **options: object) -> Iterator[object]:
+            for frame in render_many(timestamps, **options):  # type: ignore[arg-type]
+                time.sleep(0.2)  # four times the frame interval
+                yield frame
 
-        stream.render = slow  # type: ignore[method-assign, assignment]
+        stream.render_many = slow  # type: ignore[method-assign, assignment]
         behind = passes.paced(clip, stream, 2, 20.0)
     assert on_time["frames"] == 12 and on_time["dropped"] == 0
     assert on_time["capture_to_present_ms"]["min"] >= 0

@@ -9,6 +9,8 @@ import pytest
 from on_cpu_device import OnCpuDevice
 
 from streamsplat_edge.benchmarks import raster_cuda, table
+from streamsplat_edge.benchmarks.raster_compare import compare
+from streamsplat_edge.benchmarks.raster_compare.methods import Cuda
 from streamsplat_edge.runtime.cuda import cupy_device
 
 
@@ -31,3 +33,12 @@ def test_without_a_gpu_it_is_refused(
     monkeypatch.setattr(cupy_device, "cuda_device", lambda index: None)
     assert raster_cuda.main(["--quick"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_comparison_runs_on_the_device(device: OnCpuDevice) -> None:
+    """All images of a case in one launch, and they agree with the dense renderer."""
+    sweep = compare.Sweep(compare.Case(288, 36, 64, 2.0, 1, 3), (), (), (), (), ())
+    result = compare.compare(sweep, (Cuda(device),), 0.0)
+    (row,) = result["cases"][0]["methods"]
+    assert row["status"] == "measured" and row["count"] >= 3
+    assert row["agreement"]["largest_where_not_fragile"] < 1e-4

@@ -1,0 +1,1 @@
+"""Rasterizers side by side in one run: `python -m streamsplat_edge.benchmarks.raster_compare`."""

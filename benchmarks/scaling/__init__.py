@@ -1,0 +1,1 @@
+"""Cost per frame as something grows: `python -m streamsplat_edge.benchmarks.scaling`."""
