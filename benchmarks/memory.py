@@ -28,6 +28,36 @@ def peak_mib() -> float:
     raise OSError("/proc/self/status does not say VmHWM")
 
 
+class Samples:
+    """Resident memory over a run of any length, in constant memory itself.
+
+    Where there is no more room every second one is left out, and from then on they are taken half as often.
+
+    Args:
+        every: frames from sample to sample, at first. capacity: samples kept, even.
+    """
+
+    def __init__(self, every: int, capacity: int = 512) -> None:
+        self.every = every
+        self._kept = np.zeros((capacity, 2))
+        self._count = 0
+
+    def add(self, frames: int) -> None:
+        """Called after every frame with how many there were."""
+        if frames % self.every:
+            return
+        self._kept[self._count] = frames, resident_mib()
+        self._count += 1
+        if self._count == len(self._kept):
+            self._kept[: self._count // 2] = self._kept[1::2].copy()
+            self._count //= 2
+            self.every *= 2
+
+    def rows(self) -> list[list[float]]:
+        """[frames, MiB] of every sample kept."""
+        return [[int(frames), mib] for frames, mib in self._kept[: self._count].tolist()]
+
+
 def slope(memory: list[list[float]]) -> dict[str, float] | None:
     """Least squares over the second half of the samples: bytes per frame, half-width of the 95 % interval."""
     half = np.array(memory[len(memory) // 2 :], np.float64)

@@ -3,7 +3,8 @@
 Plays the input again and again (forwards, backwards, forwards, so that there is no cut where it turns) until
 so many frames went through one stream, and answers three questions:
 
-- does memory grow? Resident memory is sampled every `--every` frames; the slope of the second half by least
+- does memory grow? Resident memory is sampled every `--every` frames (later less often, so that what is
+  measured with does not grow itself); the slope of the second half by least
   squares, with its 95 % interval (and the growth that it means for 100,000 frames);
 - does quality drift? PSNR against the input, in the first and in the last minute of the stream. And since the
   same pictures come again and again, each frame is compared with the same moment of an early round: exact
@@ -43,7 +44,7 @@ from ..runtime.preprocess import DepthRange, Resizer
 from ..runtime.stream import Stream, open_stream
 from ..runtime.timing import LatencyRecorder
 from ..runtime.video import VideoFrame, open_video, write_bytes
-from .memory import resident_mib, slope
+from .memory import Samples, slope
 
 FORMAT, VERSION = "streamsplat-soak", 1
 MINUTE = 60.0
@@ -133,7 +134,8 @@ class Watch:
     """Checks every rendered frame of one piece and adds to the state."""
 
     def __init__(self, state: State, source: Endless, stream: Stream, every: int) -> None:
-        self.state, self.source, self.stream, self.every = state, source, stream, every
+        self.state, self.source, self.stream = state, source, stream
+        self.memory = Samples(every)
         self.piece = Piece(state.done)
         state.pieces.append(self.piece)
         model = stream.model
@@ -161,8 +163,7 @@ class Watch:
         self._compare(index, rendered.frame.rgb)
         piece.frames += 1
         self.state.done += 1
-        if piece.frames % self.every == 0:
-            piece.memory.append([piece.frames, resident_mib()])
+        self.memory.add(piece.frames)
 
     def _check_gaussians(self, rendered: Rendered) -> None:
         count, index = self.stream.model.gaussians, rendered.source.index
@@ -283,6 +284,7 @@ def _play(args: argparse.Namespace, state: State, source: Endless, stream: Strea
             bar.update()
             watch.piece.seconds = time.monotonic() - started
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                watch.piece.memory = watch.memory.rows()
                 state.save(args.state)
                 saved = time.monotonic()
     totals = pipeline.report()
@@ -292,6 +294,7 @@ def _play(args: argparse.Namespace, state: State, source: Endless, stream: Strea
         "retired": totals.retired,
         "peak_alive": totals.peak_alive,
     }
+    watch.piece.memory = watch.memory.rows()
     state.save(args.state)
 
 

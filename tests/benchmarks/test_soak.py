@@ -11,7 +11,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
-from streamsplat_edge.benchmarks import soak, table
+from streamsplat_edge.benchmarks import memory, soak, table
 from streamsplat_edge.runtime.lifecycle import Lifecycle
 from streamsplat_edge.runtime.stream import Stream
 
@@ -114,13 +114,25 @@ def test_pictures_may_differ_while_the_depth_range_settles(
     assert (result["repeats"]["largest_difference"] == 0) == depth_stage
 
 
+def test_memory_is_sampled_less_often_rather_than_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+    monkeypatch.setattr(memory, "resident_mib", lambda: 2.0 * now[0])
+    samples = memory.Samples(every=5, capacity=8)
+    for now[0] in range(1, 401):
+        samples.add(now[0])
+    rows = samples.rows()
+    assert len(rows) < 8 and samples.every == 80 and rows[-1][0] == 400
+    assert [frame for frame, _ in rows] == list(range(80, 401, 80))
+    assert all(mib == 2.0 * frame for frame, mib in rows)
+
+
 def test_slope() -> None:
     rng = np.random.default_rng(0)
     frames = np.arange(0, 10_000, 50)
     steady = [[float(f), 200 + rng.normal(0, 0.1)] for f in frames]
     growing = [[float(f), 200 + f * 1000 / 2**20 + rng.normal(0, 0.1)] for f in frames]
-    for memory, bytes_per_frame in ((steady, 0), (growing, 1000)):
-        measured = soak.slope(memory)
+    for rows, bytes_per_frame in ((steady, 0), (growing, 1000)):
+        measured = soak.slope(rows)
         assert measured is not None
         assert abs(measured["bytes_per_frame"] - bytes_per_frame) < 2 * measured["interval_95"] < 40
     assert soak.slope(steady[:8]) is None
