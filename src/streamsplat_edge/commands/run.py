@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from ..runtime.errors import BundleError, DeviceLostError, InputError, OutputErr
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
+from ..runtime.power import Nvml, PowerMeter, find_rails
 from ..runtime.stream import Stream, open_stream
 from ..runtime.video import (
     VideoFrame,
@@ -259,6 +260,8 @@ class Run:
     def execute(self) -> None:
         args = self.args
         self.begin()
+        meter = power_meter(args)
+        self.power = meter.result
         total = self.reader.frames_estimate
         if args.max_frames:
             total = min(total or args.max_frames, args.max_frames)
@@ -266,6 +269,7 @@ class Run:
         self.stop.armed = True
         with (
             self._until_lost(),
+            meter,
             closing(self.pipeline.frames()) as frames,
             tqdm(
                 total=total,
@@ -281,6 +285,9 @@ class Run:
                 self.show(rendered)
                 bar.update()
         self.stop.armed = False
+
+    power: Callable[[int], dict[str, Any]]
+    """What was measured, for so many frames; see `PowerMeter.result`."""
 
     lost: DeviceLostError | None = None
 
@@ -414,6 +421,7 @@ class Run:
                 "divided by the time in preprocess, encode, deform, lifecycle and render during this run",
             },
             "latency_ms": totals.latencies_ms,
+            "power": self.power(totals.frames),
             "psnr_db": self.quality.summary(),
             "gaussians": {
                 "per_key_frame": model.gaussians,
@@ -431,6 +439,13 @@ class Run:
             "interrupted": self.stop.signal is not None,
             "device_lost": None if self.lost is None else self.lost.message,
         }
+
+
+def power_meter(args: argparse.Namespace) -> PowerMeter:
+    """Reads what has a power here, where somebody will see the statistics; else nothing."""
+    if not (args.stats or args.json or not args.quiet):
+        return PowerMeter([], "no statistics were asked for")
+    return PowerMeter(*find_rails(Nvml()))
 
 
 def conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: Stop) -> int:
