@@ -65,13 +65,17 @@ class Life(Protocol):
 
 @dataclass(frozen=True)
 class Image:
-    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], the others float32 [H,W]."""
+    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], the others float32 [H,W].
+
+    on_device: rgb as the GPU has it, where one rendered it; likewise overwritten.
+    """
 
     rgb: np.ndarray
     depth: np.ndarray
     expected_depth: np.ndarray
     alpha: np.ndarray
     stats: RenderStats
+    on_device: Any = None
 
 
 class Scene(Protocol):

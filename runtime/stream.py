@@ -75,6 +75,8 @@ class Frame:
         depth: float32 [H, W], accumulated (sum of depth * weight). expected_depth: depth / alpha, 0 where
             alpha is 0.
         alpha: float32 [H, W]. timestamp: seconds. stats: latency and counts.
+        on_device: rgb in the memory of the GPU that rendered it, or None. The next render may overwrite it,
+            whatever `copy` says; an observer finds it as it was rendered.
     """
 
     rgb: np.ndarray
@@ -83,6 +85,7 @@ class Frame:
     alpha: np.ndarray
     timestamp: float
     stats: FrameStats
+    on_device: Any = None
 
 
 class _Clock:
@@ -258,7 +261,7 @@ class Stream:
             rgb, depth, expected, alpha = rgb.copy(), depth.copy(), expected.copy(), alpha.copy()
         latency = (time.perf_counter() - start) * 1e3
         stats = FrameStats(latency, self.lifecycle.stats, image.stats)
-        return Frame(rgb, depth, expected, alpha, timestamp, stats)
+        return Frame(rgb, depth, expected, alpha, timestamp, stats, image.on_device)
 
     def reset(self) -> None:
         """Retire all Gaussians, as after a cut; time stamps may start anew."""

@@ -16,7 +16,7 @@ from . import kernels, layout
 # cudaError_t and CUresult have the same numbers for these.
 _OUT_OF_MEMORY = 2
 _TIMED_OUT = 702
-_LOST = {
+LOST = {
     214: "an uncorrectable memory error of the GPU",
     700: "a kernel used memory that is not its own",
     702: "a kernel ran too long, and the system's watchdog ended it",
@@ -86,13 +86,13 @@ class CupyDevice:
             status = int(getattr(error, "status", 0))
             if status == _OUT_OF_MEMORY:
                 raise self._memory_error(what, str(error)) from error
-            if status not in _LOST:
+            if status not in LOST:
                 raise EngineError(
                     f"CUDA failed while {what}: {error}.", "See `streamsplat-edge doctor`."
                 ) from error
             self.lost = True
             raise DeviceLostError(
-                f"The GPU was lost while {what}: {_LOST[status]} ({error}).",
+                f"The GPU was lost while {what}: {LOST[status]} ({error}).",
                 "Use a smaller size or a shorter launch, or a GPU without a screen."
                 if status == _TIMED_OUT
                 else "Start the program again; if it comes back, look at `dmesg` for an Xid message.",

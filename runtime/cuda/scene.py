@@ -117,6 +117,7 @@ class CudaScene:
             host["expected_depth"][0],
             host["alpha"][0],
             images.stats[0],
+            images.bytes[0],
         )
 
     def splats(self, time: float) -> Splats:

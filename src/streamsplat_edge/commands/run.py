@@ -44,6 +44,7 @@ from .save import camera_path, check_saves, save_targets
 from .view import Viewer
 
 if TYPE_CHECKING:
+    from ..runtime.display.observer import LiveDisplay
     from ..runtime.view.viewer import LiveViewer
 
 DEMO_BUNDLE = "tiny.bundle"
@@ -66,6 +67,7 @@ def main(args: argparse.Namespace) -> int:
         )
         run = Run(args, bundle, reader, stop)
         run.open_view(stack)
+        run.open_display(stack)
         run.open_output(stack)
         run.open_stream(stack)
         run.execute()
@@ -131,6 +133,18 @@ def shown_name(uri: str) -> str:
     return uri if "://" in uri else Path(uri).name
 
 
+def open_display(title: str, width: int, height: int) -> LiveDisplay:
+    """A window for images of this size.
+
+    Raises:
+        InputError: there is no screen, no OpenGL, or the extra is not installed.
+    """
+    from ..runtime.display.observer import LiveDisplay
+    from ..runtime.display.window import Window
+
+    return LiveDisplay(Window(title, width, height), aspect=width / height)
+
+
 class Stop:
     """Turns the first Ctrl-C (or SIGTERM) into the end of the input, so that everything is finished properly.
 
@@ -143,6 +157,10 @@ class Stop:
         self.signal: int | None = None
         self.armed = False
         self._old: dict[int, Any] = {}
+
+    def request(self) -> None:
+        """Ends the input as the first Ctrl-C does."""
+        self.event.set()
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
@@ -176,6 +194,7 @@ class Run:
         self.panels: Panels | None = None
         self.saved: Outputs | None = None
         self.live_view: LiveViewer | None = None
+        self.display: LiveDisplay | None = None
         self.camera = camera_path(args)
         self.decoded = 0
         self.pictures = parse_layout(args.layout)
@@ -222,6 +241,19 @@ class Run:
             self.live_view = stack.enter_context(open_viewer(self.args, shown_name(self.reader.uri)))
             print(f"view: {self.live_view.url}", file=sys.stderr, flush=True)
 
+    def open_display(self, stack: ExitStack) -> None:
+        """Early as well: without a screen there is nothing to wait for."""
+        if self.args.display:
+            self.display = stack.enter_context(
+                open_display(shown_name(self.reader.uri), self.reader.width, self.reader.height)
+            )
+
+    def _stopped(self) -> bool:
+        """Whether the user has ended the run: by a signal, or by closing the window."""
+        if self.display is not None and not self.stop.event.is_set() and self.display.poll():
+            self.stop.request()
+        return self.stop.event.is_set()
+
     def linger(self) -> None:
         """`view`, and `run` on a terminal: the page stays, unless the user has ended the run."""
         stays = self.args.stays or sys.stderr.isatty()
@@ -252,8 +284,8 @@ class Run:
             rule=key_frame_rule(args),
             max_frames=args.max_frames,
             live=self.drops_frames,
-            stopped=self.stop.event.is_set,
-            observers=[o for o in (self.saved, self.live_view) if o is not None],
+            stopped=self._stopped,
+            observers=[o for o in (self.saved, self.live_view, self.display) if o is not None],
         )
         self.viewer = Viewer(self.stream, self.pipeline.recorder, self.camera)
 
@@ -394,6 +426,7 @@ class Run:
                 "max_frames": args.max_frames,
                 "saved": list(args.save),
                 "novel_view": self.camera.description,
+                "display": None if self.display is None else self.display.description,
             },
             "stages": self.stream.description,
             "software": report.software(args.engine),

@@ -30,6 +30,10 @@ def main(args: argparse.Namespace) -> int:
             f"--view shows one input, and {len(args.inputs)} were named.",
             "Run a command for each, with a --view-port of its own.",
         )
+    if args.display:
+        raise InputError(
+            f"--display shows one input, and {len(args.inputs)} were named.", "Run a command for each."
+        )
     each = [numbered(args, number) for number in range(len(args.inputs))]
     outputs = [check_arguments(one) for one in each]
     live = live_options(args)
