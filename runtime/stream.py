@@ -23,7 +23,7 @@ import numpy as np
 from . import engines
 from .bundle import Bundle
 from .engines import Engine
-from .errors import InputError
+from .errors import DeviceMemoryError, InputError
 from .key_frame_ring import LifecycleStats
 from .preprocess import DepthRange, check_image
 from .rasterizer import Extent, RenderBuffers, RenderStats, View
@@ -173,8 +173,15 @@ class Stream:
         self._check_open()
         image = check_image(image)
         timestamp = _seconds(timestamp)
-        lifecycle, clock = self.lifecycle, _Clock(self.scene)
-        lifecycle.check_time(timestamp)
+        clock = _Clock(self.scene)
+        self.lifecycle.check_time(timestamp)
+        try:
+            return self._push(image, timestamp, cut, clock)
+        except DeviceMemoryError as error:
+            raise _explained(error, self.bundle) from error
+
+    def _push(self, image: np.ndarray, timestamp: float, cut: bool, clock: _Clock) -> PushStats:
+        lifecycle = self.lifecycle
         self.scene.load(image)
         clock.lap("preprocess")
         depth_range = DepthRange() if cut or lifecycle.newest is None else self._range
@@ -283,13 +290,11 @@ class Stream:
         self._check_open()
         for engine in self._engines.values():
             engine.reserve(len(self._shares) + 1)
-        return Stream(
-            self.bundle,
-            self._engines,
-            threads=self._threads,
-            shares=self._shares,
-            scene=self.scene.fork(),
-        )
+        try:
+            scene = self.scene.fork()
+        except DeviceMemoryError as error:
+            raise _explained(error, self.bundle) from error
+        return Stream(self.bundle, self._engines, threads=self._threads, shares=self._shares, scene=scene)
 
     def close(self) -> None:
         """Release the engines, unless another stream shares them. Calling twice is harmless."""
@@ -351,11 +356,19 @@ def open_stream(
             )
         stream = Stream(bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages))
         stream.warm_up()
-    except BaseException:
+    except BaseException as error:
         for loaded in stages.values():
             loaded.close()
+        if isinstance(error, DeviceMemoryError):
+            raise _explained(error, bundle) from error
         raise
     return stream
+
+
+def _explained(error: DeviceMemoryError, bundle: Bundle) -> DeviceMemoryError:
+    from .cuda.budget import explained
+
+    return explained(error, bundle)
 
 
 def _open_device() -> Device:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.trt_api import cuda_device
-from ..errors import DeviceLostError, EngineError, InputError
+from ..errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from . import kernels, layout
 
 # cudaError_t and CUresult have the same numbers for these.
@@ -99,14 +99,17 @@ class CupyDevice:
             ) from error
 
     def _memory_error(self, what: str, words: str) -> EngineError:
+        available = None
         try:
             free, total = self.cupy.cuda.runtime.memGetInfo()
+            available = int(free) + int(self.cupy.get_default_memory_pool().total_bytes())
             memory = f"{free / 2**20:.0f} of {total / 2**20:.0f} MiB are free"
         except Exception:  # the device may be too far gone to ask
             memory = "how much is free cannot be read"
-        return EngineError(
+        return DeviceMemoryError(
             f"Out of memory on {getattr(self, 'name', 'the GPU')} while {what}: {memory} ({words}).",
             "Close what else uses the GPU, or use a smaller preset.",
+            available,
         )
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:

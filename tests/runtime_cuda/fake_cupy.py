@@ -72,6 +72,7 @@ class FakeCupy(ModuleType):
         super().__init__("cupy")
         self.error: Exception | None = None
         self.driver_version, self.runtime_version = 13000, 13020
+        self.get_default_memory_pool = lambda: SimpleNamespace(total_bytes=lambda: 5 << 20)
         self.launches: list[tuple[Any, ...]] = []
         self.copies: list[tuple[Any, ...]] = []
         runtime = SimpleNamespace(
