@@ -10,5 +10,6 @@ asked for.
 | `feed` | who fills the pixel buffer: the host or CUDA |
 | `cuda_gl` | the driver's calls that share a buffer of OpenGL with CUDA |
 | `picture` | pixel buffer, texture and the triangle that draws it |
+| `pace` | when a frame is shown |
 | `window` | the window, through GLFW |
 """

@@ -3,11 +3,12 @@
     with LiveDisplay(Window("clip.mp4", 1280, 720), aspect=16 / 9) as display:
         for rendered in Pipeline(reader, stream, observers=[display], stopped=display.poll): ...
 
-Every frame is shown as soon as it is rendered, in the pipeline's thread; nothing waits for the screen.
+Every frame is shown in the pipeline's thread once it was rendered, at about its source's pace (`pace`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -15,6 +16,7 @@ from ..cuda.device import Device
 from ..observers import Observer
 from ..pipeline import Pipeline, Rendered
 from .feed import CudaFeed, Feed, HostFeed
+from .pace import Pacer
 from .picture import Picture
 from .window import Surface
 
@@ -26,11 +28,20 @@ class LiveDisplay(Observer):
 
     Args:
         surface: where; closed with the display. aspect: width over height of the picture as it is to be seen.
-        on_device: makes the feed of a stream on a GPU.
+        on_device: makes the feed of a stream on a GPU. clock: seconds.
     """
 
-    def __init__(self, surface: Surface, aspect: float, *, on_device: MakeFeed = CudaFeed) -> None:
+    def __init__(
+        self,
+        surface: Surface,
+        aspect: float,
+        *,
+        on_device: MakeFeed = CudaFeed,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._surface, self._aspect, self._on_device = surface, aspect, on_device
+        self._clock = clock
+        self._pacer: Pacer | None = None
         self._picture: Picture | None = None
         self._feed: Feed | None = None
         self._shown = False
@@ -39,12 +50,12 @@ class LiveDisplay(Observer):
         self.description = self._renderer
         """Who draws, and once a run has begun how the image gets there."""
 
-    def poll(self) -> bool:
+    def poll(self, seconds: float = 0.0) -> bool:
         """Takes what the user did to the window, and draws it again where that is needed; whether it was
-        closed. To be called now and then, also while no frame comes."""
+        closed. To be called now and then, also while no frame comes. `seconds`: wait so long for the user."""
         if self._closed or self._surface.closed:
             return True
-        if self._surface.poll() and self._shown:
+        if self._surface.poll(seconds) and self._shown:
             self._draw(changed=False)
         return self._surface.closed
 
@@ -52,6 +63,7 @@ class LiveDisplay(Observer):
 
     def began(self, pipeline: Pipeline) -> None:
         stream = pipeline.stream
+        self._pacer = Pacer(pipeline.gap, self._clock)
         picture = Picture(self._surface.context, stream.model.height, stream.model.width, self._aspect)
         self._picture = picture
         device: Device | None = getattr(stream.scene, "device", None)
@@ -59,12 +71,16 @@ class LiveDisplay(Observer):
         self.description = f"{self._renderer}, {self._feed.description}"
 
     def rendered(self, rendered: Rendered) -> None:
-        if self.poll():
+        assert self._feed is not None and self._pacer is not None
+        due = self._pacer.due(rendered)
+        while not (closed := self.poll(max(due - self._clock(), 0.0))) and self._clock() < due:
+            pass  # an event came before the time had
+        if closed:
             return
-        assert self._feed is not None
         self._feed.fill(rendered.frame)
         self._shown = True
         self._draw(changed=True)
+        self._pacer.shown()
 
     def ended(self) -> None:
         self.close()

@@ -44,8 +44,8 @@ class Surface(Protocol):
         """Whether the user has closed it."""
         ...
 
-    def poll(self) -> bool:
-        """Take what the user and the system did; True where it has to be drawn again."""
+    def poll(self, seconds: float = 0.0) -> bool:
+        """Take what the user and the system did, waiting so long for it; True where to draw again."""
         ...
 
     def present(self) -> None:
@@ -115,8 +115,11 @@ class Window:
     def closed(self) -> bool:
         return self._handle is None or bool(glfw.window_should_close(self._handle))
 
-    def poll(self) -> bool:
-        glfw.poll_events()
+    def poll(self, seconds: float = 0.0) -> bool:
+        if seconds > 0:
+            glfw.wait_events_timeout(seconds)
+        else:
+            glfw.poll_events()
         redraw, self._redraw = self._redraw, False
         return redraw
 

@@ -141,14 +141,14 @@ class PowerMeter:
             reason = self._problem or "no rail answered twice"
             names = ("mean_w", "max_w", "joules", "joules_per_frame")
             return {name: NOT_MEASURED for name in names} | {"reason": reason}
-        names = counted(list(rails))
-        whole = self._highest if set(names) == self._counted and self._highest else NOT_MEASURED
-        joules = sum(rails[name]["joules"] for name in names)
+        parts = counted(list(rails))
+        whole = self._highest if set(parts) == self._counted and self._highest else NOT_MEASURED
+        joules = sum(rails[name]["joules"] for name in parts)
         return {
-            "mean_w": sum(rails[name]["mean_w"] for name in names),
+            "mean_w": sum(rails[name]["mean_w"] for name in parts),
             "max_w": whole,
             "joules": joules,
             "joules_per_frame": joules / frames if frames else None,
-            "counted": names,
+            "counted": parts,
             "rails": rails,
         }

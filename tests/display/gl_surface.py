@@ -28,6 +28,7 @@ class EglSurface:
     def __init__(self, width: int, height: int, *, close_after: int = 1 << 30) -> None:
         self.context = egl_context()
         self.presented: list[np.ndarray] = []
+        self.now = 0.0
         self.closed, self.redraw, self.polls, self.is_open = False, False, 0, True
         self._close_after = close_after
         self.resize(width, height)
@@ -39,8 +40,10 @@ class EglSurface:
             self.target.clear(1.0, 0.0, 1.0, 1.0)  # what nobody draws over is seen
         self.redraw = True
 
-    def poll(self) -> bool:
+    def poll(self, seconds: float = 0.0) -> bool:
+        """Time goes by at once."""
         self.polls += 1
+        self.now += seconds
         redraw, self.redraw = self.redraw, False
         return redraw
 

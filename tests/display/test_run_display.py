@@ -43,7 +43,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
 
         def open_display(title: str, width: int, height: int) -> LiveDisplay:
             assert title == "clip.mp4"
-            return LiveDisplay(surface, width / height)
+            return LiveDisplay(surface, width / height, clock=lambda: surface.now)
 
         monkeypatch.setattr(run, "open_display", open_display)
         return surface

@@ -257,6 +257,11 @@ def test_refusals(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DeviceMemoryError):
             create("tensorrt_rtx", variant, device="cuda")
     with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["tensorrt_rtx"].Runtime, "deserialize_cuda_engine", lambda *_: None)
+        refuses(r"cannot load .*e\.plan\. ")
+        patch.setattr(trt_api, "cuda_device", lambda index=0: trt_api.Device(GPU.name, GPU.capability, 1))
+        refuses(r"cannot load .*e\.plan, of 0 MiB \(0 MiB are free\)")
+    with monkeypatch.context() as patch:
         patch.setattr(CudaEngine, "get_tensor_dtype", lambda *_: SimpleNamespace(name="HALF"))
         refuses("the manifest says")
     with monkeypatch.context() as patch:

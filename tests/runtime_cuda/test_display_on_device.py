@@ -81,7 +81,10 @@ def show_on(surface: EglSurface, driver: MappingDriver, monkeypatch: pytest.Monk
     def feed(picture: Picture, device: Device, renderer: str) -> CudaFeed:
         return CudaFeed(picture, device, renderer, driver=GlDriver(driver), mapped=host_array)
 
-    monkeypatch.setattr(run, "open_display", lambda title, w, h: LiveDisplay(surface, w / h, on_device=feed))
+    def open_display(title: str, width: int, height: int) -> LiveDisplay:
+        return LiveDisplay(surface, width / height, on_device=feed, clock=lambda: surface.now)
+
+    monkeypatch.setattr(run, "open_display", open_display)
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
