@@ -94,6 +94,26 @@ def test_drifting_pictures_are_noticed(
     assert result["repeats"]["largest_difference"] > 5
 
 
+@pytest.mark.parametrize("depth_stage", [False, True])
+def test_pictures_may_differ_while_the_depth_range_settles(
+    depth_stage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_fake_bundle(tmp_path / "fake.bundle", depth_stage=depth_stage)
+    inputs = [str(sample_clip(tmp_path / "clip.mp4", 9)), "--bundle", str(tmp_path / "fake.bundle")]
+    real = soak.Watch.check
+
+    def early_ones_differ(self: soak.Watch, rendered: Any) -> None:
+        if rendered.source.index < 60:
+            rendered.frame.rgb[...] ^= 7
+        real(self, rendered)
+
+    monkeypatch.setattr(soak.Watch, "check", early_ones_differ)
+    monkeypatch.setattr(soak, "_SETTLE_SECONDS", 2.0)  # 50 frames, so the fifth round of 16
+    code, result = run([*inputs, "--threads", "1"], tmp_path, "--frames", "130")
+    assert code == 0 and result["repeats"]["frames_compared"] > 30
+    assert (result["repeats"]["largest_difference"] == 0) == depth_stage
+
+
 def test_slope() -> None:
     rng = np.random.default_rng(0)
     frames = np.arange(0, 10_000, 50)

@@ -20,6 +20,7 @@ from streamsplat_edge import cli
 from streamsplat_edge.runtime.video import open_video
 
 
+@pytest.mark.rtsp
 def test_a_live_source_that_comes_back_in_another_size(tmp_path: Path, fake_bundle: Path, call: Any) -> None:
     need_rtsp_server()
     units = encode(20)
@@ -43,6 +44,7 @@ def test_a_live_source_that_comes_back_in_another_size(tmp_path: Path, fake_bund
         assert sum(1 for _ in reader) == 35
 
 
+@pytest.mark.rtsp
 def test_a_live_source_that_is_lost(tmp_path: Path, fake_bundle: Path, call: Any) -> None:
     need_rtsp_server()
     with RtspServer(tmp_path, {"cam": [script(encode(20), then="end")]}) as server:
@@ -52,6 +54,7 @@ def test_a_live_source_that_is_lost(tmp_path: Path, fake_bundle: Path, call: Any
     assert counted and 20 <= int(counted[1]) + int(counted[2]) <= 21, "every frame is accounted for"
 
 
+@pytest.mark.rtsp
 def test_ctrl_c_while_the_source_is_silent(tmp_path: Path, fake_bundle: Path) -> None:
     """What came before is kept, and it does not take until the silence is over."""
     need_rtsp_server()
@@ -60,7 +63,7 @@ def test_ctrl_c_while_the_source_is_silent(tmp_path: Path, fake_bundle: Path) ->
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "streamsplat_edge", "run", server.url("cam")),
-                *("--bundle", str(fake_bundle), "-o", str(out), "--silence", "600"),
+                *("--bundle", str(fake_bundle), "-o", str(out), "--silence", "600", "--policy", "block"),
             ],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -59,7 +59,10 @@ def check_same_curve(a: Path, b: Path) -> None:
     for x, y in zip(first, second, strict=True):
         assert x.keys() == y.keys()
         for name in x.keys() - {"s"}:
-            assert x[name] == pytest.approx(y[name], rel=1e-3, abs=2e-5), (x["step"], name)
+            # The losses have kinks (absolute values, a median): sums in another order may end up on the other
+            # side of one, where the loss is the same and the gradient is not. A wrong mean is off by half.
+            rel = 0.05 if name == "grad" else 1e-3
+            assert x[name] == pytest.approx(y[name], rel=rel, abs=2e-5), (x["step"], name)
 
 
 @pytest.fixture(scope="module")
