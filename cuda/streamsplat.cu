@@ -1,9 +1,11 @@
-// The kernels of the runtime: the inference rasterizer and the Gaussian lifecycle. Compiled by nvcc into a fatbin, or
-// by NVRTC where the package was installed without nvcc; found by their names (runtime/cuda/).
+// The kernels of the runtime: the inference rasterizer, the Gaussian lifecycle and the range of depth. Compiled by nvcc
+// into a fatbin, or by NVRTC where the package was installed without nvcc; found by their names (runtime/cuda/).
+#include "depth_range_cuda.cuh"
 #include "lifecycle_cuda.cuh"
 #include "raster_cuda_blend.cuh"
 #include "raster_cuda_project.cuh"
 
+using streamsplat::DepthParams;
 using streamsplat::RasterParams;
 using streamsplat::RingParams;
 
@@ -29,6 +31,16 @@ SS_KERNEL blend_given_canonical(RasterParams p) {
 SS_KERNEL blend_given_general(RasterParams p) {
   __shared__ streamsplat::BlendShared shared;
   streamsplat::blend_tile<false>(p, nullptr, p.count, &shared);
+}
+
+SS_KERNEL depth_extent(DepthParams p) {
+  __shared__ streamsplat::DepthShared shared;
+  streamsplat::depth_extent_of(p, &shared);
+}
+
+SS_KERNEL depth_scale(DepthParams p) {
+  __shared__ streamsplat::DepthShared shared;
+  streamsplat::depth_scale_by_range(p, &shared);
 }
 
 SS_KERNEL lifecycle_judge(RingParams ring) { streamsplat::judge_rows(ring); }

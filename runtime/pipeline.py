@@ -133,7 +133,8 @@ class Pipeline:
         stream: pushed to and rendered from. It is reset first, so that it can serve one video after another.
         gap: source frames per pair of key frames; None takes the model's. rule: may end a pair sooner.
         detect_cuts: look for scene cuts.
-        background, extent: see `Stream.render`.
+        background, extent, depth: see `Stream.render`; the frames of an interval are rendered by one call of
+            `Stream.render_many`.
         prefetch: frames decoded ahead. live: drop waiting frames rather than fall behind (cameras).
         idle_seconds: without a frame, after which a live source counts as silent.
         stopped: asked between frames and while waiting for one; True ends the run as if the source had ended.
@@ -152,6 +153,7 @@ class Pipeline:
         detect_cuts: bool = True,
         background: Sequence[float] | None = None,
         extent: Extent = "published",
+        depth: bool = True,
         prefetch: int = 4,
         live: bool = False,
         idle_seconds: float = IDLE_SECONDS,
@@ -176,6 +178,7 @@ class Pipeline:
         self._detector = SceneCutDetector() if detect_cuts else None
         self._background = background
         self._extent = extent
+        self._depth = depth
         self._prefetch = prefetch
         self._live = live
         self._idle = idle_seconds if live else None
@@ -321,10 +324,13 @@ class Pipeline:
                     observer.spawned(event)
 
     def _render(self, waiting: list[_Waiting]) -> Iterator[Rendered]:
-        for entry in waiting:
-            frame = self.stream.render(
-                entry.source.timestamp, background=self._background, extent=self._extent
-            )
+        frames = self.stream.render_many(
+            [entry.source.timestamp for entry in waiting],
+            background=self._background,
+            extent=self._extent,
+            depth=self._depth,
+        )
+        for entry, frame in zip(waiting, frames, strict=True):
             self.recorder.add("render", frame.stats.latency)
             pushes, self._pushes = tuple(self._pushes), []
             rendered = Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes)

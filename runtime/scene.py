@@ -6,9 +6,9 @@ what runs when. Arrays of a scene on a GPU are the GPU's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .key_frame_ring import LifecycleStats
 from .lifecycle import Lifecycle
 from .preprocess import DepthRange, Resizer
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, View
+
+if TYPE_CHECKING:
+    from .cuda.push_graphs import PushGraphs
 
 Shape = tuple[int, ...]
 
@@ -60,20 +63,31 @@ class Life(Protocol):
     def stats(self) -> LifecycleStats: ...
     def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats: ...
     def check_time(self, time: float) -> None: ...
+    def normalised(self, time: float) -> float: ...
     def reset(self) -> None: ...
 
 
 @dataclass(frozen=True)
+class Planes:
+    """float32 [H, W]: accumulated depth, depth / alpha (0 where alpha is 0), and alpha."""
+
+    depth: np.ndarray
+    expected_depth: np.ndarray
+    alpha: np.ndarray
+
+    def copy(self) -> Planes:
+        return Planes(self.depth.copy(), self.expected_depth.copy(), self.alpha.copy())
+
+
+@dataclass(frozen=True)
 class Image:
-    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], the others float32 [H,W].
+    """Host arrays of one render, which the next overwrites: rgb uint8 [H,W,3], planes where wanted.
 
     on_device: rgb as the GPU has it, where one rendered it; likewise overwritten.
     """
 
     rgb: np.ndarray
-    depth: np.ndarray
-    expected_depth: np.ndarray
-    alpha: np.ndarray
+    planes: Planes | None
     stats: RenderStats
     on_device: Any = None
 
@@ -96,25 +110,46 @@ class Scene(Protocol):
     def stage_rgb(self) -> Mapping[str, Any]: ...
     @property
     def description(self) -> str: ...
+    @property
+    def graphs(self) -> PushGraphs | None:
+        """Makes key frames of pairs by CUDA graphs; None on the host."""
+        ...
 
     def fork(self) -> Scene:
         """Another scene of the same kind and sizes."""
         ...
 
-    def load(self, image: np.ndarray) -> None:
-        """Resize an image (uint8 RGB, checked) into the inputs of the stages."""
+    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
+        """Resize an image (uint8 RGB, checked) into the inputs of the stages.
+
+        Args:
+            time: of the key frame, in seconds. fresh: a scene begins, whose range of depth is its own.
+        """
         ...
 
-    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
-        """Scale what the `depth` stage gave; returns the range after it."""
+    def normalise_depth(self) -> None:
+        """Scale what the `depth` stage gave, see `DepthRange`. The range counts from `spawn` on."""
+        ...
+
+    def spawn(self, time: float, *, cut: bool) -> LifecycleStats:
+        """Make the key frame in the spare slot the newest, see `Lifecycle.spawn`."""
         ...
 
     def settle(self) -> None:
         """Wait until what was started is done, so that it can be timed and its errors belong to it."""
         ...
 
-    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
-        """The living Gaussians at a time of the interval."""
+    def render(
+        self, time: float, view: View | None, background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Image:
+        """The living Gaussians at a time of the interval. `depth`: whether the planes are wanted."""
+        ...
+
+    def render_many(
+        self, times: Sequence[float], background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Iterator[list[Image]]:
+        """The canonical view at each time of the interval, in order; the images of a list were rendered
+        together. Those of a list of several are overwritten by the next list and not by `render`."""
         ...
 
     def splats(self, time: float) -> Splats:
@@ -174,6 +209,11 @@ class HostScene:
         self.buffers = RenderBuffers.allocate(model.height, model.width)
         self._float = np.zeros((model.height, model.width, 3), np.float32)
         self._rgb = np.zeros((model.height, model.width, 3), np.uint8)
+        # Of depth: after the newest key frame, before and after the one that is being made.
+        self._range = self._before = self._after = DepthRange()
+        self._time = 0.0
+
+    graphs = None
 
     @property
     def description(self) -> str:
@@ -182,21 +222,36 @@ class HostScene:
     def fork(self) -> HostScene:
         return HostScene(*self._made_of)
 
-    def load(self, image: np.ndarray) -> None:
+    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
         self._inputs.load(image)
+        self._time, self._before = time, DepthRange() if fresh else self._range
 
-    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
-        return depth_range.normalise(self.depth, time)
+    def normalise_depth(self) -> None:
+        self._after = self._before.normalise(self.depth, self._time)
+
+    def spawn(self, time: float, *, cut: bool) -> LifecycleStats:
+        stats = self.life.spawn(time, cut=cut)
+        self._range = self._after
+        return stats
 
     def settle(self) -> None:
         pass  # the host does everything at once
 
-    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
+    def render(
+        self, time: float, view: View | None, background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Image:
         buffers = self._rasterizer.render(
             self.life.at(time), background=background, view=view, extent=extent, out=self.buffers
         )
         to_bytes(buffers.rgb, self._float, self._rgb)
-        return Image(self._rgb, buffers.depth, buffers.expected_depth, buffers.alpha, buffers.stats)
+        planes = Planes(buffers.depth, buffers.expected_depth, buffers.alpha) if depth else None
+        return Image(self._rgb, planes, buffers.stats)
+
+    def render_many(
+        self, times: Sequence[float], background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Iterator[list[Image]]:
+        for time in times:
+            yield [self.render(time, None, background, extent, depth=depth)]
 
     def splats(self, time: float) -> Splats:
         return self.life.at(time)

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,72 +23,20 @@ from . import engines
 from .bundle import Bundle
 from .engines import Engine
 from .errors import DeviceMemoryError, InputError
-from .key_frame_ring import LifecycleStats
-from .preprocess import DepthRange, check_image
-from .rasterizer import Extent, RenderBuffers, RenderStats, View
-from .scene import HostScene, KeyFrameArrays, Life, Scene
+from .frame import Frame, FrameStats, PushStats
+from .preprocess import check_image
+from .rasterizer import Extent, RenderBuffers, View
+from .scene import HostScene, Image, KeyFrameArrays, Life, Scene
 
 if TYPE_CHECKING:
     from .cuda.device import Device
 
 
-@dataclass(frozen=True)
-class PushStats:
-    """What a push did.
-
-    Attributes:
-        key_frame: number of the key frame over the life of the stream. timestamp: seconds.
-        latencies: milliseconds of each stage that ran, in order: preprocess, [depth, condition,] encode,
-            [deform,] lifecycle.
-        spawned, alive, retired: Gaussians; see `LifecycleStats`.
-    """
-
-    key_frame: int
-    timestamp: float
-    latencies: Mapping[str, float]
-    spawned: int
-    alive: int
-    retired: int
-
-
-@dataclass(frozen=True)
-class FrameStats:
-    """What a render did: milliseconds, and where the living Gaussians went (by reason, in `render`)."""
-
-    latency: float
-    lifecycle: LifecycleStats
-    render: RenderStats
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts by name: key_frame, spawned, alive, retired, rendered, culled_invalid, culled_behind, ..."""
-        return {"latency_ms": self.latency, **vars(self.lifecycle), **vars(self.render)}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A rendered image.
-
-    Attributes:
-        rgb: uint8 [H, W, 3]. Values are rounded to the nearest level; the published script truncates, which
-            darkens the image by half a level on average.
-        depth: float32 [H, W], accumulated (sum of depth * weight). expected_depth: depth / alpha, 0 where
-            alpha is 0.
-        alpha: float32 [H, W]. timestamp: seconds. stats: latency and counts.
-        on_device: rgb in the memory of the GPU that rendered it, or None. The next render may overwrite it,
-            whatever `copy` says; an observer finds it as it was rendered.
-    """
-
-    rgb: np.ndarray
-    depth: np.ndarray
-    expected_depth: np.ndarray
-    alpha: np.ndarray
-    timestamp: float
-    stats: FrameStats
-    on_device: Any = None
+__all__ = ["Frame", "FrameStats", "PushStats", "Stream", "open_stream", "shapes"]
 
 
 class _Clock:
-    """Milliseconds from lap to lap, each until the scene's device has done what was started."""
+    """Milliseconds from lap to lap; those of `lap` until the scene's device has done what was started."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -98,6 +45,9 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         self._scene.settle()
+        self.note(name)
+
+    def note(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name] = (now - self._last) * 1e3
         self._last = now
@@ -114,18 +64,20 @@ class Stream:
         threads: int = 0,
         shares: list[Stream] | None = None,
         scene: Scene | None = None,
+        graphs: bool = True,
     ) -> None:
         """`shares`: the open streams over these engines, which the last of them closes; see `fork`.
-        `scene`: where the engines' arrays are; None is the host.
+        `scene`: where the engines' arrays are; None is the host. `graphs`: see `open_stream`.
         """
+        self._wants_graphs = graphs
         self._threads = threads
         self._shares = [] if shares is None else shares
         self._shares.append(self)
-        self._range = DepthRange()
         self.bundle = bundle
         self.model = bundle.model
         self._engines = dict(stages)
         self.scene: Scene = HostScene(self.model, *shapes(stages), threads) if scene is None else scene
+        self._series = 0  # calls of `render_many`
         self._closed = False
 
     @property
@@ -154,9 +106,26 @@ class Stream:
 
     @property
     def description(self) -> dict[str, str]:
-        """What runs each stage, for statistics and reports."""
+        """What runs each stage, for statistics and reports; on a GPU also whether pairs are graphs."""
         lines = {stage: engine.description for stage, engine in self._engines.items()}
-        return lines | {"render": self.scene.description}
+        lines |= {"render": self.scene.description}
+        if self.scene.graphs is not None:
+            refusal = self._graph_refusal()
+            lines["graph"] = (
+                self.scene.graphs.description
+                if refusal is None
+                else f"no CUDA graph, stage by stage: {refusal}"
+            )
+        return lines
+
+    def _graph_refusal(self) -> str | None:
+        """Why key frames are not made by CUDA graphs, None where they are."""
+        if not self._wants_graphs:
+            return "graphs were switched off"
+        for stage, engine in self._engines.items():
+            if engine.graph_refusal is not None:
+                return f"`{stage}`: {engine.graph_refusal}"
+        return None if self.scene.graphs is None else self.scene.graphs.refusal
 
     def push(self, image: np.ndarray, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
@@ -173,50 +142,54 @@ class Stream:
         self._check_open()
         image = check_image(image)
         timestamp = _seconds(timestamp)
-        clock = _Clock(self.scene)
         self.lifecycle.check_time(timestamp)
         try:
-            return self._push(image, timestamp, cut, clock)
+            return self._push(image, timestamp, cut)
         except DeviceMemoryError as error:
             raise _explained(error, self.bundle) from error
 
-    def _push(self, image: np.ndarray, timestamp: float, cut: bool, clock: _Clock) -> PushStats:
-        lifecycle = self.lifecycle
-        self.scene.load(image)
-        clock.lap("preprocess")
-        depth_range = DepthRange() if cut or lifecycle.newest is None else self._range
-        depth_range = self._encode(lifecycle.spare, clock, depth_range, timestamp)
-        if lifecycle.newest is not None and not cut:
-            self._deform(lifecycle.newest, lifecycle.spare)
-            clock.lap("deform")
-        stats = lifecycle.spawn(timestamp, cut=cut)
-        self._range = depth_range
-        clock.lap("lifecycle")
+    def _push(self, image: np.ndarray, timestamp: float, cut: bool) -> PushStats:
+        scene, lifecycle, clock = self.scene, self.lifecycle, _Clock(self.scene)
+        earlier, later = None if cut else lifecycle.newest, lifecycle.spare
+        scene.load(image, timestamp, fresh=earlier is None)
+        if earlier is not None and scene.graphs is not None and self._graph_refusal() is None:
+            clock.note("preprocess")
+            uses = *self._engines.values(), scene.rgbd, earlier, later, lifecycle.spare_pair
+            name, stats = scene.graphs.push(timestamp, uses, lambda: self._stages(earlier, later, _no_lap))
+            clock.note(name)
+        else:
+            clock.lap("preprocess")
+            self._stages(earlier, later, clock.lap)
+            stats = scene.spawn(timestamp, cut=cut)
+            clock.lap("lifecycle")
         return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
 
-    def _encode(
-        self, slot: KeyFrameArrays, clock: _Clock, depth_range: DepthRange, timestamp: float
-    ) -> DepthRange:
-        """Everything that is computed once per frame, from the prepared image into `slot`.
+    def _stages(
+        self, earlier: KeyFrameArrays | None, later: KeyFrameArrays, lap: Callable[[str], None]
+    ) -> None:
+        """Everything from the prepared image to the key frame `later` and the pair that it ends."""
+        self._encode(later, lap)
+        if earlier is not None:
+            self._deform(earlier, later)
+            lap("deform")
 
-        Returns the range of depth after this frame.
-        """
+    def _encode(self, slot: KeyFrameArrays, lap: Callable[[str], None]) -> None:
+        """Everything that is computed once per frame, from the prepared image into `slot`."""
         scene = self.scene
         if "depth" in self._engines:
             self._engines["depth"].run({"rgb": scene.stage_rgb["depth"]}, {"depth": scene.depth})
-            depth_range = scene.normalise_depth(depth_range, timestamp)
-            clock.lap("depth")
+            scene.normalise_depth()
+            lap("depth")
         if slot.condition is not None:
             self._engines["condition"].run(
                 {"rgb": scene.stage_rgb["condition"]}, {"condition": slot.condition}
             )
-            clock.lap("condition")
+            lap("condition")
         self._engines["encode"].run(
             {"rgbd": scene.rgbd},
             {"tokens": slot.tokens, "features": slot.features, "gaussians": slot.gaussians},
         )
-        clock.lap("encode")
-        return depth_range
+        lap("encode")
 
     def _deform(self, earlier: KeyFrameArrays, later: KeyFrameArrays) -> None:
         """Motion and fade of a pair into the spare pair buffers."""
@@ -236,6 +209,7 @@ class Stream:
         view: View | None = None,
         background: Sequence[float] | None = None,
         extent: Extent = "published",
+        depth: bool = True,
         copy: bool = True,
     ) -> Frame:
         """Render the living Gaussians.
@@ -245,6 +219,7 @@ class Stream:
             view: None is the canonical view.
             background: RGB in [0, 1]; None is the model's.
             extent: see `Rasterizer.render`.
+            depth: False leaves out depth and alpha, which then need not come from a GPU.
             copy: False returns views of buffers that the next render overwrites, and allocates nothing.
 
         Raises:
@@ -260,15 +235,69 @@ class Stream:
                 )
             timestamp = interval[1]
         timestamp = _seconds(timestamp)
-        image = self.scene.render(
-            timestamp, view, self.model.background if background is None else background, extent
-        )
-        rgb, depth, expected, alpha = image.rgb, image.depth, image.expected_depth, image.alpha
+        image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
+        rgb, planes = image.rgb, image.planes
         if copy:
-            rgb, depth, expected, alpha = rgb.copy(), depth.copy(), expected.copy(), alpha.copy()
+            rgb, planes = rgb.copy(), None if planes is None else planes.copy()
         latency = (time.perf_counter() - start) * 1e3
         stats = FrameStats(latency, self.lifecycle.stats, image.stats)
-        return Frame(rgb, depth, expected, alpha, timestamp, stats, image.on_device)
+        return Frame(rgb, planes, timestamp, stats, image.on_device)
+
+    def render_many(
+        self,
+        timestamps: Iterable[float],
+        *,
+        background: Sequence[float] | None = None,
+        extent: Extent = "published",
+        depth: bool = True,
+    ) -> Iterator[Frame]:
+        """Render the canonical view at several times: on a GPU in one launch, with one wait for the images.
+
+        The host renders each image when it is asked for. A GPU renders up to `cuda.scene.BATCH` of them
+        together; the latency of each is then its share of the time from the launch to the last download.
+        While the frames are taken, `render` may be called, and nothing may be pushed.
+
+        Args:
+            timestamps: seconds within `interval`. The others as in `render`.
+
+        Raises:
+            InputError: at once where `render` would raise it; while frames are taken where the stream went on
+                or another series was begun.
+        """
+        self._check_open()
+        times = [_seconds(timestamp) for timestamp in timestamps]
+        for timestamp in times:
+            self.lifecycle.normalised(timestamp)
+        self._series += 1
+        batches = self.scene.render_many(times, self._background(background), extent, depth=depth)
+        return self._frames(batches, times, self._series)
+
+    def _frames(self, batches: Iterator[list[Image]], times: list[float], series: int) -> Iterator[Frame]:
+        before, place = self.lifecycle.stats, 0
+
+        def check() -> None:
+            if self._closed or self._series != series or self.lifecycle.stats != before:
+                raise InputError(
+                    "The stream went on before all frames of an interval were taken.",
+                    "Take them all before the next push or series.",
+                )
+
+        while place < len(times):
+            check()
+            start = time.perf_counter()
+            images = next(batches)
+            share = (time.perf_counter() - start) * 1e3 / len(images)
+            for image in images:
+                check()
+                start = time.perf_counter()
+                rgb, planes = image.rgb.copy(), None if image.planes is None else image.planes.copy()
+                latency = share + (time.perf_counter() - start) * 1e3
+                stats = FrameStats(latency, before, image.stats)
+                yield Frame(rgb, planes, times[place], stats, image.on_device)
+                place += 1
+
+    def _background(self, background: Sequence[float] | None) -> Sequence[float]:
+        return self.model.background if background is None else background
 
     def reset(self) -> None:
         """Retire all Gaussians, as after a cut; time stamps may start anew."""
@@ -278,8 +307,8 @@ class Stream:
     def warm_up(self) -> None:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
         slot = self.lifecycle.spare
-        self._encode(slot, _Clock(self.scene), DepthRange(), 0.0)
-        self._deform(slot, slot)
+        self._stages(slot, slot, _no_lap)
+        self.scene.settle()
 
     def fork(self) -> Stream:
         """Another stream over the same engines, with Gaussians and buffers of its own.
@@ -294,7 +323,14 @@ class Stream:
             scene = self.scene.fork()
         except DeviceMemoryError as error:
             raise _explained(error, self.bundle) from error
-        return Stream(self.bundle, self._engines, threads=self._threads, shares=self._shares, scene=scene)
+        return Stream(
+            self.bundle,
+            self._engines,
+            threads=self._threads,
+            shares=self._shares,
+            scene=scene,
+            graphs=self._wants_graphs,
+        )
 
     def close(self) -> None:
         """Release the engines, unless another stream shares them. Calling twice is harmless."""
@@ -326,16 +362,19 @@ def open_stream(
     device: str = "cpu",
     threads: int = 0,
     precision: str | None = None,
+    graphs: bool = True,
 ) -> Stream:
     """Open a bundle for streaming.
 
     Args:
         bundle: a loaded bundle or the path of its folder.
-        engine: `onnxruntime` or `openvino`.
+        engine: one of `engines.ENGINES`.
         device: `cpu`, or `cuda`: networks, lifecycle and rasterizer on the GPU (docs/gpu.md).
         threads: per engine and for the rasterizer; 0 is all cores. They take turns, so they do not add up.
         precision: None takes each stage's first file for the engine (and bf16 in OpenVINO where the CPU has
             it).
+        graphs: on a GPU, make key frames by CUDA graphs where the engines can be a part of one; False keeps
+            the latency of every stage apart.
 
     Raises:
         BundleError: not a valid bundle, or none of its files fits engine and precision.
@@ -354,7 +393,9 @@ def open_stream(
             stages[stage] = engines.create(
                 engine, variant, device=device, threads=threads, precision=precision, memory=memory
             )
-        stream = Stream(bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages))
+        stream = Stream(
+            bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages), graphs=graphs
+        )
         stream.warm_up()
     except BaseException as error:
         for loaded in stages.values():
@@ -363,6 +404,10 @@ def open_stream(
             raise _explained(error, bundle) from error
         raise
     return stream
+
+
+def _no_lap(_: str) -> None:
+    """Nothing is timed, and nothing waited for."""
 
 
 def _explained(error: DeviceMemoryError, bundle: Bundle) -> DeviceMemoryError:

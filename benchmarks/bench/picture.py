@@ -8,12 +8,13 @@ ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...commands.report import CHAIN
+from ...commands.report import CHAIN, GRAPHS
 from ...runtime.compose import AMBER, DIM, INK, PAPER, TEAL
 from ...runtime.font import draw_text
 from .measure import MEASURED
@@ -21,7 +22,7 @@ from .measure import MEASURED
 Canvas = npt.NDArray[np.uint8]
 
 WIDTH = 1280
-_ROWS = (*CHAIN, "capture_to_present")
+_ROWS = (*CHAIN, "capture_to_present")  # those of graphs only where a backend has them
 _PITCH, _BAR = 18, 12  # pixels from row to row, and of a bar
 _LABEL, _PLOT, _GAP = 176, 500, 60  # width of the names, of each plot, and of what is between them
 _HEAD, _TITLE, _MARGIN = 74, 34, 16
@@ -32,7 +33,9 @@ def draw(result: dict[str, Any]) -> Canvas:
     """uint8 [h, 1280, 3]. Backends that were not measured are named in a line each."""
     measured = [b for b in result["backends"] if b["status"] == MEASURED]
     others = [b for b in result["backends"] if b["status"] != MEASURED]
-    panel = _TITLE + _PITCH * len(_ROWS) + _MARGIN
+    graphs = any(b["samples_ms"].get(stage) for b in measured for stage in GRAPHS)
+    rows = [stage for stage in _ROWS if graphs or stage not in GRAPHS]
+    panel = _TITLE + _PITCH * len(rows) + _MARGIN
     height = _HEAD + panel * len(measured) + _PITCH * len(others) + _MARGIN
     canvas = np.full((height, WIDTH, 3), PAPER, np.uint8)
     machine, bundle = result["machine"], result["bundle"]
@@ -48,8 +51,8 @@ def draw(result: dict[str, Any]) -> Canvas:
     for backend in measured:
         fps = backend["throughput"]["fps"]
         draw_text(canvas, _MARGIN, y, f"{backend['title']}: {fps:.1f} frames per second", TEAL, 2)
-        _distributions(canvas, left, y + _TITLE, backend, low, high)
-        _waterfall(canvas, right, y + _TITLE, backend, longest)
+        _distributions(canvas, left, y + _TITLE, backend, rows, low, high)
+        _waterfall(canvas, right, y + _TITLE, backend, rows, longest)
         y += panel
     for backend in others:
         text = f"{backend['title']}: {backend['status']}: {backend['reason']}"
@@ -73,13 +76,15 @@ def _decades(measured: list[dict[str, Any]]) -> tuple[float, float]:
     return 10.0**low, 10.0 ** max(high, low + 1)
 
 
-def _distributions(canvas: Canvas, x: int, y: int, backend: dict[str, Any], low: float, high: float) -> None:
+def _distributions(
+    canvas: Canvas, x: int, y: int, backend: dict[str, Any], rows: Sequence[str], low: float, high: float
+) -> None:
     decades = math.log10(high / low)
 
     def column(value: float) -> int:
         return min(_PLOT - 1, max(0, int(math.log10(max(value, low) / low) / decades * _PLOT)))
 
-    for number, stage in enumerate(_ROWS):
+    for number, stage in enumerate(rows):
         top = y + number * _PITCH
         draw_text(canvas, _MARGIN, top + 1, stage.replace("_", " "), DIM)
         canvas[top : top + _BAR, x : x + _PLOT] = _GROUND
@@ -100,10 +105,12 @@ def _distributions(canvas: Canvas, x: int, y: int, backend: dict[str, Any], low:
         canvas[top : top + _BAR, x + column(values["p99"])] = AMBER
 
 
-def _waterfall(canvas: Canvas, x: int, y: int, backend: dict[str, Any], longest: float) -> None:
+def _waterfall(
+    canvas: Canvas, x: int, y: int, backend: dict[str, Any], rows: Sequence[str], longest: float
+) -> None:
     begin = 0.0
     parts = shares(backend)
-    for number, stage in enumerate(CHAIN):
+    for number, stage in enumerate(row for row in rows if row in CHAIN):
         top = y + number * _PITCH
         canvas[top : top + _BAR, x : x + _PLOT] = _GROUND
         if stage in parts:

@@ -63,6 +63,10 @@ class CountingDevice:
         self.pinned_bytes += array.nbytes
         return array
 
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        array = self.zeros(shape, dtype)  # once: on all `BOARDS`, GPU and CPU have the same memory
+        return array, array
+
     def adopt(self, array: Any) -> Any:
         return array
 
@@ -75,7 +79,7 @@ class CountingDevice:
     def copy(self, target: Any, source: Any) -> None:
         raise InputError("Nothing runs on a device that only counts.")
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         raise InputError("Nothing runs on a device that only counts.")
 
     def milliseconds(self, run: Callable[[], None]) -> float:

@@ -29,6 +29,9 @@ LOST = {
     719: "a kernel failed",
     999: "the driver does not say why",
 }
+# cudaDeviceAttr: integrated, can map host memory, has one address space with the host.
+_SAME_MEMORY = (18, 19, 41)
+_MAPPED = 2  # cudaHostAllocMapped
 _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
@@ -38,6 +41,7 @@ class CupyDevice:
     Attributes:
         cupy: the module. stream: where everything is started; `with device.stream:` makes CuPy use it.
         lost: set once CUDA has failed in a way that this process cannot recover from.
+        mapped: GPU and CPU have the same memory (Jetson), so that `shared` arrays need no copy.
 
     Raises:
         EngineError: CuPy is missing, the driver is missing or too old, there is no such device, or the
@@ -56,6 +60,8 @@ class CupyDevice:
         with self.translated("opening the device"):
             self._device = self.cupy.cuda.Device(index)
             self._device.use()
+            ask = self.cupy.cuda.runtime.deviceGetAttribute
+            self.mapped = all(ask(attribute, index) for attribute in _SAME_MEMORY)
             self.stream: Any = self.cupy.cuda.Stream(non_blocking=True)
             code, source = kernels.machine_code(self.capability)
             self._module: Any = self.cupy.cuda.function.Module()
@@ -68,7 +74,8 @@ class CupyDevice:
                     f"Install again, or delete {kernels.cache_folder()}.",
                 ) from error
         self._functions: dict[str, Any] = {}
-        self.description = f"{self.name}, kernels by {source}, CuPy {self.cupy.__version__}"
+        memory = "mapped memory, " if self.mapped else ""
+        self.description = f"{self.name}, {memory}kernels by {source}, CuPy {self.cupy.__version__}"
 
     @property
     def queue(self) -> int:
@@ -127,9 +134,19 @@ class CupyDevice:
         count = int(np.prod(shape))
         with self.translated("allocating pinned memory"):
             memory = self.cupy.cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
-        array = np.frombuffer(memory, dtype, count).reshape(shape)
-        array[...] = np.zeros((), dtype)
-        return array
+        return _zeroed(memory, shape, dtype)
+
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, np.ndarray]:
+        if not self.mapped:
+            return self.zeros(shape, dtype), self.pinned(shape, dtype)
+        cuda, dtype = self.cupy.cuda, np.dtype(dtype)
+        size = max(1, int(np.prod(shape)) * dtype.itemsize)
+        with self.translated("allocating mapped memory"):
+            memory = cuda.PinnedMemory(size, _MAPPED)
+            # With one address space the device's pointer is the host's.
+            pointer = cuda.MemoryPointer(cuda.UnownedMemory(memory.ptr, size, memory, self.index), 0)
+            array = self.cupy.ndarray(shape, dtype, pointer)
+        return array, _zeroed(cuda.PinnedMemoryPointer(memory, 0), shape, dtype)
 
     def adopt(self, array: Any) -> Any:
         cupy = self.cupy
@@ -168,10 +185,13 @@ class CupyDevice:
         runtime = self.cupy.cuda.runtime
         with self.translated("copying"):
             ends = [a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr for a in (target, source)]
+            if ends[0] == ends[1]:
+                return
             runtime.memcpyAsync(*ends, target.nbytes, runtime.memcpyDefault, self.stream.ptr)
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        enqueue()
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
+        if warm_up:
+            enqueue()
         self.synchronize()
         with self.translated("capturing a graph"), self.stream:
             self.stream.begin_capture()
@@ -219,6 +239,13 @@ class _Point:
     def synchronize(self) -> None:
         with self._device.translated("waiting for the device"):
             self._event.synchronize()
+
+
+def _zeroed(memory: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A zeroed array over a buffer, which it keeps alive."""
+    array = np.frombuffer(memory, dtype, int(np.prod(shape))).reshape(shape)
+    array[...] = np.zeros((), dtype)
+    return array
 
 
 def _import_cupy() -> Any:

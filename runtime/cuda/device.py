@@ -50,6 +50,17 @@ class Device(Protocol):
         """A zeroed array in host memory that the device reads and writes while the host goes on."""
         ...
 
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, np.ndarray]:
+        """A zeroed array on the device and one on the host, to be copied from one to the other.
+
+        Where GPU and CPU have the same memory (`mapped`) both are one, and `copy` between them does nothing:
+        the host must not write, and reads nothing new, before the device has come so far.
+
+        Raises:
+            EngineError: out of memory.
+        """
+        ...
+
     def adopt(self, array: Any) -> Any:
         """A device array of any library (DLPack or `__cuda_array_interface__`), without a copy.
 
@@ -76,14 +87,15 @@ class Device(Protocol):
         ...
 
     def copy(self, target: Any, source: Any) -> None:
-        """Copy between device and pinned host memory; shapes and dtypes are equal."""
+        """Copy between device and pinned host memory; shapes and dtypes are equal. To itself: nothing."""
         ...
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         """A function that starts all that `enqueue` starts, as one graph.
 
-        `enqueue` is called once before, so that what is loaded or compiled at first use is there. It must
-        only launch and copy.
+        Args:
+            enqueue: must only launch and copy.
+            warm_up: run it once before, so that what is loaded or compiled at first use is there.
 
         Raises:
             EngineError: it did something that a graph cannot hold.

@@ -1,5 +1,5 @@
-"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h and cuda/lifecycle_cuda.h, field by
-field.
+"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h, cuda/lifecycle_cuda.h and
+cuda/depth_range_cuda.cuh, field by field.
 
 A test compares sizes and offsets with those of the C++ compiler.
 """
@@ -66,6 +66,24 @@ RING_PARAMS = np.dtype(
             *("fates", "counts", "rows", "ids", "totals"),
         )
     ]
+)
+
+DEPTH_BLOCK = 1024
+"""Values of depth per block (`kDepthBlock`)."""
+
+DEPTH_PART_BYTES = 12
+"""Size of what a block of `depth_extent` found (`DepthPart`)."""
+
+DEPTH_MOMENT = np.dtype([("time", np.float64), ("fresh", np.int32), ("unused", np.int32)])
+
+DEPTH_STATE = np.dtype(
+    [(name, np.float64) for name in ("low", "high", "time")]
+    + [(name, np.int32) for name in ("known", "unused")]
+)
+
+DEPTH_PARAMS = np.dtype(
+    [(name, np.int32) for name in ("count", "blocks")]
+    + [(name, _POINTER) for name in ("depth", "parts", "moment", "before", "after")]
 )
 
 

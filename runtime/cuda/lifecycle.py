@@ -8,7 +8,7 @@ after construction, and no call but the reading of counts waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,13 @@ from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from ..rasterizer import Extent, View
 from . import layout
 from .device import Device
-from .rasterizer import CudaRasterizer, DeviceImages, check_background, extent_number
+from .rasterizer import CudaRasterizer, DeviceImages, Output, check_background, extent_number
 from .ring import Ring, Slot
 
 _IN_FLIGHT = 4  # intervals whose state and totals may be on their way
+
+_State = np.ndarray  # [1] of `layout.RING_STATE`
+_Totals = np.ndarray  # [1] of `layout.RING_TOTALS`
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,6 @@ class IntervalTotals:
     culled_transparent: int
 
 
-@dataclass(frozen=True)
-class _Staging:
-    """Pinned memory of one interval."""
-
-    state: np.ndarray
-    totals: np.ndarray
-
-
 class DeviceLifecycle:
     """Slots, motion and fade on a device. Not thread-safe.
 
@@ -106,26 +101,34 @@ class DeviceLifecycle:
         self._pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
         self._blocks = layout.blocks(2 * count)
         self._buffers = {
-            "state": device.zeros((1,), layout.RING_STATE),
             "fates": device.zeros((2 * count,), np.uint8),
             "counts": device.zeros((self._blocks, layout.BLOCK_COUNTS_BYTES), np.uint8),
-            "rows": device.zeros((2 * count,), np.int32),
-            "ids": device.zeros((2 * count,), np.int64),
-            "totals": device.zeros((1,), layout.RING_TOTALS),
         }
-        self.params = np.zeros((), layout.RING_PARAMS)
-        """Arguments of the kernels."""
-        self.params["per_frame"] = count
-        self.params["mapping"] = model.depth_mapping == "paper"
+        # The current interval's, and the next one's: a key frame that fails leaves the current one as it was.
+        self._lists = {
+            "state": device.zeros((PAIRS,), layout.RING_STATE),
+            "rows": device.zeros((PAIRS, 2 * count), np.int32),
+            "ids": device.zeros((PAIRS, 2 * count), np.int64),
+            "totals": device.zeros((PAIRS,), layout.RING_TOTALS),
+        }
+        params = np.zeros((), layout.RING_PARAMS)
+        params["per_frame"], params["mapping"] = count, model.depth_mapping == "paper"
         arrays = {"gaussians": self._gaussians, "motion": self._motion, "fade": self._fade}
-        for name, array in (arrays | self._buffers).items():
-            self.params[name] = device.address(array)
-        self._staging: Ring[_Staging] = Ring(_IN_FLIGHT, self._stage, device.record)
-        self._last: tuple[Slot[_Staging], int] | None = None
+        for name, array in (arrays | self._buffers | self._lists).items():
+            params[name] = device.address(array)
+        self._params = [params.copy() for _ in range(PAIRS)]
+        for i, each in enumerate(self._params):
+            for name, array in self._lists.items():
+                each[name] += i * (array.nbytes // PAIRS)
+        pinned, record = device.pinned, device.record
+        self._states: Ring[_State] = Ring(_IN_FLIGHT, lambda: pinned((1,), layout.RING_STATE), record)
+        self._totals: Ring[_Totals] = Ring(_IN_FLIGHT, lambda: pinned((1,), layout.RING_TOTALS), record)
+        self._last: tuple[Slot[_Totals], int] | None = None
 
-    def _stage(self) -> _Staging:
-        pinned = self.device.pinned
-        return _Staging(pinned((1,), layout.RING_STATE), pinned((1,), layout.RING_TOTALS))
+    @property
+    def params(self) -> np.ndarray:
+        """Arguments of the kernels for the current interval."""
+        return self._params[self._ring.pair]
 
     @property
     def spare(self) -> DeviceKeyFrame:
@@ -169,13 +172,14 @@ class DeviceLifecycle:
 
     @property
     def ids(self) -> Any:
-        """As `Lifecycle.ids`, int64 on the device; the next `spawn` overwrites it."""
-        return self._buffers["ids"][: self._ring.alive * self.model.gaussians]
+        """As `Lifecycle.ids`, int64 on the device; the `spawn` after the next overwrites it."""
+        return self._lists["ids"][self._ring.pair][: self._ring.alive * self.model.gaussians]
 
     @property
     def phase(self) -> int:
-        """Which slots the next `spawn` fills: equal phases use the same addresses, so that a graph of the
-        engines captured in one can be replayed in the others. There are `SLOTS` * `PAIRS`."""
+        """Which slots the next `spawn` fills, where it makes a pair: equal phases use the same addresses, so
+        that a graph captured in one can be replayed in the others (`push_graphs`). There are `SLOTS` *
+        `PAIRS`."""
         return self._ring.key_frames % (SLOTS * PAIRS)
 
     def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats:
@@ -186,21 +190,43 @@ class DeviceLifecycle:
         Raises:
             InputError: the time is not finite or not later. Nothing has changed then.
         """
+        self.prepare(time, cut=cut)
+        self.enqueue()
+        return self.commit(time, cut=cut)
+
+    # The parts of `spawn`: the second is what a graph can hold.
+
+    def prepare(self, time: float, *, cut: bool = False) -> None:
+        """Upload which slots the next interval has. The current one is as it was until `commit`.
+
+        Raises:
+            InputError: as `spawn`.
+        """
         ring = self._ring
-        ring.spawn(time, cut=cut)
-        slot = self._staging.acquire()
-        state = slot.buffers.state
-        newest, previous = ring.newest, ring.previous
-        assert newest is not None
-        state["earlier"] = -1 if previous is None else previous
-        state["later"], state["pair"] = newest, ring.pair
-        numbers = [0 if s is None else ring.number(s) for s in (previous, newest)]
+        ring.check_time(time)
+        earlier = None if cut else ring.newest
+        slot = self._states.acquire()
+        state = slot.buffers
+        state["earlier"] = -1 if earlier is None else earlier
+        state["later"], state["pair"] = ring.spare, ring.spare_pair
+        numbers = [0 if earlier is None else ring.number(earlier), ring.key_frames]
         state["first_id"] = np.array(numbers, np.int64) * self.model.gaussians
-        self.device.copy(self._buffers["state"], state)
-        self.device.launch("lifecycle_judge", (self._blocks, 1, 1), self.params)
-        self.device.launch("lifecycle_compact", (self._blocks, 1, 1), self.params)
-        self.device.copy(slot.buffers.totals, self._buffers["totals"])
-        self._staging.release(slot)
+        pair = ring.spare_pair
+        self.device.copy(self._lists["state"][pair : pair + 1], state)
+        self._states.release(slot)
+
+    def enqueue(self) -> None:
+        """The two kernels that list what can be seen in the prepared interval, and nothing else."""
+        params = self._params[self._ring.spare_pair]
+        self.device.launch("lifecycle_judge", (self._blocks, 1, 1), params)
+        self.device.launch("lifecycle_compact", (self._blocks, 1, 1), params)
+
+    def commit(self, time: float, *, cut: bool = False) -> LifecycleStats:
+        """The prepared interval is the current one from now on."""
+        self._ring.spawn(time, cut=cut)
+        slot, pair = self._totals.acquire(), self._ring.pair
+        self.device.copy(slot.buffers, self._lists["totals"][pair : pair + 1])
+        self._totals.release(slot)
         self._last = slot, slot.generation
         return self.stats
 
@@ -217,7 +243,7 @@ class DeviceLifecycle:
         assert slot.generation == generation
         if slot.event is not None:
             slot.event.synchronize()
-        row = slot.buffers.totals[0]
+        row = slot.buffers[0]
         return IntervalTotals(*(int(row[name]) for name in layout.RING_TOTALS.names or ()))
 
     def check_time(self, time: float) -> None:
@@ -240,13 +266,16 @@ class DeviceLifecycle:
         views: Sequence[View] | None = None,
         background: Sequence[float] = (0.5, 0.5, 0.5),
         extent: Extent | None = None,
+        outputs: Collection[Output] | None = None,
+        into: Mapping[Output, Any] | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.
 
         Args:
-            rasterizer: of this device, with a capacity of 2G and as many `times`.
+            rasterizer: of this device, with a capacity of 2G and at least as many `times`.
             times: in seconds, one per image. views: one per image; None is the canonical view, the fast path.
-            extent: None is the rasterizer's.
+            extent: None is the rasterizer's. outputs: None is all that there are buffers for.
+            into: buffers to be used instead of the rasterizer's: at least as many images as `times`.
 
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or the rasterizer does not fit.
@@ -257,10 +286,12 @@ class DeviceLifecycle:
                 f"The rasterizer holds {rasterizer.capacity} Gaussians, {rows} on this device are needed.",
                 "Make one with capacity=2 * model.gaussians.",
             )
-        if len(times) != rasterizer.times or (views is not None and len(views) != rasterizer.times):
+        if not 1 <= len(times) <= rasterizer.times:
             raise InputError(
-                f"{len(times)} times for {rasterizer.times} images.", "Give one time (and view) per image."
+                f"{len(times)} times.", f"This rasterizer takes 1 to {rasterizer.times} in one launch."
             )
+        if views is not None and len(views) != len(times):
+            raise InputError(f"{len(views)} views for {len(times)} times.", "Give one view per time.")
         frames = np.zeros(len(times), layout.RASTER_FRAME)
         for i, time in enumerate(times):
             t = self._ring.normalised(time)
@@ -269,8 +300,9 @@ class DeviceLifecycle:
             frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
         frames["background"] = check_background(background)
         path = "canonical" if views is None else "general"
-        params = rasterizer.params.copy()
+        params = rasterizer.arguments(outputs, into)
         params["count"] = rows
         if extent is not None:
             params["extent"] = extent_number(extent)
-        return rasterizer.run(frames, f"project_ring_{path}", rows, f"blend_ring_{path}", params, self.params)
+        kernels = f"project_ring_{path}", rows, f"blend_ring_{path}"
+        return rasterizer.run(frames, *kernels, params, self.params, into=into)

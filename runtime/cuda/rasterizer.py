@@ -11,7 +11,7 @@ Semantics, culling and counts are those of `runtime.rasterizer`. After construct
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class DeviceImages:
 
     Attributes:
         rgb: [T, H, W, 3] float32. bytes: the same rounded to uint8. depth, expected_depth, alpha: [T, H, W]
-            float32, as in `RenderBuffers`.
+            float32, as in `RenderBuffers`. T is the number of images that were asked for.
     """
 
     rgb: Any
@@ -77,6 +77,7 @@ class DeviceImages:
     alpha: Any
     _slot: Slot[_Staging]
     _generation: int
+    _count: int
 
     def _counts(self) -> np.ndarray:
         slot = self._slot
@@ -86,7 +87,7 @@ class DeviceImages:
             )
         if slot.event is not None:
             slot.event.synchronize()
-        return slot.buffers.stats
+        return slot.buffers.stats[: self._count]
 
     @property
     def stats(self) -> list[RenderStats]:
@@ -110,10 +111,11 @@ class CudaRasterizer:
         device: where.
         height, width: image size in pixels, 1 to 16384.
         capacity: most Gaussians of one call.
-        times: images of one launch.
+        times: most images of one launch.
         slots: keys kept per tile. A choice of speed and memory (8 bytes each), never of results.
         extent: see `Rasterizer.render`.
-        outputs: which images are wanted.
+        outputs: which images it has buffers for; none where every call of `DeviceLifecycle.render` brings its
+            own.
 
     Raises:
         InputError: a setting is out of range.
@@ -142,7 +144,7 @@ class CudaRasterizer:
             if not 1 <= value <= high:
                 raise InputError(f"{name} is {value}.", f"Use 1 to {high}.")
         unknown = set(outputs) - set(OUTPUTS)
-        if unknown or not outputs:
+        if unknown:
             raise InputError(f"Outputs {outputs!r} are not known.", f"Use some of {', '.join(OUTPUTS)}.")
         self.device, self.height, self.width = device, height, width
         self.capacity, self.times = capacity, times
@@ -197,17 +199,18 @@ class CudaRasterizer:
         """Render the Gaussians, once per view. Returns before the device is done.
 
         Args:
-            views: one per image (`times`); None is the canonical view for all, the fast path where
-                `splats.quats` is None.
+            views: one per image, up to `times`; None is the canonical view for `times` images, the fast path
+                where `splats.quats` is None.
             background: three finite numbers, not clamped.
 
         Raises:
             InputError: an array has another shape, dtype, layout or place, or a setting is out of range.
         """
-        if views is not None and len(views) != self.times:
-            raise InputError(f"{len(views)} views for {self.times} images.", "Give one view per image.")
-        frames = np.zeros(self.times, layout.RASTER_FRAME)
-        for i in range(self.times):
+        count = self.times if views is None else len(views)
+        if not 1 <= count <= self.times:
+            raise InputError(f"{count} views.", f"This rasterizer takes 1 to {self.times} in one launch.")
+        frames = np.zeros(count, layout.RASTER_FRAME)
+        for i in range(count):
             view = View.canonical() if views is None else views[i]
             frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
         frames["background"] = check_background(background)
@@ -217,21 +220,64 @@ class CudaRasterizer:
         return self.run(frames, f"project_given_{path}", int(params["count"]), f"blend_given_{path}", params)
 
     def run(
-        self, frames: np.ndarray, project: str, rows: int, blend: str, *arguments: np.ndarray
+        self,
+        frames: np.ndarray,
+        project: str,
+        rows: int,
+        blend: str,
+        *arguments: np.ndarray,
+        into: Mapping[Output, Any] | None = None,
     ) -> DeviceImages:
-        """Upload `frames` [T] of `layout.RASTER_FRAME`, start both kernels, and fetch the counts."""
-        slot = self._ring.acquire()
-        np.copyto(slot.buffers.frames, frames)
-        self.device.copy(self._buffers["frames"], slot.buffers.frames)
-        self.enqueue(project, rows, blend, *arguments)
-        self.device.copy(slot.buffers.stats, self._buffers["stats"])
-        self._ring.release(slot)
-        return DeviceImages(**self._images, _slot=slot, _generation=slot.generation)
+        """Upload `frames` [T] of `layout.RASTER_FRAME`, start both kernels, and fetch the counts.
 
-    def enqueue(self, project: str, rows: int, blend: str, *arguments: np.ndarray) -> None:
-        """The two kernels and nothing else: what a graph captures."""
-        self.device.launch(project, (layout.blocks(rows), 1, self.times), *arguments)
-        self.device.launch(blend, (layout.tiles(self.height, self.width), 1, self.times), *arguments)
+        Args:
+            frames: 1 to `times` of them: so many images are rendered.
+            arguments: what `arguments` gives for the same `into`, then others.
+        """
+        count, params, arrays = len(frames), arguments[0], self._images if into is None else into
+        for name, array in arrays.items():
+            if array is not None and array.shape[0] < count:
+                raise InputError(f"There is room for {array.shape[0]} of {count} images in {name}.")
+        slot = self._ring.acquire()
+        staged = slot.buffers.frames[:count]
+        np.copyto(staged, frames)
+        self.device.copy(self._buffers["frames"][:count], staged)
+        self.enqueue(project, rows, blend, *arguments, times=count)
+        self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
+        self._ring.release(slot)
+        images = {name: arrays[name][:count] if params[_FIELDS[name]] else None for name in OUTPUTS}
+        return DeviceImages(**images, _slot=slot, _generation=slot.generation, _count=count)
+
+    def enqueue(
+        self, project: str, rows: int, blend: str, *arguments: np.ndarray, times: int | None = None
+    ) -> None:
+        """The two kernels and nothing else: what a graph captures. `times`: None is all of them."""
+        times = self.times if times is None else times
+        self.device.launch(project, (layout.blocks(rows), 1, times), *arguments)
+        self.device.launch(blend, (layout.tiles(self.height, self.width), 1, times), *arguments)
+
+    def arguments(
+        self, outputs: Collection[Output] | None = None, into: Mapping[Output, Any] | None = None
+    ) -> np.ndarray:
+        """A copy of `params` that asks for certain images.
+
+        Args:
+            outputs: their names; None is all that there are buffers for.
+            into: buffers to be used instead of the rasterizer's, of its height and width.
+
+        Raises:
+            InputError: a buffer has another size.
+        """
+        params, arrays = self.params.copy(), self._images if into is None else into
+        for name in OUTPUTS:
+            array = arrays.get(name)
+            if array is None or (outputs is not None and name not in outputs):
+                params[_FIELDS[name]] = 0
+                continue
+            if array.shape[1:3] != (self.height, self.width):
+                raise InputError(f"{name} is {list(array.shape)}, not {self.height}x{self.width}.")
+            params[_FIELDS[name]] = self.device.address(array)
+        return params
 
     def _bind(self, splats: DeviceSplats, params: np.ndarray) -> int:
         """Puts the addresses of the Gaussians into the arguments; returns their number."""

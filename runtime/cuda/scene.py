@@ -1,12 +1,11 @@
 """A stream's Gaussians on a GPU: inputs through pinned memory, everything else there until the image is done.
 
-Preparing the image (resize, swscale on the CPU) is the host's; so is the range of depth where a bundle has a
-`depth` stage, whose one plane goes to the host and back.
+Preparing the image (resize, swscale on the CPU) is the host's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +13,54 @@ import numpy as np
 
 from ..bundle_schema import ModelConfig
 from ..interval import IntervalEvaluator
+from ..key_frame_ring import PAIRS, LifecycleStats
 from ..lifecycle import KeyFrameSlot, PairBuffers
-from ..preprocess import DepthRange
 from ..rasterizer import Extent, Splats, View
-from ..scene import Image, ModelInputs, Shape
+from ..scene import Image, ModelInputs, Planes, Shape
+from .depth import DeviceDepthRange
 from .device import Device
 from .lifecycle import DeviceLifecycle
+from .push_graphs import PushGraphs
 from .rasterizer import CudaRasterizer, Output
-from .ring import Ring
 
-_UPLOADS = 2  # frames whose inputs may be on their way
-_OUTPUTS: tuple[Output, ...] = ("bytes", "depth", "expected_depth", "alpha")
+_PLANES: tuple[Output, ...] = ("depth", "expected_depth", "alpha")
+_OUTPUTS: tuple[Output, ...] = ("bytes", *_PLANES)
+
+BATCH = 8
+"""Most images of one launch in a stream; about 10 MiB of device memory each at 512x288."""
+
+
+class _Inputs:
+    """Inputs of the stages for one key frame: on the device, and on the host where they are prepared."""
+
+    def __init__(self, device: Device, model: ModelConfig, stage_shapes: Mapping[str, Shape]) -> None:
+        on_device: list[Any] = []
+
+        def make(shape: Shape, dtype: Any) -> np.ndarray:
+            array, host = device.shared(shape, dtype)
+            on_device.append(array)
+            return host
+
+        self.device, self.host = device, ModelInputs(model, stage_shapes, make)
+        self.rgbd, *own = on_device
+        # Views made once: an engine binds arrays by identity.
+        self.rgb, self.depth = self.rgbd[:, :3], self.rgbd[:, 3:]
+        self._own = dict(zip(self.host.own, own, strict=True))
+        self.stage_rgb = {stage: self._own.get(stage, self.rgb) for stage in stage_shapes}
+
+    def load(self, image: np.ndarray) -> None:
+        self.host.load(image)
+        self.device.copy(self.rgb, self.host.rgb)
+        for stage, planes in self.host.own.items():
+            self.device.copy(self._own[stage], planes)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Buffers of rendered images: device arrays that are rendered into, and the host's."""
+
+    device: dict[Output, Any]
+    host: dict[Output, np.ndarray]
 
 
 @dataclass
@@ -53,29 +89,18 @@ class CudaScene:
         self._made_of = device, model, stage_shapes, condition_shape
         self.device, self.model = device, model
         self.life = DeviceLifecycle(device, model, condition_shape=condition_shape)
+        self._batch = min(BATCH, model.key_frame_gap + 1)  # the first interval of a scene has both its ends
         self.rasterizer = CudaRasterizer(
-            device, model.height, model.width, 2 * model.gaussians, outputs=_OUTPUTS
+            device, model.height, model.width, 2 * model.gaussians, times=self._batch, outputs=()
         )
-        self._uploads: Ring[ModelInputs] = Ring(
-            _UPLOADS, lambda: ModelInputs(model, stage_shapes, device.pinned), device.record
-        )
-        self.rgbd = device.zeros((1, 4, model.height, model.width), np.float32)
-        self._rgb, self.depth = self.rgbd[:, :3], self.rgbd[:, 3:]
-        self._own = {
-            stage: device.zeros(shape, np.float32)
-            for stage, shape in stage_shapes.items()
-            if shape != (1, 3, model.height, model.width)
-        }
-        self.stage_rgb: Mapping[str, Any] = {stage: self._own.get(stage, self._rgb) for stage in stage_shapes}
-        plane = model.height, model.width
-        self._depth_on_host = device.pinned((1, 1, *plane), np.float32)
-        self._images = {
-            name: device.pinned(
-                (1, *plane, 3) if name == "bytes" else (1, *plane),
-                np.uint8 if name == "bytes" else np.float32,
-            )
-            for name in _OUTPUTS
-        }
+        # Used in turn by key frames, like the pairs of the lifecycle: a graph has its addresses in it.
+        self._inputs = [_Inputs(device, model, stage_shapes) for _ in range(PAIRS)]
+        self._loaded = -1  # number of the key frame whose image was loaded last
+        planes = [inputs.depth for inputs in self._inputs]
+        self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
+        self.graphs = PushGraphs(device, self.life)
+        # Two sets: `render` gives other views while the images of a batch are being taken.
+        self._single, self._several = self._images(1), self._images(self._batch)
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
         self._pair = PairBuffers(model)
         self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping)
@@ -87,38 +112,91 @@ class CudaScene:
     def fork(self) -> CudaScene:
         return CudaScene(*self._made_of)
 
-    def load(self, image: np.ndarray) -> None:
-        slot = self._uploads.acquire()
-        slot.buffers.load(image)
-        self.device.copy(self._rgb, slot.buffers.rgb)
-        for stage, planes in slot.buffers.own.items():
-            self.device.copy(self._own[stage], planes)
-        self._uploads.release(slot)
+    @property
+    def _next(self) -> _Inputs:
+        return self._inputs[self.life.phase % PAIRS]
 
-    def normalise_depth(self, depth_range: DepthRange, time: float) -> DepthRange:
-        self._fetch(self._depth_on_host, self.depth)
-        after = depth_range.normalise(self._depth_on_host, time)
-        self.device.copy(self.depth, self._depth_on_host)
-        return after
+    @property
+    def rgbd(self) -> Any:
+        return self._next.rgbd
+
+    @property
+    def depth(self) -> Any:
+        return self._next.depth
+
+    @property
+    def stage_rgb(self) -> Mapping[str, Any]:
+        return self._next.stage_rgb
+
+    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
+        number = self.life.stats.key_frame + 1
+        if number == self._loaded:  # that one failed, and the device may be reading its image still
+            self.settle()
+        self._loaded = number
+        # The key frame before the last used these buffers, and was waited for.
+        self._next.load(image)
+        if self._range is not None:
+            self._range.begin(time, fresh=fresh)
+
+    def normalise_depth(self) -> None:
+        assert self._range is not None, "the bundle has a depth stage"
+        self._range.enqueue(self.life.phase % PAIRS)
+
+    def spawn(self, time: float, *, cut: bool) -> LifecycleStats:
+        return self.life.spawn(time, cut=cut)
 
     def settle(self) -> None:
         self.device.synchronize()
 
-    def render(self, time: float, view: View | None, background: Sequence[float], extent: Extent) -> Image:
+    def _images(self, count: int) -> _Images:
+        images, plane = _Images({}, {}), (count, self.model.height, self.model.width)
+        for name in _OUTPUTS:
+            shape, dtype = ((*plane, 3), np.uint8) if name == "bytes" else (plane, np.float32)
+            images.device[name], images.host[name] = self.device.shared(shape, dtype)
+        return images
+
+    def render(
+        self, time: float, view: View | None, background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Image:
         views = None if view is None else [view]
-        images = self.life.render(self.rasterizer, [time], views=views, background=background, extent=extent)
-        for name, target in self._images.items():
-            self.device.copy(target, getattr(images, name))
-        self.settle()
-        host = self._images
-        return Image(
-            host["bytes"][0],
-            host["depth"][0],
-            host["expected_depth"][0],
-            host["alpha"][0],
-            images.stats[0],
-            images.bytes[0],
+        return self._render([time], views, background, extent, depth, self._single)[0]
+
+    def render_many(
+        self, times: Sequence[float], background: Sequence[float], extent: Extent, *, depth: bool
+    ) -> Iterator[list[Image]]:
+        """As many as fit (`BATCH`) in one launch, and one wait for all of them."""
+        for first in range(0, len(times), self._batch):
+            some = times[first : first + self._batch]
+            yield self._render(some, None, background, extent, depth, self._several)
+
+    def _render(
+        self,
+        times: Sequence[float],
+        views: Sequence[View] | None,
+        background: Sequence[float],
+        extent: Extent,
+        depth: bool,
+        buffers: _Images,
+    ) -> list[Image]:
+        """One launch, downloads of what is wanted, and one wait."""
+        wanted: tuple[Output, ...] = _OUTPUTS if depth else ("bytes",)
+        images = self.life.render(
+            self.rasterizer,
+            times,
+            views=views,
+            background=background,
+            extent=extent,
+            outputs=wanted,
+            into=buffers.device,
         )
+        host = buffers.host
+        for name in wanted:
+            self.device.copy(host[name][: len(times)], getattr(images, name))
+        self.settle()
+        planes = [Planes(*(host[name][i] for name in _PLANES)) if depth else None for i in range(len(times))]
+        return [
+            Image(host["bytes"][i], planes[i], stats, images.bytes[i]) for i, stats in enumerate(images.stats)
+        ]
 
     def splats(self, time: float) -> Splats:
         """Evaluated by the host from copies: what wants them on the host is about to write them to a file."""

@@ -33,6 +33,8 @@ class Engine(ABC):
         inputs, outputs: what `run` takes and fills, as in the bundle's manifest.
         description: engine, version, device, precision and threads in one line, for statistics.
         precision: the precision that runs (which may be lower than the file's, when that was asked for).
+        graph_refusal: why a CUDA graph cannot hold a run of it; None where one can, which then is all that a
+            run does.
     """
 
     stage: str
@@ -40,6 +42,7 @@ class Engine(ABC):
     outputs: tuple[TensorSpec, ...]
     description: str
     precision: str
+    graph_refusal: str | None = "it does not run in the device's stream"
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
@@ -124,6 +127,8 @@ class BoundEngine(Engine):
 
 class ForwardingEngine(Engine):
     """Stands before another engine, to see or to change what passes. Closing it closes that one."""
+
+    graph_refusal = "what passes through it is looked at every time"
 
     def __init__(self, inner: Engine) -> None:
         self.inner, self.stage = inner, inner.stage

@@ -23,6 +23,8 @@ _DTYPES = {"tensor(float)": "float32"}
 class OnnxRuntimeEngine(BoundEngine):
     """A stage in ONNX Runtime. The provider asked for is the one that runs, or `EngineError` says why."""
 
+    graph_refusal = "ONNX Runtime captures graphs of its own only, not as a part of others"
+
     def __init__(
         self,
         variant: StageVariant,

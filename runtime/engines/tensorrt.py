@@ -81,6 +81,8 @@ class TensorRtEngine(BoundEngine):
             if found["input"][spec.name][1] != spec.shape:  # its batch is free
                 self._context.set_input_shape(spec.name, spec.shape)
         self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
+        if memory is not None:
+            self.graph_refusal = None
         self.precision = variant.precision
         self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
 

@@ -133,6 +133,7 @@ class DeviceWorker:
             gap=spec.gap,
             rule=MotionGap() if spec.key_frames == "motion" else None,
             live=reader.live,
+            depth=False,
             stopped=lambda: placement.stopped,
         )
         placement.job = Job(spec.name, pipeline)

@@ -62,18 +62,24 @@ class LiveReader(VideoReader):
     Args:
         uri: what to open. options: see `LiveOptions`.
         opened: a container (with its release) that was opened already; None opens one.
+        accelerator: see `video.decoding.acceleration`, also for later connections.
 
     Raises:
         VideoError: the first connection fails or gives no frame. Later failures only lead to more attempts.
     """
 
     def __init__(
-        self, uri: SourceUri, options: LiveOptions | None = None, *, opened: tuple[Any, Any] | None = None
+        self,
+        uri: SourceUri,
+        options: LiveOptions | None = None,
+        *,
+        opened: tuple[Any, Any] | None = None,
+        accelerator: Any = None,
     ) -> None:
         super().__init__(uri.shown)
         self.live = True
         self.events = SourceEvents()
-        self._uri, self._options = uri, options or LiveOptions()
+        self._uri, self._options, self._accelerator = uri, options or LiveOptions(), accelerator
         self._stopped = threading.Event()
         self._timeline = Timeline()
         self._reformatter = VideoReformatter()
@@ -149,6 +155,7 @@ class LiveReader(VideoReader):
                 silence=options.silence_seconds,
                 options=options.libav,
                 stopped=self._stopped.is_set,
+                accelerator=self._accelerator,
             )
             try:
                 connection = Connection(
@@ -204,8 +211,13 @@ class LiveReader(VideoReader):
             self._reading.release()
 
 
-def open_network(uri: SourceUri, options: LiveOptions | None = None, *, threads: int = 0) -> VideoReader:
+def open_network(
+    uri: SourceUri, options: LiveOptions | None = None, *, threads: int = 0, accelerator: Any = None
+) -> VideoReader:
     """A reader for a network URI: a recording where the container knows its length, else a live source.
+
+    Args:
+        threads: of a recording. accelerator: see `video.decoding.acceleration`.
 
     Raises:
         VideoError: nothing answers, or not with video.
@@ -217,7 +229,8 @@ def open_network(uri: SourceUri, options: LiveOptions | None = None, *, threads:
         silence=options.silence_seconds,
         options=options.libav,
         stopped=lambda: False,
+        accelerator=accelerator,
     )
     if is_live(uri, opened[0]):
-        return LiveReader(uri, options, opened=opened)
-    return FileReader(uri.shown, opened[0], threads=threads)
+        return LiveReader(uri, options, opened=opened, accelerator=accelerator)
+    return FileReader(uri.shown, opened[0], threads=threads, accelerated=accelerator is not None)

@@ -11,6 +11,7 @@ import av
 import av.error
 
 from ..errors import VideoError
+from ..video.decoding import check_accelerated, undecodable
 from .gstreamer import GStreamerProcess
 from .uri import LIVE_SCHEMES, SourceUri
 
@@ -45,6 +46,7 @@ def open_live(
     silence: float,
     options: Mapping[str, str],
     stopped: Callable[[], bool],
+    accelerator: Any = None,
 ) -> tuple[Any, Release]:
     """An opened container, and what to call once it was closed.
 
@@ -53,6 +55,7 @@ def open_live(
         connect: seconds to wait for the connection and its first data. silence: for any later packet.
         options: of libav's, over the defaults.
         stopped: asked while waiting for a pipeline.
+        accelerator: see `video.decoding.acceleration`; for network streams.
 
     Raises:
         VideoError: what went wrong, with a hint, and without the password of the URI.
@@ -73,12 +76,27 @@ def open_live(
     asked = time.monotonic()
     try:
         container = av.open(
-            uri.target, format=kind, options={**defaults, **options}, timeout=(connect, silence)
+            uri.target,
+            format=kind,
+            options={**defaults, **options},
+            timeout=(connect, silence),
+            hwaccel=accelerator,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         # A time-out comes back as any of several errors. The cause is left out: it would show the password.
         late = time.monotonic() - asked > 0.9 * connect
         raise _explained(uri, error, f"no answer within {connect:g} s" if late else "") from None
+    except RuntimeError as error:  # PyAV's, where no stream can be accelerated
+        if accelerator is None:
+            raise
+        raise undecodable(uri.shown, uri.redact(error)) from None
+    streams = container.streams.video
+    if accelerator is not None and streams:
+        try:
+            check_accelerated(uri.shown, streams[0])
+        except VideoError:
+            container.close()
+            raise
     return container, _nothing
 
 

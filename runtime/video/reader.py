@@ -15,6 +15,7 @@ import av.error
 from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError, VideoError
+from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
 from .frames import RATE_MAX, VideoFrame, as_rate, to_rgb
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def open_video(
     folder_rate: Fraction | float = DEFAULT_FOLDER_RATE,
     threads: int = 0,
     live: LiveOptions | None = None,
+    decode: str = "software",
 ) -> VideoReader:
     """Opens a recording or a live source; `sources.parse_uri` lists the forms.
 
@@ -96,27 +98,34 @@ def open_video(
         folder_rate: frames per second given to the images of a folder.
         threads: decoding threads for recordings, 0 = as many as there are cores.
         live: patience and options for a live source.
+        decode: `software`, or `cuda` for files and network streams: on the GPU, see `decoding`.
 
     Returns:
         A reader whose first frame has been decoded already, so its size is known.
 
     Raises:
-        VideoError: with a hint, where there is nothing that can be decoded.
-        InputError: an impossible `folder_rate`.
+        VideoError: with a hint, where there is nothing that can be decoded, or not where it was asked for.
+        InputError: an impossible `folder_rate`, or a source that cannot be decoded on a GPU.
     """
     from ..sources.uri import parse_uri
 
     source = parse_uri(str(uri))
+    folder = source.kind == "path" and Path(source.target).is_dir()
+    if decode != "software" and (folder or source.kind not in ("path", "network")):
+        raise InputError(
+            f"{source.shown}: only files and network streams are decoded on a GPU.", SOFTWARE_HINT
+        )
+    accelerator = acceleration(decode)
     if source.kind == "path":
-        return _open_path(source.target, folder_rate, threads)
+        return _open_path(source.target, folder_rate, threads, accelerator)
     from ..sources.live import LiveReader, open_network
 
     if source.kind == "network":
-        return open_network(source, live, threads=threads)
+        return open_network(source, live, threads=threads, accelerator=accelerator)
     return LiveReader(source, live)
 
 
-def _open_path(text: str, folder_rate: Fraction | float, threads: int) -> VideoReader:
+def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerator: Any) -> VideoReader:
     path = Path(text)
     try:
         if path.is_dir():
@@ -141,12 +150,17 @@ def _open_path(text: str, folder_rate: Fraction | float, threads: int) -> VideoR
         raise VideoError(
             f"{path}: cannot be read: {error.strerror or error}.", "Check the path and its permissions."
         ) from error
-    return FileReader(text, _open_container(text), threads=threads)
+    container = _open_container(text, accelerator)
+    return FileReader(text, container, threads=threads, accelerated=accelerator is not None)
 
 
-def _open_container(uri: str) -> Any:
+def _open_container(uri: str, accelerator: Any) -> Any:
     try:
-        return av.open(uri)
+        return av.open(uri, hwaccel=accelerator)
+    except RuntimeError as error:  # PyAV's, where no stream can be accelerated
+        if accelerator is None:
+            raise
+        raise undecodable(uri, str(error)) from error
     except PermissionError as error:
         raise VideoError(f"{uri}: permission denied.", "Check the permissions of the file.") from error
     except av.error.InvalidDataError as error:
@@ -161,13 +175,19 @@ def _open_container(uri: str) -> Any:
 
 
 class FileReader(VideoReader):
-    """Decodes the first real video stream of a container; multi-threaded, tolerant of damage."""
+    """Decodes the first real video stream of a container; multi-threaded, tolerant of damage.
 
-    def __init__(self, uri: str, container: Any, *, threads: int = 0) -> None:
+    `accelerated`: the container was opened with an accelerator, which must be what decodes.
+    """
+
+    def __init__(self, uri: str, container: Any, *, threads: int = 0, accelerated: bool = False) -> None:
         super().__init__(uri)
         self._container = container
         try:
             self._stream = self._pick_stream()
+            if accelerated:
+                check_accelerated(uri, self._stream)
+                threads = 1  # each would hold surfaces of the GPU
             self._stream.codec_context.thread_count = threads
             with contextlib.suppress(AttributeError, ValueError):
                 self._stream.thread_type = "AUTO"
@@ -189,7 +209,9 @@ class FileReader(VideoReader):
                 why = f": {self._failure}" if self._failure else ""
                 raise VideoError(
                     f"{uri}: not a single frame could be decoded{why}.",
-                    "The file is damaged or its codec is unknown to this build of FFmpeg.",
+                    "The file is damaged or its codec is unknown to this build of FFmpeg."
+                    if not accelerated
+                    else f"The GPU may not decode this profile, chroma format or size. {SOFTWARE_HINT}",
                 )
         except BaseException:
             container.close()

@@ -17,8 +17,12 @@ ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 """`runtime.engines.ENGINES`, without loading them."""
 
 
+DECODERS = ("software", "cuda")
+"""`runtime.video.decoding.DECODERS`, likewise."""
+
+
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Options for `live_options`, `drops_frames` and `key_frame_rule`."""
+    """Options for `live_options`, `drops_frames` and `key_frame_rule`, and `--decode` of `open_video`."""
     parser.add_argument(
         "--key-frames",
         choices=("fixed", "motion"),
@@ -50,6 +54,13 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="K=V",
         help="option for libav, e.g. rtsp_transport=udp, video_size=1280x720, framerate=30 (may be repeated)",
+    )
+    parser.add_argument(
+        "--decode",
+        choices=DECODERS,
+        default="software",
+        help="cuda decodes files and network streams on an NVIDIA GPU (NVDEC), or an error says why not "
+        "(default: software)",
     )
 
 

@@ -118,6 +118,19 @@ def test_files(result: dict[str, Any], tmp_path: Path) -> None:
     assert "tensorrt: left out: --device cpu" in text and "capture_to_present" in text
 
 
+def test_key_frames_by_graphs(result: dict[str, Any]) -> None:
+    """What a GPU measures instead of the stages; here with made-up samples."""
+    graphs = copy.deepcopy(result)
+    backend = next(b for b in graphs["backends"] if b["status"] == "measured")
+    assert summary.row(backend)[3] != "in graph"
+    before = picture.draw(graphs).shape[0]
+    backend["samples_ms"]["graph"] = [1.0, 2.0]
+    backend["latency_ms"]["graph"] = summarise(np.array([1.0, 2.0]))
+    assert summary.row(backend)[3:5] == ["in graph"] * 2
+    measured = sum(b["status"] == "measured" for b in graphs["backends"])
+    assert picture.draw(graphs).shape[0] == before + measured * 2 * picture._PITCH
+
+
 def test_picture(result: dict[str, Any]) -> None:
     image = picture.draw(result)
     assert image.shape[1:] == (picture.WIDTH, 3)

@@ -81,15 +81,15 @@ def test_wrong_ids_are_noticed(inputs: list[str], tmp_path: Path, monkeypatch: p
 def test_drifting_pictures_are_noticed(
     inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = Stream.render, [0]
+    real, calls = Stream.render_many, [0]
 
     def fading(self: Stream, *args: Any, **kwargs: Any) -> Any:
-        frame = real(self, *args, **kwargs)
-        calls[0] += 1
-        frame.rgb[...] = np.maximum(frame.rgb, min(255, calls[0] // 4))
-        return frame
+        for frame in real(self, *args, **kwargs):
+            calls[0] += 1
+            frame.rgb[...] = np.maximum(frame.rgb, min(255, calls[0] // 4))
+            yield frame
 
-    monkeypatch.setattr(Stream, "render", fading)
+    monkeypatch.setattr(Stream, "render_many", fading)
     _, result = run(inputs, tmp_path, "--frames", "200")
     assert result["repeats"]["largest_difference"] > 5
 

@@ -19,6 +19,7 @@ from video_samples import sample_clip
 from streamsplat_edge import cli
 from streamsplat_edge.runtime.outputs.depth_image import read_depth
 from streamsplat_edge.runtime.outputs.recording import open_recording
+from streamsplat_edge.runtime.stream import Stream
 from streamsplat_edge.runtime.video import open_video
 
 WIDTH, HEIGHT, FRAMES = 32, 16, 6  # of the fake bundle; of the clip
@@ -73,6 +74,33 @@ def test_layouts(tmp_path: Path, clip: Path, fake_bundle: Path, layout: str) -> 
     width = round(288 * 64 / 48)
     wide = 8 + len(names) * (8 + width)
     assert shape == ((HEIGHT, WIDTH, 3) if len(names) == 1 else (24 + 288 + 34, wide, 3))
+
+
+def test_depth_is_rendered_where_it_is_shown(
+    tmp_path: Path, clip: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    real = Stream.render_many
+
+    def render_many(self: Stream, *times: object, depth: bool = True, **settings: object) -> object:
+        asked.append(depth)
+        return real(self, *times, depth=depth, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Stream, "render_many", render_many)
+    for i, (wanted, *arguments) in enumerate(
+        (
+            (False,),
+            (False, "--layout", "input,reconstruction"),
+            (True, "--layout", "depth"),
+            (True, "--layout", "novel"),
+            (False, "--layout", "novel", "--camera", "fixed:yaw=12,pivot=0.2"),
+            (True, "--save", tmp_path / "depth_%05d.exr"),
+            (True, "--contact-sheet", tmp_path / "sheet.png"),
+        )
+    ):
+        asked.clear()
+        assert run(clip, fake_bundle, "-o", tmp_path / f"{i}.mp4", "--quiet", *arguments) == 0
+        assert set(asked) == {wanted}, arguments
 
 
 def test_the_camera_moves_the_novel_view(tmp_path: Path, clip: Path, fake_bundle: Path) -> None:

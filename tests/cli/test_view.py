@@ -11,6 +11,7 @@ from video_samples import moving_square
 from streamsplat_edge.commands.view import Viewer
 from streamsplat_edge.runtime.compose import Moment
 from streamsplat_edge.runtime.pipeline import Pipeline, Rendered
+from streamsplat_edge.runtime.scene import Planes
 from streamsplat_edge.runtime.stream import open_stream
 from streamsplat_edge.runtime.timing import LatencyRecorder
 from streamsplat_edge.runtime.video import VideoFrame
@@ -20,7 +21,7 @@ def deeper(rendered: Rendered, factor: float) -> Rendered:
     """The same frame with depths that vary, from 1 to 2 times `factor`."""
     height, width = rendered.frame.alpha.shape
     depth = np.tile(np.linspace(1, 2, width, dtype=np.float32) * np.float32(factor), (height, 1))
-    frame = dataclasses.replace(rendered.frame, expected_depth=depth, alpha=np.ones_like(depth))
+    frame = dataclasses.replace(rendered.frame, planes=Planes(depth, depth, np.ones_like(depth)))
     return dataclasses.replace(rendered, frame=frame)
 
 

@@ -190,6 +190,9 @@ def test_arrays_of_a_device_are_taken_where_they_are(made: Made) -> None:
     with create("tensorrt_rtx", variant, device="cuda", memory=memory) as engine:
         engine.run(arrays, arrays)
         assert loaded[-1].contexts[0].streams == [77]
+        assert engine.graph_refusal is None, "it only launches, in the device's stream"
+    with create("tensorrt_rtx", variant, device="cuda") as engine:
+        assert engine.graph_refusal is not None, "it copies and waits"
     size = np.prod(variant.inputs[0].shape)
     assert all(np.all(arrays[spec.name].array == 3.0 * size) for spec in variant.outputs)
 

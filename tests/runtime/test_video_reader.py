@@ -305,7 +305,10 @@ def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, Any, dict[str, str]]] = []
     real = av.open
 
-    def open_device(uri: str, *, format: str, options: dict[str, str], timeout: object) -> Any:
+    def open_device(
+        uri: str, *, format: str, options: dict[str, str], timeout: object, hwaccel: object
+    ) -> Any:
+        assert hwaccel is None
         opened.append((uri, format, options))
         return real(str(path))
 

@@ -25,7 +25,10 @@ class OutOfMemoryError(MemoryError):
 class FakeArray:
     """A device array in host memory."""
 
-    def __init__(self, array: np.ndarray, device: int = 0) -> None:
+    def __init__(self, array: Any, dtype: Any = None, memptr: Any = None, device: int = 0) -> None:
+        if memptr is not None:  # as `cupy.ndarray(shape, dtype, memptr)`
+            array = np.frombuffer(memptr.mem.owner.buffer, dtype, int(np.prod(array))).reshape(array)
+            assert array.ctypes.data == memptr.mem.ptr and array.nbytes <= memptr.mem.size
         self.array, self.device = array, SimpleNamespace(id=device)
         self.shape, self.dtype, self.nbytes, self.flags = array.shape, array.dtype, array.nbytes, array.flags
         self.data = SimpleNamespace(ptr=array.ctypes.data)
@@ -72,6 +75,8 @@ class FakeCupy(ModuleType):
         super().__init__("cupy")
         self.error: Exception | None = None
         self.driver_version, self.runtime_version = 13000, 13020
+        self.attributes: dict[int, int] = {}
+        self.host_allocations: list[int] = []  # flags
         self.get_default_memory_pool = lambda: SimpleNamespace(total_bytes=lambda: 5 << 20)
         self.launches: list[tuple[Any, ...]] = []
         self.copies: list[tuple[Any, ...]] = []
@@ -82,6 +87,7 @@ class FakeCupy(ModuleType):
             memGetInfo=lambda: (300 << 20, 8000 << 20),
             memcpyAsync=self._copy,
             memcpyDefault=4,
+            deviceGetAttribute=lambda attribute, index: self.attributes.get(attribute, 0),
         )
         self.cuda = SimpleNamespace(
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
@@ -93,6 +99,12 @@ class FakeCupy(ModuleType):
             get_elapsed_time=lambda begin, end: 1.5,
             function=SimpleNamespace(Module=lambda: self),
             alloc_pinned_memory=self._pinned,
+            PinnedMemory=self._mapped,
+            PinnedMemoryPointer=lambda memory, offset: memory.buffer,
+            UnownedMemory=lambda ptr, size, owner, device_id: SimpleNamespace(
+                ptr=ptr, size=size, owner=owner
+            ),
+            MemoryPointer=lambda mem, offset: SimpleNamespace(mem=mem),
         )
 
     def fail(self, error: Exception | int) -> None:
@@ -127,6 +139,12 @@ class FakeCupy(ModuleType):
     def _pinned(self, size: int) -> bytearray:
         self._touch()
         return bytearray(b"\xff" * size)
+
+    def _mapped(self, size: int, flags: int) -> Any:
+        self._touch()
+        self.host_allocations.append(flags)
+        buffer = bytearray(b"\xff" * size)
+        return SimpleNamespace(buffer=buffer, ptr=np.frombuffer(buffer, np.uint8).ctypes.data)
 
     def _copy(self, *arguments: Any) -> None:
         self._touch()

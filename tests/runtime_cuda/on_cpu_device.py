@@ -42,6 +42,9 @@ class OnCpuDevice:
         self.native = ctypes.CDLL(str(library))
         self.native.on_cpu_launch.restype = ctypes.c_char_p
         self.launched: list[tuple[str, tuple[int, int, int]]] = []
+        self.replayed: list[list[str]] = []
+        """What each graph that was started held, in order."""
+        self._capturing: list[tuple[str, Callable[[], None]]] | None = None
         self.allocations = 0
         self._memory: list[np.ndarray] = []
 
@@ -50,6 +53,8 @@ class OnCpuDevice:
         self.native.on_cpu_schedule(ctypes.c_uint64(number))
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        if self._capturing is not None:
+            raise EngineError("Memory was allocated during a capture.")
         self.allocations += 1
         dtype = np.dtype(dtype)
         size = int(np.prod(shape)) * dtype.itemsize
@@ -67,6 +72,12 @@ class OnCpuDevice:
 
     pinned = zeros
 
+    mapped = False
+
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        array = self.zeros(shape, dtype)
+        return array, array if self.mapped else self.pinned(shape, dtype)
+
     def adopt(self, array: Any) -> np.ndarray:
         return np.asarray(array)
 
@@ -74,6 +85,17 @@ class OnCpuDevice:
         return array.ctypes.data
 
     def launch(self, kernel: str, grid: tuple[int, int, int], *arguments: np.ndarray) -> None:
+        given = [a.copy() for a in arguments]  # by value, as CUDA takes them
+        self.run_as(kernel, lambda: self._launch(kernel, grid, given))
+
+    def run_as(self, name: str, run: Callable[[], None]) -> None:
+        """Work in the device's order, which a capture keeps instead of doing it."""
+        if self._capturing is not None:
+            self._capturing.append((name, run))
+        else:
+            run()
+
+    def _launch(self, kernel: str, grid: tuple[int, int, int], arguments: list[np.ndarray]) -> None:
         self.launched.append((kernel, grid))
         addresses = (ctypes.c_void_p * len(arguments))(*(a.ctypes.data for a in arguments))
         problem = self.native.on_cpu_launch(
@@ -83,11 +105,26 @@ class OnCpuDevice:
             raise EngineError(f"{kernel}: {problem.decode()}")
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
-        np.copyto(target, source)
+        if target.ctypes.data != source.ctypes.data:
+            self.run_as("copy", lambda: np.copyto(target, source))
 
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        enqueue()
-        return enqueue
+    def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
+        if warm_up:
+            enqueue()
+        steps = self._capturing = []
+        try:
+            enqueue()
+        finally:
+            self._capturing = None
+
+        def replay() -> None:
+            self.replayed.append([name for name, _ in steps])
+            before = len(self.launched)
+            for _, run in steps:
+                run()
+            del self.launched[before:]
+
+        return replay
 
     def milliseconds(self, run: Callable[[], None]) -> float:
         start = time.perf_counter()
@@ -98,4 +135,5 @@ class OnCpuDevice:
         return Passed()
 
     def synchronize(self) -> None:
-        pass
+        if self._capturing is not None:
+            raise EngineError("The device was waited for during a capture.")

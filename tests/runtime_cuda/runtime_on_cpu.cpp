@@ -22,11 +22,11 @@ Kernel by_address(void (*kernel)(Parameters...)) {
 }
 
 #define KERNEL(name) {#name, by_address(name)}
-const std::map<std::string, Kernel> kKernels = {KERNEL(project_given_canonical), KERNEL(project_given_general),
-                                                KERNEL(blend_given_canonical),   KERNEL(blend_given_general),
-                                                KERNEL(project_ring_canonical),  KERNEL(project_ring_general),
-                                                KERNEL(blend_ring_canonical),    KERNEL(blend_ring_general),
-                                                KERNEL(lifecycle_judge),         KERNEL(lifecycle_compact)};
+const std::map<std::string, Kernel> kKernels = {
+    KERNEL(project_given_canonical), KERNEL(project_given_general),  KERNEL(blend_given_canonical),
+    KERNEL(blend_given_general),     KERNEL(project_ring_canonical), KERNEL(project_ring_general),
+    KERNEL(blend_ring_canonical),    KERNEL(blend_ring_general),     KERNEL(lifecycle_judge),
+    KERNEL(lifecycle_compact),       KERNEL(depth_extent),           KERNEL(depth_scale)};
 
 std::string last_error;
 
@@ -73,6 +73,14 @@ EXPORT void on_cpu_layout(std::size_t* to) {
                                   offsetof(RingState, first_id),
                                   sizeof(streamsplat::RingTotals),
                                   sizeof(streamsplat::BlockCounts),
+                                  sizeof(DepthParams),
+                                  offsetof(DepthParams, depth),
+                                  offsetof(DepthParams, before),
+                                  sizeof(streamsplat::DepthMoment),
+                                  offsetof(streamsplat::DepthMoment, fresh),
+                                  sizeof(streamsplat::DepthState),
+                                  sizeof(streamsplat::DepthPart),
+                                  std::size_t{streamsplat::kDepthBlock},
                                   sizeof(streamsplat::CudaSplat),
                                   std::size_t{streamsplat::kTallies},
                                   std::size_t{streamsplat::kThreads},

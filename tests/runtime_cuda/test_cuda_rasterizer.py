@@ -257,7 +257,7 @@ def test_images_that_are_not_wanted_are_not_written(any_device) -> None:
 
 
 def test_layout_is_that_of_the_compiler(device) -> None:
-    found = (ctypes.c_size_t * 22)()
+    found = (ctypes.c_size_t * 30)()
     device.native.on_cpu_layout(found)
 
     def offsets(of: np.dtype, *names: str) -> list[int]:
@@ -271,6 +271,11 @@ def test_layout_is_that_of_the_compiler(device) -> None:
         *offsets(layout.RING_STATE, "pair", "first_id"),
         layout.RING_TOTALS.itemsize,
         layout.BLOCK_COUNTS_BYTES,
+        *offsets(layout.DEPTH_PARAMS, "depth", "before"),
+        *offsets(layout.DEPTH_MOMENT, "fresh"),
+        layout.DEPTH_STATE.itemsize,
+        layout.DEPTH_PART_BYTES,
+        layout.DEPTH_BLOCK,
         layout.SPLAT_BYTES,
         layout.TALLIES,
         layout.THREADS,

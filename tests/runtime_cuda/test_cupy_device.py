@@ -98,6 +98,35 @@ def test_what_is_asked_of_cupy(cupy: FakeCupy) -> None:
     assert device.record().done
 
 
+def test_memory_is_shared_where_gpu_and_cpu_have_the_same(cupy: FakeCupy) -> None:
+    cupy.attributes = {18: 1, 19: 1, 41: 1}  # as on a Jetson
+    device = CupyDevice()
+    assert device.mapped and device.description.startswith("Test GPU, mapped memory, kernels by")
+    array, host = device.shared((2, 3), np.float32)
+    assert cupy.host_allocations == [2], "cudaHostAllocMapped"
+    assert device.address(array) == host.ctypes.data and (array.shape, array.dtype) == ((2, 3), host.dtype)
+    assert not host.any() and host.flags.writeable
+    device.copy(array, host)
+    device.copy(host, array)
+    assert not cupy.copies, "both are the same memory"
+    device.copy(array, device.pinned((2, 3), np.float32))
+    assert len(cupy.copies) == 1
+    cupy.fail(2)
+    with pytest.raises(EngineError, match="allocating mapped memory: 300 of 8000 MiB"):
+        device.shared((2, 3), np.float32)
+
+
+@pytest.mark.parametrize("missing", [18, 19, 41])
+def test_memory_is_copied_everywhere_else(cupy: FakeCupy, missing: int) -> None:
+    cupy.attributes = {number: int(number != missing) for number in (18, 19, 41)}
+    device = CupyDevice()
+    assert not device.mapped and "mapped" not in device.description
+    array, host = device.shared((2, 3), np.float32)
+    assert device.address(array) != host.ctypes.data and not cupy.host_allocations
+    device.copy(array, host)
+    assert len(cupy.copies) == 1
+
+
 def test_graphs_are_captured_after_a_warm_up(cupy: FakeCupy) -> None:
     device = CupyDevice()
     captured: list[bool] = []
@@ -245,6 +274,7 @@ def test_the_real_cupy_has_these_calls() -> None:
     for place, names in (
         (real, ("ndarray", "zeros", "asarray", "from_dlpack")),
         (cuda, ("Device", "Stream", "Event", "alloc_pinned_memory", "get_elapsed_time", "nvrtc")),
+        (cuda, ("PinnedMemory", "PinnedMemoryPointer", "UnownedMemory", "MemoryPointer")),
         (cuda.Stream, ("record", "synchronize", "begin_capture", "end_capture")),
         (cuda.Event, ("done", "synchronize")),
         (cuda.Graph, ("launch", "upload")),
@@ -253,6 +283,7 @@ def test_the_real_cupy_has_these_calls() -> None:
             cuda.runtime,
             ("driverGetVersion", "runtimeGetVersion", "memGetInfo", "memcpyAsync", "memcpyDefault"),
         ),
+        (cuda.runtime, ("deviceGetAttribute",)),
         (cuda.nvrtc, ("createProgram", "compileProgram", "getCUBIN", "getProgramLog", "getSupportedArchs")),
     ):
         assert all(hasattr(place, name) for name in names), (place, names)

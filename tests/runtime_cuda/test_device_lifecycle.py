@@ -108,6 +108,7 @@ def test_several_times_in_one_launch(any_device: Device) -> None:
     times = [0.0, 0.7, 2.0]
     many.compare(times)
     many.compare(times, VIEW)
+    many.compare(times[:2])  # fewer than there is room for
     images = many.ours.render(many.rasterizer, times)
     for i, time in enumerate(times):
         alone = one.ours.render(one.rasterizer, [time])
@@ -118,7 +119,7 @@ def test_what_cannot_be_seen_is_not_listed_and_order_is_kept(any_device: Device)
     both = Both(any_device)
     both.spawn(0, 0.0)
     both.spawn(1, 1.0)
-    rows = fetch(any_device, both.ours._buffers["rows"])[: both.ours.totals.listed]
+    rows = fetch(any_device, both.ours._lists["rows"])[1][: both.ours.totals.listed]
     first, second = key_frame(0), key_frame(1)
     gaussians = np.concatenate([first["gaussians"][0], second["gaussians"][0]])
     moved = np.concatenate([second["motion"].reshape(-1, 3), second["fade"].reshape(-1, 2)], axis=1)
@@ -156,8 +157,16 @@ def test_bad_use_is_refused(device: Device) -> None:
         both.ours.spawn(1.0)
     with pytest.raises(InputError, match="outside the current interval"):
         both.ours.render(both.rasterizer, [1.0, 2.0])
-    with pytest.raises(InputError, match="1 times for 2 images"):
-        both.ours.render(both.rasterizer, [1.0])
+    with pytest.raises(InputError, match=r"3 times.*takes 1 to 2 in one launch"):
+        both.ours.render(both.rasterizer, [1.0] * 3)
+    with pytest.raises(InputError, match=r"^0 times"):
+        both.ours.render(both.rasterizer, [])
+    for shape, problem in (((1, *SIZE), "room for 1 of 2 images in depth"), ((2, 3, 4), r"\[2, 3, 4\], not")):
+        buffers = {"depth": device.zeros(shape, np.float32)}
+        with pytest.raises(InputError, match=problem):
+            both.ours.render(both.rasterizer, [1.0, 1.0], into=buffers)
+    with pytest.raises(InputError, match="1 views for 2 times"):
+        both.ours.render(both.rasterizer, [1.0, 1.0], views=[VIEW])
     small = CudaRasterizer(device, *SIZE, G)
     with pytest.raises(InputError, match=f"holds {G} Gaussians, {2 * G} on this device"):
         both.ours.render(small, [1.0])

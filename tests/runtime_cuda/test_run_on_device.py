@@ -67,7 +67,7 @@ def test_a_lost_gpu_leaves_a_playable_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lose(device, monkeypatch, after=22)  # two per key frame and two per image
+    lose(device, monkeypatch, after=10)  # two per key frame and two per interval
     stats = tmp_path / "out" / "s.json"
     assert cli.main([*command, "--device", "cuda", "--stats", str(stats)]) == 2
     said = capsys.readouterr().err

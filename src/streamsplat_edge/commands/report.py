@@ -19,10 +19,12 @@ FORMAT, VERSION = "streamsplat-stats", 1
 _PSNR_CAP = 100.0  # dB; an identical image has no finite value and JSON no infinity
 # Order of the table; anything else a pipeline measures follows after these.
 _ORDER = (
-    *("decode", "scene_cut", "preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render"),
+    *("decode", "scene_cut", "preprocess", "depth", "condition", "encode", "deform", "lifecycle"),
+    *("capture", "graph", "render"),
     *("measure", "novel view", "compose", "write", "save", "finish", "capture_to_present"),
 )
-CHAIN = ("preprocess", "depth", "condition", "encode", "deform", "lifecycle", "render")
+GRAPHS = ("capture", "graph")  # instead of the networks and the lifecycle, on a GPU
+CHAIN = ("preprocess", "depth", "condition", "encode", "deform", "lifecycle", *GRAPHS, "render")
 _MEANING = {
     "decode": "per frame, in its own thread",
     "scene_cut": "per frame",
@@ -32,6 +34,8 @@ _MEANING = {
     "encode": "per key frame",
     "deform": "per pair of key frames",
     "lifecycle": "per key frame",
+    "capture": "per key frame computed stage by stage and captured as a CUDA graph",
+    "graph": "per key frame: networks and lifecycle as one CUDA graph",
     "render": "per frame",
     "measure": "per frame: PSNR",
     "save": "per frame: what --save asked for",

@@ -40,7 +40,7 @@ from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
 from ..source_options import drops_frames, key_frame_rule, live_options
 from ..view_options import open_viewer
 from . import report
-from .save import camera_path, check_saves, save_targets
+from .save import camera_path, check_saves, save_targets, shows_depth
 from .view import Viewer
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ def main(args: argparse.Namespace) -> int:
     bundle = Bundle.load(find_bundle(args.bundle))
     with ExitStack() as stack, Stop() as stop:
         reader = stack.enter_context(
-            open_video(args.input, folder_rate=args.folder_rate, threads=args.threads, live=live)
+            open_video(
+                args.input,
+                folder_rate=args.folder_rate,
+                threads=args.threads,
+                live=live,
+                decode=args.decode,
+            )
         )
         run = Run(args, bundle, reader, stop)
         run.open_view(stack)
@@ -284,6 +290,7 @@ class Run:
             rule=key_frame_rule(args),
             max_frames=args.max_frames,
             live=self.drops_frames,
+            depth=shows_depth(args),
             stopped=self._stopped,
             observers=[o for o in (self.saved, self.live_view, self.display) if o is not None],
         )
@@ -417,6 +424,7 @@ class Run:
                     for stage in self.bundle.stage_names
                     for variant in self.bundle.variants(stage)
                 },
+                "decode": args.decode,
                 "engine": args.engine,
                 "device": args.device,
                 "precision": args.precision,
@@ -451,7 +459,7 @@ class Run:
                 "chain": 1e3 * totals.frames / chain_ms if chain_ms else 0.0,
                 "seconds": totals.seconds,
                 "definition": "wall_clock: first decode to last write, everything included; chain: frames "
-                "divided by the time in preprocess, encode, deform, lifecycle and render during this run",
+                f"divided by the time in {', '.join(report.CHAIN)} during this run",
             },
             "latency_ms": totals.latencies_ms,
             "power": self.power(totals.frames),

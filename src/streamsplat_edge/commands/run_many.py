@@ -41,7 +41,13 @@ def main(args: argparse.Namespace) -> int:
     with ExitStack() as stack, Stop() as stop:
         runs: list[Run] = []
         for one in each:
-            reader = open_video(one.input, folder_rate=args.folder_rate, threads=args.threads, live=live)
+            reader = open_video(
+                one.input,
+                folder_rate=args.folder_rate,
+                threads=args.threads,
+                live=live,
+                decode=args.decode,
+            )
             runs.append(Run(one, bundle, stack.enter_context(reader), stop))
             runs[-1].open_output(stack)
         runs[0].open_stream(stack)

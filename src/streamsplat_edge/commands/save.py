@@ -9,6 +9,7 @@ from pathlib import Path
 from ..runtime.errors import InputError
 from ..runtime.outputs.camera_path import CameraPath, parse_camera
 from ..runtime.outputs.targets import Target, check_target, parse_target
+from ..runtime.panels import parse_layout
 
 
 def save_targets(args: argparse.Namespace) -> list[Target]:
@@ -19,6 +20,13 @@ def save_targets(args: argparse.Namespace) -> list[Target]:
 def camera_path(args: argparse.Namespace) -> CameraPath:
     """The path of the option `--camera`."""
     return parse_camera(args.camera) if args.camera else CameraPath()
+
+
+def shows_depth(args: argparse.Namespace) -> bool:
+    """Whether an output needs the depth of frames: shows it, or turns a camera about the scene's middle."""
+    pictures = {*(parse_layout(args.layout) if args.output else ()), *(t.kind for t in save_targets(args))}
+    turns = camera_path(args).pivot is None
+    return bool(args.contact_sheet) or "depth" in pictures or ("novel" in pictures and turns)
 
 
 def check_saves(args: argparse.Namespace, others: Mapping[Path, str]) -> None:

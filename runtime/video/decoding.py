@@ -1,0 +1,74 @@
+"""Where pictures are decoded: by libav on the CPU, or on an NVIDIA GPU (NVDEC) through libav's acceleration.
+
+What was asked for is what decodes, or an error says why not. A GPU's pictures are copied to the host (NV12,
+or P010 where they have more than 8 bits), where they are converted and resized like all others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..engines.trt_api import cuda_device
+from ..errors import InputError, VideoError
+
+DECODERS = ("software", "cuda")
+
+SOFTWARE_HINT = "Leave --decode out to decode on the CPU."
+
+
+def acceleration(decode: str) -> Any:
+    """What `av.open` takes as `hwaccel`; None for `software`.
+
+    Args:
+        decode: one of `DECODERS`.
+
+    Raises:
+        InputError: it is another word.
+        VideoError: this PyAV, its libav or this machine cannot decode on a GPU.
+    """
+    if decode not in DECODERS:
+        raise InputError(f"There is no decoder {decode!r}.", f"Use one of {', '.join(DECODERS)}.")
+    if decode == "software":
+        return None
+    try:
+        module: Any = importlib.import_module("av.codec.hwaccel")
+        kinds = module.hwdevices_available()
+    except (ImportError, AttributeError) as error:
+        raise VideoError(
+            f"This PyAV cannot decode on a GPU: {error}.", f"pip install 'av>=15'. {SOFTWARE_HINT}"
+        ) from error
+    if decode not in kinds:
+        raise VideoError(
+            f"The libav of this PyAV was built without CUDA (it has {', '.join(kinds) or 'nothing'}).",
+            f"PyAV's own wheels have it: pip install --force-reinstall av. {SOFTWARE_HINT}",
+        )
+    if cuda_device() is None:
+        raise VideoError(
+            "There is no CUDA device here to decode on.", f"`nvidia-smi` must work. {SOFTWARE_HINT}"
+        )
+    accelerator = module.HWAccel(device_type=decode, allow_software_fallback=False)
+    try:  # with any codec: what fails later is then the input's
+        accelerator.create(importlib.import_module("av.codec").Codec("h264", "r"))
+    except Exception as error:  # libav's errors and NotImplementedError
+        raise VideoError(
+            f"libav cannot use the GPU for decoding: {error}.",
+            f"The driver's libnvcuvid may be missing (in containers: NVIDIA_DRIVER_CAPABILITIES=video). "
+            f"{SOFTWARE_HINT}",
+        ) from error
+    return accelerator
+
+
+def check_accelerated(uri: str, stream: Any) -> None:
+    """Raise `VideoError` unless a video stream that was opened with an accelerator is decoded by it."""
+    context = stream.codec_context
+    if context is None or not context.is_hwaccel:
+        raise undecodable(uri, "unknown" if context is None else context.name)
+
+
+def undecodable(uri: str, codec: str) -> VideoError:
+    """The GPU does not decode this codec."""
+    return VideoError(
+        f"{uri}: the GPU does not decode its codec ({codec}).",
+        f"NVDEC takes H.264, HEVC, AV1, VP9 and some older ones, depending on the GPU. {SOFTWARE_HINT}",
+    )
