@@ -43,6 +43,8 @@ def encode(
             "crf": "20",
             "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:slices=1",
         }
+    else:  # RTP carries no Huffman tables (RFC 2435); with one thread, libav would make some for each picture
+        context.options = {"huffman": "default"}
     units: list[bytes] = []
     for i in range(count):
         frame = av.VideoFrame.from_ndarray(moving_square(start + i, height, width), format="rgb24")

@@ -108,7 +108,9 @@ def test_plays_at_its_own_times(server: RtspServer) -> None:
 
 def test_over_udp(server: RtspServer) -> None:
     options = dataclasses.replace(QUICK, libav={"rtsp_transport": "udp"})
-    assert shown(watch(server, "plain", options)[0])[-20:] == [i % 24 for i in range(10, 30)]
+    numbers = shown(watch(server, "plain", options)[0])
+    steps = np.diff(numbers) % 24
+    assert len(numbers) >= 15 and (steps >= 1).all() and steps.sum() < 30, "lost, but not mixed up"
 
 
 @pytest.mark.parametrize(("mount", "broken"), [("half", 12), ("half-key", 10), ("scrambled", 12)])
