@@ -8,8 +8,7 @@ from typing import Any
 
 from ..machine import command_lines, scheduling
 from ..runtime.bundle import Bundle
-
-NOT_MEASURED = "not measured"
+from ..runtime.power import NOT_MEASURED
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:

@@ -28,6 +28,19 @@ class EngineError(StreamSplatError):
     """The engine, provider or precision that was asked for cannot run here."""
 
 
+class DeviceMemoryError(EngineError):
+    """The device has not enough memory.
+
+    Attributes:
+        available: bytes that another model could have had: free ones, and where they are known those of this
+            program's arrays; None where the device does not tell.
+    """
+
+    def __init__(self, message: str, hint: str = "", available: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.available = available
+
+
 class DeviceLostError(EngineError):
     """The device failed in a way that this process cannot recover from; what was made so far is whole."""
 

@@ -333,12 +333,12 @@ class Pipeline:
         for entry, frame in zip(waiting, frames, strict=True):
             self.recorder.add("render", frame.stats.latency)
             pushes, self._pushes = tuple(self._pushes), []
-            self._count(frame)
             rendered = Rendered(entry.source, frame, entry.is_key, entry.is_cut, pushes)
             if self._observers:
                 with self.recorder.measure("observe"):
                     for observer in self._observers:
                         observer.rendered(rendered)
+            self._count(frame)  # not before: one that fails here is nobody's
             yield rendered
             # Back from the caller, who has written the frame by now.
             self._end = time.perf_counter()

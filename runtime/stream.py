@@ -22,7 +22,7 @@ import numpy as np
 from . import engines
 from .bundle import Bundle
 from .engines import Engine
-from .errors import InputError
+from .errors import DeviceMemoryError, InputError
 from .frame import Frame, FrameStats, PushStats
 from .preprocess import check_image
 from .rasterizer import Extent, RenderBuffers, View
@@ -142,8 +142,14 @@ class Stream:
         self._check_open()
         image = check_image(image)
         timestamp = _seconds(timestamp)
+        self.lifecycle.check_time(timestamp)
+        try:
+            return self._push(image, timestamp, cut)
+        except DeviceMemoryError as error:
+            raise _explained(error, self.bundle) from error
+
+    def _push(self, image: np.ndarray, timestamp: float, cut: bool) -> PushStats:
         scene, lifecycle, clock = self.scene, self.lifecycle, _Clock(self.scene)
-        lifecycle.check_time(timestamp)
         earlier, later = None if cut else lifecycle.newest, lifecycle.spare
         scene.load(image, timestamp, fresh=earlier is None)
         if earlier is not None and scene.graphs is not None and self._graph_refusal() is None:
@@ -313,12 +319,16 @@ class Stream:
         self._check_open()
         for engine in self._engines.values():
             engine.reserve(len(self._shares) + 1)
+        try:
+            scene = self.scene.fork()
+        except DeviceMemoryError as error:
+            raise _explained(error, self.bundle) from error
         return Stream(
             self.bundle,
             self._engines,
             threads=self._threads,
             shares=self._shares,
-            scene=self.scene.fork(),
+            scene=scene,
             graphs=self._wants_graphs,
         )
 
@@ -387,15 +397,23 @@ def open_stream(
             bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages), graphs=graphs
         )
         stream.warm_up()
-    except BaseException:
+    except BaseException as error:
         for loaded in stages.values():
             loaded.close()
+        if isinstance(error, DeviceMemoryError):
+            raise _explained(error, bundle) from error
         raise
     return stream
 
 
 def _no_lap(_: str) -> None:
     """Nothing is timed, and nothing waited for."""
+
+
+def _explained(error: DeviceMemoryError, bundle: Bundle) -> DeviceMemoryError:
+    from .cuda.budget import explained
+
+    return explained(error, bundle)
 
 
 def _open_device() -> Device:

@@ -20,13 +20,12 @@ from ...runtime.bundle import Bundle
 from ...runtime.compose import psnr
 from ...runtime.errors import StreamSplatError
 from ...runtime.pipeline import Pipeline, Rendered
+from ...runtime.power import Nvml, PowerMeter, find_rails
 from ...runtime.stream import Stream
 from ..identity import NOT_MEASURED, state
 from ..memory import peak_mib, resident_mib, slope
 from ..passes import Clip, Kept, free_running, paced, truths, unsteady
 from .backends import BY_NAME, Request
-from .nvml import Nvml
-from .power import PowerMeter, find_rails
 from .throttle import ThrottleWatch
 
 MEASURED, UNAVAILABLE, FAILED, LEFT_OUT = "measured", "not available", "failed", "left out"
@@ -89,7 +88,7 @@ def measure_stream(stream: Stream, clip: Clip, request: Request, nvml: Nvml | No
         device_memory.extend(mib for gpu in nvml.gpus if (mib := gpu.memory_mib()) is not None)
 
     before, throttling = [state(), *(gpu.state() for gpu in nvml.gpus)], ThrottleWatch(nvml)
-    with PowerMeter(*find_rails(nvml)) as meter:
+    with PowerMeter(*find_rails(nvml), keep=True) as meter:
         results, kept = free_running(clip, stream, request.gap, pictures=pictures, after=watch)
     reasons = throttling.reasons()
     peak = peak_mib()

@@ -15,6 +15,7 @@ from ...commands import report
 from ...machine import describe_cuda, describe_machine
 from ...runtime.bundle import Bundle
 from ...runtime.errors import InputError
+from ...runtime.power import Nvml
 from ...runtime.video import encode_png, write_bytes
 from ...runtime.video.output import check_output
 from ..identity import describe_bundle, state
@@ -23,7 +24,6 @@ from . import summary
 from .backends import BACKENDS, Request
 from .compare import FORMAT, VERSION, compare, lines, read
 from .measure import FAILED, MEASURED, in_own_process, left_out
-from .nvml import Nvml
 from .picture import draw
 
 FILES = ("bench.json", "samples.csv", "summary.csv", "table.md", "bench.png")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .nvml import Nvml
-from .power import read_text
+from ...runtime.power import Nvml
+from ...runtime.power.rails import read_text
 
 _COUNTERS = {
     "the CPU was too hot (core)": "devices/system/cpu/cpu*/thermal_throttle/core_throttle_count",

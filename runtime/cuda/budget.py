@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import InputError
+from ..bundle_schema import ModelConfig
+from ..errors import DeviceMemoryError, InputError
+from .presets import PRESETS, Preset
 from .scene import CudaScene
 
 BOARDS = {
@@ -95,18 +97,64 @@ def budget(bundle: Bundle) -> Budget:
 
     Activations and workspace of the engines, and the CUDA context, come on top: only a built plan knows them.
     """
-    device = CountingDevice()
     first = {stage: bundle.variants(stage)[0] for stage in bundle.stage_names}
     inputs: dict[str, tuple[int, ...]] = {
         s: first[s].inputs[0].shape for s in ("depth", "condition") if s in first
     }
     condition = first["condition"].outputs[0].shape if "condition" in first else None
-    CudaScene(device, bundle.model, inputs, condition)
     weights = {}
     for stage, variant in first.items():
         files = [variant.path] + ([variant.weights] if variant.weights is not None else [])
         weights[stage] = sum(path.stat().st_size for path in files)
+    return _counted(bundle.model, inputs, condition, weights)
+
+
+def preset_budget(preset: Preset) -> Budget:
+    """The same for a preset, with weights in fp32."""
+    return _counted(preset.model, preset.inputs, preset.condition, {"all stages": 4 * preset.parameters})
+
+
+def _counted(
+    model: ModelConfig,
+    inputs: Mapping[str, tuple[int, ...]],
+    condition: tuple[int, ...] | None,
+    weights: dict[str, int],
+) -> Budget:
+    device = CountingDevice()
+    CudaScene(device, model, inputs, condition)
     return Budget(device.device_bytes, device.pinned_bytes, weights)
+
+
+def explained(error: DeviceMemoryError, bundle: Bundle) -> DeviceMemoryError:
+    """The same error, with what the bundle needs, and which presets would fit."""
+    need = budget(bundle)
+    message = (
+        f"{error.message} A stream of {bundle.name} needs at least {_mib(need.total)}: Gaussians and images "
+        f"{_mib(need.scene)}, pinned {_mib(need.pinned)}, weights {_mib(sum(need.weights.values()))}; "
+        "activations of the engines and the CUDA context come on top."
+    )
+    return DeviceMemoryError(message, f"{error.hint} {_advice(error.available)}".strip(), error.available)
+
+
+def _advice(available: int | None) -> str:
+    """Which presets would fit into so many bytes, with weights in fp32."""
+    needs = {name: preset_budget(preset).total for name, preset in PRESETS.items()}
+    if available is None:
+        return f"Presets need at least: {_listed(needs)}."
+    fit = {name: need for name, need in needs.items() if need <= available}
+    others = {name: need for name, need in needs.items() if name not in fit}
+    parts = [f"would fit into the {_mib(available)} there: {_listed(fit) or 'no preset'}"]
+    if others:
+        parts.append(f"would not: {_listed(others)}")
+    return f"By what they need at least (fp32), {'; '.join(parts)}."
+
+
+def _listed(needs: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({_mib(need)})" for name, need in sorted(needs.items(), key=lambda n: n[1]))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
 
 
 def board_bytes(name: str) -> int:

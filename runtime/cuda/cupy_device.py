@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..engines.trt_api import cuda_device
-from ..errors import DeviceLostError, EngineError, InputError
+from ..errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from . import kernels, layout
 
 # cudaError_t and CUresult have the same numbers for these.
 _OUT_OF_MEMORY = 2
 _TIMED_OUT = 702
-_LOST = {
+LOST = {
     214: "an uncorrectable memory error of the GPU",
     700: "a kernel used memory that is not its own",
     702: "a kernel ran too long, and the system's watchdog ended it",
@@ -93,27 +93,30 @@ class CupyDevice:
             status = int(getattr(error, "status", 0))
             if status == _OUT_OF_MEMORY:
                 raise self._memory_error(what, str(error)) from error
-            if status not in _LOST:
+            if status not in LOST:
                 raise EngineError(
                     f"CUDA failed while {what}: {error}.", "See `streamsplat-edge doctor`."
                 ) from error
             self.lost = True
             raise DeviceLostError(
-                f"The GPU was lost while {what}: {_LOST[status]} ({error}).",
+                f"The GPU was lost while {what}: {LOST[status]} ({error}).",
                 "Use a smaller size or a shorter launch, or a GPU without a screen."
                 if status == _TIMED_OUT
                 else "Start the program again; if it comes back, look at `dmesg` for an Xid message.",
             ) from error
 
     def _memory_error(self, what: str, words: str) -> EngineError:
+        available = None
         try:
             free, total = self.cupy.cuda.runtime.memGetInfo()
+            available = int(free) + int(self.cupy.get_default_memory_pool().total_bytes())
             memory = f"{free / 2**20:.0f} of {total / 2**20:.0f} MiB are free"
         except Exception:  # the device may be too far gone to ask
             memory = "how much is free cannot be read"
-        return EngineError(
+        return DeviceMemoryError(
             f"Out of memory on {getattr(self, 'name', 'the GPU')} while {what}: {memory} ({words}).",
             "Close what else uses the GPU, or use a smaller preset.",
+            available,
         )
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:

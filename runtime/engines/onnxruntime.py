@@ -11,6 +11,7 @@ import numpy as np
 from ..bundle import StageVariant
 from ..errors import EngineError
 from .base import BoundEngine, check_specs, thread_count
+from .memory import failure
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -56,9 +57,10 @@ class OnnxRuntimeEngine(BoundEngine):
         try:
             self._session: Any = ort.InferenceSession(variant.path, options, providers=[chosen])
         except Exception as error:  # ONNX Runtime's exceptions have no common public base class
-            raise EngineError(
+            raise failure(
                 f"ONNX Runtime cannot load {variant.path}: {error}",
                 "Export the bundle again, or update onnxruntime.",
+                memory,
             ) from error
         obtained = self._session.get_providers()
         if not obtained or obtained[0] != provider:
@@ -125,7 +127,7 @@ class OnnxRuntimeEngine(BoundEngine):
                 self._session.run_with_iobinding(binding, options)
             except Exception as error:
                 memory.synchronize()  # where the device was lost, that is the error
-                raise EngineError(f"ONNX Runtime failed in stage `{self.stage}`: {error}") from error
+                raise failure(f"ONNX Runtime failed in stage `{self.stage}`: {error}", "", memory) from error
 
         return run
 

@@ -16,6 +16,7 @@ from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
 from .base import BoundEngine, check_specs
+from .memory import out_of_memory
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -60,15 +61,14 @@ class TensorRtEngine(BoundEngine):
         content = plan.path.read_bytes()
         self._engine: Any = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
+            if gpu.free_bytes < len(content):
+                raise out_of_memory(f"{runtime} cannot load {plan.path}, of {len(content) / 2**20:.0f} MiB.")
             raise EngineError(f"{runtime} cannot load {plan.path}.", _rebuild(variant, runtime))
         self._cache_path = plan.path.with_suffix(".cache")
         self._cached = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
         self._context, self._cache = trt_api.create_context(self._engine, self._cached)
         if self._context is None:
-            raise EngineError(
-                f"{runtime} cannot run {plan.path}: no execution context.",
-                "Close what uses the GPU's memory, or look at its messages above.",
-            )
+            raise out_of_memory(f"{runtime} cannot run {plan.path}: no execution context.")
         found: dict[str, dict[str, tuple[str, tuple[object, ...]]]] = {"input": {}, "output": {}}
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)

@@ -54,6 +54,11 @@ def _add_run(commands: Any) -> None:
         description="Streams INPUT through the model and writes what the Gaussians look like.",
     )
     _add_run_options(run)
+    run.add_argument(
+        "--display",
+        action="store_true",
+        help="show the reconstruction in a window of this machine (extra [display]); Esc ends the run",
+    )
     run.set_defaults(handler=_run, stays=False)
     view = commands.add_parser(
         "view",
@@ -62,7 +67,7 @@ def _add_run(commands: Any) -> None:
         "also be a file of tracks (run --save NAME.npz), which needs neither model nor video.",
     )
     _add_run_options(view)
-    view.set_defaults(handler=_view, view=True, stays=True)
+    view.set_defaults(handler=_view, view=True, stays=True, display=False)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,8 @@ _PROBES: dict[str, str] = {
     ),
     "tensorrt_rtx": "import tensorrt_rtx as m; r = {'version': m.__version__}",
     "websockets": "import websockets as m; r = {'version': m.__version__}",
-    "pycuda": "import pycuda as m; r = {'version': m.VERSION_TEXT}",
+    "glfw": "import glfw as m; r = {'version': m.__version__}",
+    "moderngl": "import moderngl as m; r = {'version': m.__version__}",
 }
 _REQUIRED = ("numpy", "av", "onnxruntime", "native core")
 _MENDING = {
@@ -168,6 +169,12 @@ def judge(
         verdicts["--view"] = f"available, websockets {packages['websockets']['version']}"
     else:
         verdicts["--view"] = f"{packages['websockets']['status']}: pip install 'streamsplat-edge[view]'"
+    window = [packages[name]["status"] for name in ("glfw", "moderngl")]
+    if window == ["ok", "ok"]:
+        verdicts["--display"] = f"available where there is a screen, glfw {packages['glfw']['version']}"
+    else:
+        problem = "broken" if "broken" in window else "missing"
+        verdicts["--display"] = f"{problem}: pip install 'streamsplat-edge[display]'"
     if core["status"] == "ok":
         verdicts["rasterizer"] = f"C++ core on the CPU, {core['simd']} code, the widest that this CPU runs"
     if packages["av"]["status"] == "ok":

@@ -114,7 +114,7 @@ def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
     """Packages that raise, abort the process, exit, or print rubbish on import."""
     (tmp_path / "cupy.py").write_text("raise RuntimeError('libcuda.so.1: wrong ELF class')")
     (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
-    (tmp_path / "pycuda.py").write_text("import sys; sys.exit(0)")
+    (tmp_path / "moderngl.py").write_text("import sys; sys.exit(0)")
     (tmp_path / "tensorrt_rtx.py").write_text("print('hello'); __version__ = '1.2.3'")
     (tmp_path / "openvino.py").write_text("import a_module_that_it_needs")
     result = call("doctor", "--json", env={"PYTHONPATH": str(tmp_path)})
@@ -122,7 +122,7 @@ def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
     packages = json.loads(result.stdout)["packages"]
     assert packages["cupy"]["status"] == "broken" and "wrong ELF class" in packages["cupy"]["problem"]
     assert packages["tensorrt"]["status"] == "broken"
-    assert packages["pycuda"]["status"] == "broken"
+    assert packages["moderngl"]["status"] == "broken"
     assert packages["tensorrt_rtx"] == {"status": "ok", "version": "1.2.3"}
     assert packages["openvino"]["status"] == "broken" and "it_needs" in packages["openvino"]["problem"]
     assert "BROKEN" in call("doctor", env={"PYTHONPATH": str(tmp_path)}).stdout

@@ -20,6 +20,7 @@ from streamsplat_edge.cli import build_parser, main
 # What is not run: pattern of the command line -> why not, and what tests it instead.
 NOT_RUN = {
     r"run .*(camera:|rtsp://|gst:)": "needs a camera or a network (tests/runtime/test_sources*.py)",
+    r"run .*--display": "needs a screen (tests/display)",
     r"run .*--device cuda": "needs a GPU (tests/runtime_cuda)",
     r"view ": "serves until Ctrl-C (tests/cli/test_view.py)",
     r"serve ": "starts Ray (make test-serve)",

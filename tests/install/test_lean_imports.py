@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = (
     "torch", "onnx", "onnxscript", "cv2", "safetensors", "openvino", "cupy", "tensorrt",
-    "websockets", "fourdgs",
+    "websockets", "fourdgs", "glfw", "moderngl",
 )  # fmt: skip
 
 

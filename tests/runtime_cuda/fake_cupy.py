@@ -77,6 +77,7 @@ class FakeCupy(ModuleType):
         self.driver_version, self.runtime_version = 13000, 13020
         self.attributes: dict[int, int] = {}
         self.host_allocations: list[int] = []  # flags
+        self.get_default_memory_pool = lambda: SimpleNamespace(total_bytes=lambda: 5 << 20)
         self.launches: list[tuple[Any, ...]] = []
         self.copies: list[tuple[Any, ...]] = []
         runtime = SimpleNamespace(

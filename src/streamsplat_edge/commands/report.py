@@ -13,6 +13,7 @@ import numpy as np
 
 from .._version import __version__
 from ..machine import source_commit
+from ..runtime.power import NOT_MEASURED
 
 FORMAT, VERSION = "streamsplat-stats", 1
 _PSNR_CAP = 100.0  # dB; an identical image has no finite value and JSON no infinity
@@ -160,6 +161,15 @@ def table(stats: Mapping[str, Any]) -> list[str]:
         f"  per frame on average: {per_frame['alive']:,.0f} Gaussians alive, "
         f"{per_frame['rendered']:,.0f} rendered, {per_frame['tile_pairs']:,.0f} tile pairs"
     )
+    power = stats["power"]
+    if "reason" not in power:
+        each = power["joules_per_frame"]
+        lines.append(
+            f"  power: {power['mean_w']:.1f} W on average, "
+            + (f"{power['max_w']:.1f} W at most, " if power["max_w"] != NOT_MEASURED else "")
+            + (f"{each:.3f} J per frame" if each is not None else "no frame")
+            + f" ({', '.join(power['counted'])})"
+        )
     return lines
 
 

@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from ..runtime.errors import BundleError, DeviceLostError, InputError, OutputErr
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
+from ..runtime.power import Nvml, PowerMeter, find_rails
 from ..runtime.stream import Stream, open_stream
 from ..runtime.video import (
     VideoFrame,
@@ -43,6 +44,7 @@ from .save import camera_path, check_saves, save_targets, shows_depth
 from .view import Viewer
 
 if TYPE_CHECKING:
+    from ..runtime.display.observer import LiveDisplay
     from ..runtime.view.viewer import LiveViewer
 
 DEMO_BUNDLE = "tiny.bundle"
@@ -71,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
         )
         run = Run(args, bundle, reader, stop)
         run.open_view(stack)
+        run.open_display(stack)
         run.open_output(stack)
         run.open_stream(stack)
         run.execute()
@@ -136,6 +139,18 @@ def shown_name(uri: str) -> str:
     return uri if "://" in uri else Path(uri).name
 
 
+def open_display(title: str, width: int, height: int) -> LiveDisplay:
+    """A window for images of this size.
+
+    Raises:
+        InputError: there is no screen, no OpenGL, or the extra is not installed.
+    """
+    from ..runtime.display.observer import LiveDisplay
+    from ..runtime.display.window import Window
+
+    return LiveDisplay(Window(title, width, height), aspect=width / height)
+
+
 class Stop:
     """Turns the first Ctrl-C (or SIGTERM) into the end of the input, so that everything is finished properly.
 
@@ -148,6 +163,10 @@ class Stop:
         self.signal: int | None = None
         self.armed = False
         self._old: dict[int, Any] = {}
+
+    def request(self) -> None:
+        """Ends the input as the first Ctrl-C does."""
+        self.event.set()
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
@@ -181,6 +200,7 @@ class Run:
         self.panels: Panels | None = None
         self.saved: Outputs | None = None
         self.live_view: LiveViewer | None = None
+        self.display: LiveDisplay | None = None
         self.camera = camera_path(args)
         self.decoded = 0
         self.pictures = parse_layout(args.layout)
@@ -227,6 +247,19 @@ class Run:
             self.live_view = stack.enter_context(open_viewer(self.args, shown_name(self.reader.uri)))
             print(f"view: {self.live_view.url}", file=sys.stderr, flush=True)
 
+    def open_display(self, stack: ExitStack) -> None:
+        """Early as well: without a screen there is nothing to wait for."""
+        if self.args.display:
+            self.display = stack.enter_context(
+                open_display(shown_name(self.reader.uri), self.reader.width, self.reader.height)
+            )
+
+    def _stopped(self) -> bool:
+        """Whether the user has ended the run: by a signal, or by closing the window."""
+        if self.display is not None and not self.stop.event.is_set() and self.display.poll():
+            self.stop.request()
+        return self.stop.event.is_set()
+
     def linger(self) -> None:
         """`view`, and `run` on a terminal: the page stays, unless the user has ended the run."""
         stays = self.args.stays or sys.stderr.isatty()
@@ -258,14 +291,16 @@ class Run:
             max_frames=args.max_frames,
             live=self.drops_frames,
             depth=shows_depth(args),
-            stopped=self.stop.event.is_set,
-            observers=[o for o in (self.saved, self.live_view) if o is not None],
+            stopped=self._stopped,
+            observers=[o for o in (self.saved, self.live_view, self.display) if o is not None],
         )
         self.viewer = Viewer(self.stream, self.pipeline.recorder, self.camera)
 
     def execute(self) -> None:
         args = self.args
         self.begin()
+        meter = power_meter(args)
+        self.power = meter.result
         total = self.reader.frames_estimate
         if args.max_frames:
             total = min(total or args.max_frames, args.max_frames)
@@ -273,6 +308,7 @@ class Run:
         self.stop.armed = True
         with (
             self._until_lost(),
+            meter,
             closing(self.pipeline.frames()) as frames,
             tqdm(
                 total=total,
@@ -288,6 +324,9 @@ class Run:
                 self.show(rendered)
                 bar.update()
         self.stop.armed = False
+
+    power: Callable[[int], dict[str, Any]]
+    """What was measured, for so many frames; see `PowerMeter.result`."""
 
     lost: DeviceLostError | None = None
 
@@ -395,6 +434,7 @@ class Run:
                 "max_frames": args.max_frames,
                 "saved": list(args.save),
                 "novel_view": self.camera.description,
+                "display": None if self.display is None else self.display.description,
             },
             "stages": self.stream.description,
             "software": report.software(args.engine),
@@ -422,6 +462,7 @@ class Run:
                 f"divided by the time in {', '.join(report.CHAIN)} during this run",
             },
             "latency_ms": totals.latencies_ms,
+            "power": self.power(totals.frames),
             "psnr_db": self.quality.summary(),
             "gaussians": {
                 "per_key_frame": model.gaussians,
@@ -439,6 +480,13 @@ class Run:
             "interrupted": self.stop.signal is not None,
             "device_lost": None if self.lost is None else self.lost.message,
         }
+
+
+def power_meter(args: argparse.Namespace) -> PowerMeter:
+    """Reads what has a power here, where somebody will see the statistics; else nothing."""
+    if not (args.stats or args.json or not args.quiet):
+        return PowerMeter([], "no statistics were asked for")
+    return PowerMeter(*find_rails(Nvml()))
 
 
 def conclude(args: argparse.Namespace, run: Run, stats: dict[str, Any], stop: Stop) -> int:

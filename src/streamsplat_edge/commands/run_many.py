@@ -17,7 +17,7 @@ from ..runtime.errors import InputError
 from ..runtime.schedule import Job, run_fairly
 from ..runtime.video import open_video
 from ..source_options import live_options
-from .run import Run, Stop, check_arguments, conclude, find_bundle
+from .run import Run, Stop, check_arguments, conclude, find_bundle, power_meter
 
 PLACE = "{}"  # in the name of an output, stands for the number of the input
 _PROGRESS_AFTER = 2.0  # seconds
@@ -29,6 +29,10 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(
             f"--view shows one input, and {len(args.inputs)} were named.",
             "Run a command for each, with a --view-port of its own.",
+        )
+    if args.display:
+        raise InputError(
+            f"--display shows one input, and {len(args.inputs)} were named.", "Run a command for each."
         )
     each = [numbered(args, number) for number in range(len(args.inputs))]
     outputs = [check_arguments(one) for one in each]
@@ -49,7 +53,12 @@ def main(args: argparse.Namespace) -> int:
         runs[0].open_stream(stack)
         for run in runs[1:]:
             run.stream = stack.enter_context(runs[0].stream.fork())
-        jobs = _execute(args, runs, stop)
+        with power_meter(args) as power:
+            jobs = _execute(args, runs, stop)
+        frames = sum(run.pipeline.report().frames for run in runs)
+        shared = power.result(frames) | {"streams": len(runs)}
+        for run in runs:
+            run.power = lambda _: shared
         stats = [
             run.finish(paths) | {"schedule": {"service_seconds": job.service, "turns": job.turns}}
             for run, paths, job in zip(runs, outputs, jobs, strict=True)

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from streamsplat_edge.benchmarks.bench.nvml import Nvml
-from streamsplat_edge.benchmarks.bench.power import PowerMeter, find_rails, jetson_rails
 from streamsplat_edge.benchmarks.bench.throttle import ThrottleWatch
+from streamsplat_edge.runtime.power import Nvml, PowerMeter, find_rails
+from streamsplat_edge.runtime.power.rails import jetson_rails
 
 
 class FakeNvml:
@@ -124,7 +124,7 @@ def test_no_rail_at_all_says_why(tmp_path: Path) -> None:
     rails, problem = find_rails(nvml, tmp_path)
     assert rails == [] and "there is no GPU" in problem and "INA3221" in problem
     assert measured([], problem) == {
-        "mean_w": "not measured",
+        **dict.fromkeys(("mean_w", "max_w", "joules"), "not measured"),
         "joules_per_frame": "not measured",
         "reason": problem,
     }
@@ -174,3 +174,50 @@ def test_throttling_is_noticed(tmp_path: Path) -> None:
     reasons = ThrottleWatch(Nvml(FakeNvml(mask=0x20)), tmp_path, quota).reasons()
     assert reasons == ["GPU 0 (Fake), GPU alone: temperature (driver)", "cpufreq-cpu0 lowers clocks"]
     assert "the control group's CPU quota was used up" in watch.reasons()
+
+
+class Scripted:
+    """A rail that answers what it was told to, in order."""
+
+    def __init__(self, name: str, *watts: float | None) -> None:
+        self.name, self._watts = name, iter(watts)
+
+    def watts(self) -> float | None:
+        return next(self._watts)
+
+    def joules(self) -> float | None:
+        return None
+
+
+def read(rails: list[Scripted], at: list[float], **options: bool) -> PowerMeter:
+    """A meter that has read the rails at these seconds."""
+    now = 0.0
+    meter = PowerMeter(rails, clock=lambda: now, **options)
+    for now in at:  # noqa: B007 - the clock reads it
+        meter.read()
+    return meter
+
+
+def test_energy_is_the_area_under_the_readings() -> None:
+    result = read([Scripted("A", 2.0, 4.0, 4.0)], [0.0, 1.0, 3.0]).result(frames=22)
+    assert result["joules"] == pytest.approx(3 + 8) and result["mean_w"] == pytest.approx(11 / 3)
+    assert result["joules_per_frame"] == pytest.approx(0.5) and result["max_w"] == 4
+    assert "samples_w" not in result["rails"]["A"] and result["rails"]["A"]["readings"] == 3
+    kept = read([Scripted("A", 2.0, 4.0, 4.0)], [0.0, 1.0, 3.0], keep=True).result(0)
+    assert kept["rails"]["A"]["samples_w"] == [2, 4, 4] and kept["joules_per_frame"] is None
+
+
+def test_the_highest_total_is_of_one_moment() -> None:
+    result = read([Scripted("A", 5.0, 1.0), Scripted("B", 2.0, 4.0)], [0.0, 1.0]).result(1)
+    assert result["max_w"] == 7  # and not 5 + 4
+    assert result["rails"]["B"]["max_w"] == 4
+    part = read([Scripted("A", 5.0, None, 1.0), Scripted("B", 2.0, 9.0, 4.0)], [0.0, 1.0, 2.0]).result(1)
+    assert part["max_w"] == 7 and part["rails"]["B"]["max_w"] == 9
+
+
+def test_a_total_without_the_rail_that_it_is_made_of() -> None:
+    """The whole module's rail falls silent: the parts are added up, and nobody claims a highest total."""
+    silent = Scripted("VDD_IN", None, None), Scripted("CPU", 2.0, 2.0), Scripted("GPU", 3.0, 3.0)
+    result = read(list(silent), [0.0, 1.0]).result(1)
+    assert result["counted"] == ["CPU", "GPU"] and result["mean_w"] == pytest.approx(5)
+    assert result["max_w"] == "not measured"

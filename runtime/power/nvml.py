@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..identity import NOT_MEASURED
+NOT_MEASURED = "not measured"
 
 # Why clocks were lowered, by the end of NVML's names; idling and settings of the user are no throttling.
 _THROTTLING = {
