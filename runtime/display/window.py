@@ -98,7 +98,8 @@ class Window:
         glfw.set_key_callback(self._handle, self._key)
         glfw.set_window_refresh_callback(self._handle, self._refresh)
         glfw.set_framebuffer_size_callback(self._handle, self._resized)
-        self.context: Any = moderngl.create_context(330, context=_Loader())
+        loader: Any = _Loader()  # an object will do, though its types say dict
+        self.context: Any = moderngl.create_context(330, context=loader)
 
     @property
     def target(self) -> Any:
