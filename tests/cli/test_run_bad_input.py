@@ -17,6 +17,7 @@ import pytest
 from video_samples import audio_only, moving_square, sample_clip, truncated_clip
 
 from streamsplat_edge import cli
+from streamsplat_edge.commands import arguments, stopping
 from streamsplat_edge.commands import run as run_command
 from streamsplat_edge.runtime.errors import BundleError
 from streamsplat_edge.runtime.video import encode_png, open_video
@@ -170,20 +171,20 @@ def test_damaged_bundle(tmp_path: Path, out: Path, fake_bundle: Path, call, dama
 
 
 def test_without_any_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_command, "DEMO_BUNDLE", "not-shipped.bundle")
+    monkeypatch.setattr(arguments, "DEMO_BUNDLE", "not-shipped.bundle")
     with pytest.raises(BundleError) as caught:
-        run_command.find_bundle(None)
+        arguments.find_bundle(None)
     assert "--bundle" in caught.value.hint and "not-shipped.bundle" in caught.value.hint
 
 
 def test_the_demo_bundle_is_found_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_command, "DEMO_BUNDLE", "mine.bundle")
+    monkeypatch.setattr(arguments, "DEMO_BUNDLE", "mine.bundle")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo" / "mine.bundle").mkdir(parents=True)
-    assert run_command.find_bundle(None) == Path("demo/mine.bundle")
-    assert run_command.find_bundle("named.bundle") == Path("named.bundle")
+    assert arguments.find_bundle(None) == Path("demo/mine.bundle")
+    assert arguments.find_bundle("named.bundle") == Path("named.bundle")
 
 
 def test_a_device_that_is_not_there_is_an_error(tmp_path: Path, out: Path, fake_bundle: Path, call) -> None:
@@ -356,8 +357,8 @@ def test_an_interruption_before_the_first_frame_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    class Stopped(run_command.Stop):
-        def __enter__(self) -> run_command.Stop:
+    class Stopped(stopping.Stop):
+        def __enter__(self) -> stopping.Stop:
             self.signal = signal.SIGINT
             self.event.set()
             return self
@@ -372,7 +373,7 @@ def test_an_interruption_before_the_first_frame_writes_nothing(
 
 def test_before_frames_flow_an_interruption_is_immediate() -> None:
     before = signal.getsignal(signal.SIGINT)  # a shell's background job starts with it ignored
-    with run_command.Stop() as stop:
+    with stopping.Stop() as stop:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         stop.armed = True

@@ -7,21 +7,17 @@ import json
 import math
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .. import runtime
 from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, EXIT_REFUSED
-from ..machine import describe_machine
 from ..runtime.bundle import Bundle
 from ..runtime.compose import contact_sheet, panel_aspect
-from ..runtime.errors import BundleError, DeviceLostError, InputError, OutputError, VideoError
+from ..runtime.errors import DeviceLostError, VideoError
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
@@ -30,24 +26,25 @@ from ..runtime.stream import Stream, open_stream
 from ..runtime.video import (
     VideoFrame,
     VideoReader,
-    check_output,
     encode_png,
     open_video,
     open_writer,
     write_bytes,
 )
-from ..runtime.video.writer import CONTAINERS, FolderWriter, VideoWriter
+from ..runtime.video.writer import FolderWriter, VideoWriter
 from ..source_options import drops_frames, key_frame_rule, live_options
 from ..view_options import open_viewer
 from . import report
-from .save import camera_path, check_saves, save_targets, shows_depth
+from .arguments import check_arguments, find_bundle
+from .save import camera_path, save_targets, shows_depth
+from .statistics import statistics
+from .stopping import Stop
 from .view import Viewer
 
 if TYPE_CHECKING:
     from ..runtime.display.observer import LiveDisplay
     from ..runtime.view.viewer import LiveViewer
 
-DEMO_BUNDLE = "tiny.bundle"
 _PROGRESS_AFTER = 2.0  # seconds
 
 
@@ -83,57 +80,6 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
-    """Refuses, before anything is loaded, outputs that could not be written. Returns paths by option."""
-    named = {"-o": args.output, "--stats": args.stats, "--contact-sheet": args.contact_sheet}
-    outputs = {option: Path(value) for option, value in named.items() if value}
-    seen: dict[Path, str] = {}
-    source = Path(args.input)
-    for option, path in outputs.items():
-        place = path.absolute()
-        if place in seen:
-            raise InputError(
-                f"{seen[place]} and {option} are the same file {path}.", "Give each its own name."
-            )
-        seen[place] = option
-        if path.exists() and source.exists() and path.samefile(source):
-            raise InputError(f"{option} {path} is the input itself.", "Choose another name.")
-        if option == "-o" and path.suffix == "":
-            continue  # a folder of images, checked by its writer
-        if option == "-o" and path.suffix.lower() not in CONTAINERS:
-            raise OutputError(
-                f"{path}: cannot write files of type {path.suffix}.", f"Use one of {', '.join(CONTAINERS)}."
-            )
-        check_output(path, force=args.force)
-    check_saves(args, seen)
-    parse_layout(args.layout)
-    camera_path(args)
-    return outputs
-
-
-def find_bundle(path: str | None) -> Path:
-    """The bundle that was named, else the demo bundle: of the package, of its checkout, or under ./demo.
-
-    Raises:
-        BundleError: none was named and none is there; the hint lists the places.
-    """
-    if path is not None:
-        return Path(path)
-    package = Path(runtime.__file__).resolve().parent
-    places = [
-        package.parent / "data" / DEMO_BUNDLE,
-        package.parent / "demo" / DEMO_BUNDLE,
-        Path("demo") / DEMO_BUNDLE,
-    ]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise BundleError(
-        "no --bundle was given and the demo bundle was not found.",
-        f"Pass --bundle PATH (looked for {', '.join(map(str, places))}).",
-    )
-
-
 def shown_name(uri: str) -> str:
     """What a page may call an input: the name of a file, not where on this machine it lies."""
     return uri if "://" in uri else Path(uri).name
@@ -149,40 +95,6 @@ def open_display(title: str, width: int, height: int) -> LiveDisplay:
     from ..runtime.display.window import Window
 
     return LiveDisplay(Window(title, width, height), aspect=width / height)
-
-
-class Stop:
-    """Turns the first Ctrl-C (or SIGTERM) into the end of the input, so that everything is finished properly.
-
-    A second one interrupts at once and leaves no output. `armed` limits it to the time frames flow; before
-    that, a signal interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.signal: int | None = None
-        self.armed = False
-        self._old: dict[int, Any] = {}
-
-    def request(self) -> None:
-        """Ends the input as the first Ctrl-C does."""
-        self.event.set()
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.armed or self.event.is_set():
-            raise KeyboardInterrupt
-        self.signal = number
-        self.event.set()
 
 
 class Run:
@@ -385,7 +297,7 @@ class Run:
                 if self.saved is not None:
                     self.saved.close()
             self.pipeline.finished()
-        stats = report.finite(self._statistics())
+        stats = report.finite(statistics(self))
         if "--stats" in outputs and stats["frames"]["total"]:
             write_bytes(outputs["--stats"], (json.dumps(stats, indent=2) + "\n").encode())
         moments = self.viewer.keeper.choose()
@@ -393,93 +305,6 @@ class Run:
             sheet = contact_sheet(moments, "StreamSplat Edge", report.headline(stats))
             write_bytes(outputs["--contact-sheet"], encode_png(sheet))
         return stats
-
-    def _statistics(self) -> dict[str, Any]:
-        args, reader, model, totals = self.args, self.reader, self.model, self.pipeline.report()
-        recorder = self.pipeline.recorder
-        chain_ms = sum(
-            totals.latencies_ms[stage]["mean"] * recorder.seen(stage)
-            for stage in report.CHAIN
-            if recorder.seen(stage)
-        )
-        frames = max(totals.frames, 1)
-        return {
-            "format": report.FORMAT,
-            "version": report.VERSION,
-            "settings": {
-                "input": reader.uri,
-                "input_width": reader.width,
-                "input_height": reader.height,
-                "input_rate": float(reader.rate),
-                "output": args.output,
-                "layout": args.layout if args.output else None,
-                "encoder": self.writer.description if self.writer is not None else None,
-                "width": model.width,
-                "height": model.height,
-                "bundle": str(self.bundle.path),
-                "bundle_name": self.bundle.name,
-                "preset": model.preset,
-                "files": {
-                    f"{stage}/{variant.path.name}": variant.sha256
-                    for stage in self.bundle.stage_names
-                    for variant in self.bundle.variants(stage)
-                },
-                "decode": args.decode,
-                "engine": args.engine,
-                "device": args.device,
-                "precision": args.precision,
-                "threads": args.threads,
-                "gap": self.pipeline.gap,
-                "key_frames": args.key_frames,
-                "max_frames": args.max_frames,
-                "saved": list(args.save),
-                "novel_view": self.camera.description,
-                "display": None if self.display is None else self.display.description,
-            },
-            "stages": self.stream.description,
-            "software": report.software(args.engine),
-            "machine": describe_machine(),
-            "frames": {
-                "total": totals.frames,
-                "key": totals.key_frames,
-                "in_between": totals.frames - totals.key_frames,
-                "cuts": totals.cuts,
-                "skipped": totals.skipped,
-                "dropped": totals.dropped + reader.dropped,
-            },
-            "source": {
-                "live": reader.live,
-                "policy": "latest" if self.drops_frames else "block",
-                "breaks": totals.breaks,
-                "pauses": totals.pauses,
-                **reader.counters,
-            },
-            "fps": {
-                "wall_clock": totals.fps,
-                "chain": 1e3 * totals.frames / chain_ms if chain_ms else 0.0,
-                "seconds": totals.seconds,
-                "definition": "wall_clock: first decode to last write, everything included; chain: frames "
-                f"divided by the time in {', '.join(report.CHAIN)} during this run",
-            },
-            "latency_ms": totals.latencies_ms,
-            "power": self.power(totals.frames),
-            "psnr_db": self.quality.summary(),
-            "gaussians": {
-                "per_key_frame": model.gaussians,
-                "spawned": totals.spawned,
-                "retired": totals.retired,
-                "peak_alive": totals.peak_alive,
-                "culled": totals.culled,
-            },
-            "per_frame": {
-                "alive": (totals.rendered + sum(totals.culled.values())) / frames,
-                "rendered": totals.rendered / frames,
-                "tile_pairs": totals.pairs / frames,
-            },
-            "input_problems": {"truncated": reader.truncated, "notes": reader.notes},
-            "interrupted": self.stop.signal is not None,
-            "device_lost": None if self.lost is None else self.lost.message,
-        }
 
 
 def power_meter(args: argparse.Namespace) -> PowerMeter:

@@ -17,7 +17,9 @@ from ..runtime.errors import InputError
 from ..runtime.schedule import Job, run_fairly
 from ..runtime.video import open_video
 from ..source_options import live_options
-from .run import Run, Stop, check_arguments, conclude, find_bundle, power_meter
+from .arguments import check_arguments, find_bundle
+from .run import Run, conclude, power_meter
+from .stopping import Stop
 
 PLACE = "{}"  # in the name of an output, stands for the number of the input
 _PROGRESS_AFTER = 2.0  # seconds

@@ -15,7 +15,7 @@ from ..cli import EXIT_OK, EXIT_PARTIAL
 from ..runtime.bundle import Bundle
 from ..runtime.errors import EngineError, InputError
 from ..runtime.serving.spec import StreamSpec
-from .run import find_bundle
+from .arguments import find_bundle
 
 _STATUS_SECONDS = 2.0
 
