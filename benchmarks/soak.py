@@ -240,6 +240,8 @@ def drift(minutes: list[list[float]]) -> dict[str, Any]:
 
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """Goes on until `args.frames` are done (or `args.seconds` over). The report, ready for JSON."""
+    # Before the run: who works on the checkout meanwhile changes its commit, and not what runs.
+    about = {"machine": describe_machine(), "software": report.software(args.engine)}
     bundle = Bundle.load(args.bundle)
     source = Endless(args.input, args.clip_frames)
     key = {
@@ -259,7 +261,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
         stages = stream.description
         if remaining > 0:
             _play(args, state, source, stream, started)
-    return _report(args, bundle, source, state, stages)
+    return _report(args, bundle, source, state, stages, about)
 
 
 def _play(args: argparse.Namespace, state: State, source: Endless, stream: Stream, started: float) -> None:
@@ -299,15 +301,15 @@ def _play(args: argparse.Namespace, state: State, source: Endless, stream: Strea
 
 
 def _report(
-    args: argparse.Namespace, bundle: Bundle, source: Endless, state: State, stages: dict[str, str]
-) -> dict[str, Any]:
+    args: argparse.Namespace, bundle: Bundle, source: Endless, state: State, stages: dict[str, str],
+    about: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     longest = max(state.pieces, key=lambda piece: piece.frames, default=Piece(0))
     return {
         "format": FORMAT,
         "version": VERSION,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "software": report.software(args.engine),
+        **about,
         "bundle": {"name": bundle.name, "preset": bundle.model.preset, "files": state.key["files"]},
         "stages": stages,
         "protocol": {
