@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 _T95 = 1.96
-_BLOCKS = 10
-_T95_BLOCKS = 2.306  # of 9 differences
+_BLOCKS = 8
+_T95_BLOCKS = 2.447  # of 7 differences
 
 
 def resident_mib() -> float:
@@ -65,7 +65,7 @@ def slope(memory: list[list[float]]) -> dict[str, float] | None:
 
     Memory comes in pages and arenas, so that it grows in steps: samples are not independent, and an interval
     that takes them for such is far too narrow. The one here is the wider of that and of the interval by the
-    differences between the means of ten blocks (Student's t), which a few steps do not fool.
+    differences between the means of eight blocks (Student's t), which a single step does not fool.
     """
     half = np.array(memory[len(memory) // 2 :], np.float64)
     if len(half) < _BLOCKS:

@@ -328,7 +328,7 @@ def _report(
             "first_mib": longest.memory[0][1] if longest.memory else None,
             "last_mib": longest.memory[-1][1] if longest.memory else None,
             "definition": "least squares over the second half of the longest process; 95 % interval, the "
-            "wider of that for independent samples and that by the differences of ten blocks",
+            "wider of that for independent samples and that by the differences of eight blocks",
             "samples_mib": [[frame, round(mib, 3)] for frame, mib in longest.memory],
         },
         "psnr_db": drift(state.minutes) if state.minutes else None,

@@ -136,13 +136,13 @@ def test_slope() -> None:
         measured = soak.slope(rows)
         assert measured is not None
         assert abs(measured["bytes_per_frame"] - bytes_per_frame) < measured["interval_95"] < 200
-    assert soak.slope(rows[:18]) is None
+    assert soak.slope(rows[:14]) is None
 
 
 @pytest.mark.parametrize(
-    ("steps", "grows"), [([5500], False), ([6000, 8500], False), (range(0, 10_000, 300), True)]
+    ("steps", "grows"), [([5500], False), ([7500], False), (range(0, 10_000, 300), True)]
 )
-def test_a_few_steps_are_no_slope(steps: Iterable[int], grows: bool) -> None:
+def test_a_step_is_no_slope(steps: Iterable[int], grows: bool) -> None:
     """An allocator takes pages now and then; a leak takes them again and again."""
     rows = [[float(f), 200 + sum(f >= step for step in steps) / 16] for f in range(0, 10_000, 50)]
     measured = soak.slope(rows)
