@@ -213,6 +213,26 @@ def soak_table(result: dict[str, Any]) -> list[str]:
     return [head, "", *markdown(["", "measured"], rows)]
 
 
+def ablations_table(result: dict[str, Any]) -> list[str]:
+    """Every variant beside the full model, and the paper's key frames."""
+    recipes, machine = result["recipes"], result["machine"]
+    head = (
+        f"{result['metric']}; gap {result['gap']}; {recipes['static']['steps']} + "
+        f"{recipes['dynamic']['steps']} steps per variant{'' if result['complete'] else ', not complete'}; "
+        f"{machine['cpu']}; commit {result['commit']}."
+    )
+    full = result["variants"]["full"]
+    rows = []
+    for entry in result["variants"].values():
+        cells = [entry["title"]]
+        for kind in ("key", "between"):
+            value, reference = (e.get("average", {}).get(kind) for e in (entry, full))
+            cells += ["-", "-"] if value is None else [f"{value:.2f}", f"{value - reference:+.2f}"]
+        rows.append([*cells, f"{entry['paper_key']:.2f}", f"{entry['paper_key'] - full['paper_key']:+.2f}"])
+    columns = ["", "key frames", "change", "in between", "change", "paper: key frames", "change"]
+    return [head, "", *markdown(columns, rows)]
+
+
 def table(path: Path) -> list[str]:
     """The Markdown of one results file.
 
@@ -236,6 +256,8 @@ def table(path: Path) -> list[str]:
             return scaling.table_lines(result)
         if result.get("format") == "streamsplat-device-model":
             return device_model.table_lines(result)
+        if result.get("benchmark") == "ablations":
+            return ablations_table(result)
         if result.get("benchmark") == "rasterizer":
             return rasterizer_table(result)
         if result.get("benchmark") == "raster_cuda":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_bundle import build_fake_bundle
@@ -76,6 +77,22 @@ def test_each_kind_becomes_a_table(tmp_path: Path) -> None:
     assert {line.count("|") for line in rows} == {7, 6}
 
 
+def test_ablations_stand_beside_the_full_model(tmp_path: Path) -> None:
+    entry = {"title": "full", "paper_key": 37.83, "average": {"key": 28.0, "between": 25.5}}
+    other = {"title": "without", "paper_key": 31.47, "average": {"key": 27.25, "between": 26.0}}
+    result: dict[str, Any] = {
+        "benchmark": "ablations", "complete": True, "gap": 4, "metric": "PSNR", "commit": "abc",
+        "machine": {"cpu": "C"}, "recipes": {"static": {"steps": 500}, "dynamic": {"steps": 300}},
+        "variants": {"full": entry, "without": other, "later": {"title": "later", "paper_key": 18.89}},
+    }  # fmt: skip
+    lines = table.table(write(tmp_path / "a.json", result))
+    assert "500 + 300 steps" in lines[0] and "not complete" not in lines[0]
+    assert "| without | 27.25 | -0.75 | 26.00 | +0.50 | 31.47 | -6.36 |" in lines
+    assert "| later | - | - | - | - | 18.89 | -18.94 |" in lines
+    result["complete"] = False
+    assert "not complete" in table.table(write(tmp_path / "a.json", result))[0]
+
+
 def test_evaluations_show_every_metric_and_the_papers_protocol() -> None:
     scores = {"key": 0.91, "between": 0.82, "blend": 0.73, "dis": 0.74, "rendered_blend": 0.6}
     others = {"ssim": scores, "psnr_256": scores}
@@ -116,7 +133,14 @@ def test_file_without_markers_is_left_alone(tmp_path: Path) -> None:
     assert page.read_text() == "nothing here\n"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
+PAGES = [
+    "README.md",
+    "docs/benchmarks.md",
+    *(f"training/weights/{name}/README.md" for name in ("tiny", "small")),
+]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_pages_show_the_committed_results(name: str) -> None:
     """Every table in the documents is what the script prints for the files named there."""
     text = (ROOT / name).read_text()
