@@ -323,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.json:
             write_bytes(arguments.json, (json.dumps(report, indent=1) + "\n").encode())
     except StreamSplatError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error.told, file=sys.stderr)
         return 2
     print(format_table(report))
     return 0 if report["complete"] else 3

@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             write_bytes(args.json, (json.dumps(report.finite(result), indent=1) + "\n").encode())
     except StreamSplatError as error:
-        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        print(error.told, file=sys.stderr)
         return 2
     return 0
 

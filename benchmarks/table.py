@@ -315,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(tables)
     except StreamSplatError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error.told, file=sys.stderr)
         return 2
     return 0
 

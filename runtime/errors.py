@@ -19,6 +19,11 @@ class StreamSplatError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    @property
+    def told(self) -> str:
+        """What a command prints on stderr: what happened and, on a line of its own, what to do."""
+        return f"error: {self.message}" + (f"\nhint: {self.hint}" if self.hint else "")
+
 
 class BundleError(StreamSplatError):
     """The bundle is missing, damaged, of another version, or reaches outside its folder."""

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{arguments.output} exists.", "Use --force to replace it.")
         average(arguments.files, arguments.output)
     except StreamSplatError as error:
-        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        print(error.told, file=sys.stderr)
         return 2
     return 0
 

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.picture:
             write_bytes(args.picture, encode_png(draw(result)))
     except StreamSplatError as error:
-        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        print(error.told, file=sys.stderr)
         return 2
     return 0
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import av.error
+
 from ..engines.trt_api import cuda_device
 from ..errors import InputError, VideoError
 
@@ -50,7 +52,7 @@ def acceleration(decode: str) -> Any:
     accelerator = module.HWAccel(device_type=decode, allow_software_fallback=False)
     try:  # with any codec: what fails later is then the input's
         accelerator.create(importlib.import_module("av.codec").Codec("h264", "r"))
-    except Exception as error:  # libav's errors and NotImplementedError
+    except (av.error.FFmpegError, NotImplementedError) as error:  # no device; no decoder of this kind
         raise VideoError(
             f"libav cannot use the GPU for decoding: {error}.",
             f"The driver's libnvcuvid may be missing (in containers: NVIDIA_DRIVER_CAPABILITIES=video). "
