@@ -1,11 +1,14 @@
-// The kernels of the runtime: the inference rasterizer, the Gaussian lifecycle and the range of depth. Compiled by nvcc
-// into a fatbin, or by NVRTC where the package was installed without nvcc; found by their names (runtime/cuda/).
+// The kernels of the runtime: preparing pictures, the inference rasterizer, the Gaussian lifecycle and the range of
+// depth. Compiled by nvcc into a fatbin, or by NVRTC where the package was installed without nvcc; found by their names
+// (runtime/cuda/).
 #include "depth_range_cuda.cuh"
 #include "lifecycle_cuda.cuh"
+#include "prepare_cuda.cuh"
 #include "raster_cuda_blend.cuh"
 #include "raster_cuda_project.cuh"
 
 using streamsplat::DepthParams;
+using streamsplat::PrepareParams;
 using streamsplat::RasterParams;
 using streamsplat::RingParams;
 
@@ -50,6 +53,14 @@ SS_KERNEL lifecycle_compact(RingParams ring) {
   const int blocks = (2 * ring.per_frame + streamsplat::kThreads - 1) / streamsplat::kThreads;
   streamsplat::compact_rows(ring, blocks, &shared);
 }
+
+SS_KERNEL prepare_rgb(PrepareParams p) { streamsplat::prepare_pixel<streamsplat::PackedRgb>(p); }
+
+SS_KERNEL prepare_nv12(PrepareParams p) { streamsplat::prepare_pixel<streamsplat::Nv12>(p); }
+
+SS_KERNEL prepare_smooth8(PrepareParams p) { streamsplat::prepare_pixel<streamsplat::SmoothYuv<uint8_t>>(p); }
+
+SS_KERNEL prepare_smooth16(PrepareParams p) { streamsplat::prepare_pixel<streamsplat::SmoothYuv<uint16_t>>(p); }
 
 SS_KERNEL project_ring_canonical(RasterParams p, RingParams ring) {
   __shared__ uint32_t tally[streamsplat::kTallies];

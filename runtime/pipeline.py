@@ -34,6 +34,7 @@ from .rasterizer import Extent
 from .scene_cut import SceneCutDetector
 from .stream import Frame, PushStats, Stream
 from .timing import LatencyRecorder
+from .video.surface import Surface
 
 IDLE_SECONDS = 1.0
 _POLL_SECONDS = 0.1
@@ -49,7 +50,7 @@ class SourceFrame(Protocol):
     @property
     def index(self) -> int: ...
 
-    # Optional, as in `video.VideoFrame`: captured, decode_ms, segment.
+    # Optional, as in `video.VideoFrame`: captured, decode_ms, segment; surface, as in `video.SurfaceFrame`.
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,8 @@ class Pipeline:
     def feed(self, arrival: Decoded[SourceFrame]) -> Iterator[Rendered]:
         """Take one decoded frame; yields the frames that can be rendered because of it."""
         source = arrival.item
-        check_image(source.image)
+        if _surface(source) is None:
+            check_image(source.image)
         decode_ms = getattr(source, "decode_ms", None)
         self.recorder.add("decode", arrival.milliseconds if decode_ms is None else decode_ms)
         if self._last_time is not None and source.timestamp <= self._last_time:
@@ -302,14 +304,19 @@ class Pipeline:
     def _is_cut(self, source: SourceFrame) -> bool:
         if self._detector is None:
             return False
+        surface = _surface(source)
         with self.recorder.measure("scene_cut"):
-            return self._detector.is_cut(source.image)
+            if surface is None:
+                return self._detector.is_cut(source.image)
+            return self._detector.is_cut_of(self.stream.scene.sample(surface))
 
     def _push(self, entry: _Waiting, *, cut: bool = False) -> None:
         entry.is_key = True
         if self._rule is not None:
             self._rule.began(entry.source.image)
-        stats = self.stream.push(entry.source.image, entry.source.timestamp, cut=cut)
+        surface = _surface(entry.source)
+        picture = entry.source.image if surface is None else surface
+        stats = self.stream.push(picture, entry.source.timestamp, cut=cut)
         self.recorder.update(stats.latencies)
         totals = self._totals
         totals.key_frames += 1
@@ -365,6 +372,12 @@ class Pipeline:
         totals.fps = totals.frames / totals.seconds if totals.seconds > 0 else 0.0
         totals.latencies_ms = self.recorder.summary()
         return totals
+
+
+def _surface(source: SourceFrame) -> Surface | None:
+    """The picture where a decoder left it on a GPU."""
+    surface: Surface | None = getattr(source, "surface", None)
+    return surface
 
 
 def run_video(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .bundle_schema import ModelConfig
+from .errors import InputError
 from .key_frame_ring import LifecycleStats
 from .lifecycle import Lifecycle
 from .preprocess import DepthRange, Resizer
@@ -20,6 +21,7 @@ from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, 
 
 if TYPE_CHECKING:
     from .cuda.push_graphs import PushGraphs
+    from .video.surface import Surface
 
 Shape = tuple[int, ...]
 
@@ -119,11 +121,22 @@ class Scene(Protocol):
         """Another scene of the same kind and sizes."""
         ...
 
-    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
-        """Resize an image (uint8 RGB, checked) into the inputs of the stages.
+    def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
+        """Resize an image (uint8 RGB, checked; or one on the scene's GPU) into the inputs of the stages.
 
         Args:
             time: of the key frame, in seconds. fresh: a scene begins, whose range of depth is its own.
+
+        Raises:
+            InputError: the image is on a GPU, and the scene is not.
+        """
+        ...
+
+    def sample(self, picture: Surface) -> np.ndarray:
+        """The pixels of a picture on the scene's GPU that `SceneCutDetector` looks at: uint8 [ROWS, COLS, 3].
+
+        Raises:
+            InputError: as `load`.
         """
         ...
 
@@ -222,9 +235,14 @@ class HostScene:
     def fork(self) -> HostScene:
         return HostScene(*self._made_of)
 
-    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
+    def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
+        if not isinstance(image, np.ndarray):
+            raise _not_here()
         self._inputs.load(image)
         self._time, self._before = time, DepthRange() if fresh else self._range
+
+    def sample(self, picture: Surface) -> np.ndarray:
+        raise _not_here()
 
     def normalise_depth(self) -> None:
         self._after = self._before.normalise(self.depth, self._time)
@@ -258,6 +276,13 @@ class HostScene:
 
     def on_host(self) -> Lifecycle:
         return self.life
+
+
+def _not_here() -> InputError:
+    return InputError(
+        "The picture is on a GPU, and this stream runs on the CPU.",
+        "Use device='cuda', or push its download().",
+    )
 
 
 def to_bytes(image: np.ndarray, scratch: np.ndarray, out: np.ndarray) -> None:

@@ -16,6 +16,11 @@ STANDS_OUT = 2.5  # times the recent pixel difference
 MEMORY = 0.8  # weight of the past in that mean, per frame
 
 
+def sampled(length: int, count: int) -> np.ndarray:
+    """Which of `length` pixels of a row or column are looked at, in order."""
+    return (np.arange(count) * length + length // 2) // count
+
+
 class SceneCutDetector:
     """Feed frames in order; `is_cut` says whether a frame begins a new scene."""
 
@@ -31,7 +36,11 @@ class SceneCutDetector:
 
         A changed frame size alone is no cut: the sampling grid is relative.
         """
-        pixels = self._sample(image).astype(np.int32)
+        return self.is_cut_of(self._sample(image))
+
+    def is_cut_of(self, pixels: np.ndarray) -> bool:
+        """As `is_cut`, of the pixels alone that it looks at: uint8 [ROWS, COLS, 3], at `sampled` places."""
+        pixels = pixels.astype(np.int32)
         bins = pixels >> 5
         codes = (bins[..., 0] << 6) | (bins[..., 1] << 3) | bins[..., 2]
         histogram = np.bincount(codes.ravel(), minlength=512)
@@ -58,8 +67,6 @@ class SceneCutDetector:
     def _sample(self, image: np.ndarray) -> np.ndarray:
         if image.shape != self._shape:
             height, width = image.shape[:2]
-            rows = (np.arange(ROWS) * height + height // 2) // ROWS
-            cols = (np.arange(COLS) * width + width // 2) // COLS
-            self._index = (rows[:, None], cols[None, :])
+            self._index = (sampled(height, ROWS)[:, None], sampled(width, COLS)[None, :])
             self._shape = image.shape
         return np.asarray(image[self._index])

@@ -27,6 +27,7 @@ from .frame import Frame, FrameStats, PushStats
 from .preprocess import check_image
 from .rasterizer import Extent, RenderBuffers, View
 from .scene import HostScene, Image, KeyFrameArrays, Life, Scene
+from .video.surface import Surface
 
 if TYPE_CHECKING:
     from .cuda.device import Device
@@ -127,11 +128,12 @@ class Stream:
                 return f"`{stage}`: {engine.graph_refusal}"
         return None if self.scene.graphs is None else self.scene.graphs.refusal
 
-    def push(self, image: np.ndarray, timestamp: float, *, cut: bool = False) -> PushStats:
+    def push(self, image: np.ndarray | Surface, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
 
         Args:
-            image: uint8 RGB [h, w, 3] of any size, which may change from push to push.
+            image: uint8 RGB [h, w, 3] of any size, which may change from push to push; on a GPU also what
+                a decoder left there (`open_video(surfaces=True)`).
             timestamp: seconds, later than the previous push.
             cut: the image begins a new scene: all Gaussians retire, and nothing moves across.
 
@@ -140,7 +142,7 @@ class Stream:
             EngineError: a stage failed. In either case the stream is as it was before the call.
         """
         self._check_open()
-        image = check_image(image)
+        image = image if isinstance(image, Surface) else check_image(image)
         timestamp = _seconds(timestamp)
         self.lifecycle.check_time(timestamp)
         try:
@@ -148,7 +150,7 @@ class Stream:
         except DeviceMemoryError as error:
             raise _explained(error, self.bundle) from error
 
-    def _push(self, image: np.ndarray, timestamp: float, cut: bool) -> PushStats:
+    def _push(self, image: np.ndarray | Surface, timestamp: float, cut: bool) -> PushStats:
         scene, lifecycle, clock = self.scene, self.lifecycle, _Clock(self.scene)
         earlier, later = None if cut else lifecycle.newest, lifecycle.spare
         scene.load(image, timestamp, fresh=earlier is None)

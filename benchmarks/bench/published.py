@@ -14,6 +14,7 @@ import numpy as np
 from ...runtime.bundle import Bundle
 from ...runtime.engines import Engine, ForwardingEngine
 from ...runtime.stream import PushStats, Stream
+from ...runtime.video.surface import Surface
 
 _PER_FRAME = ("depth", "condition", "encode")
 
@@ -45,7 +46,7 @@ class PublishedStream(Stream):
             bundle, {**stages, **{engine.stage: engine for engine in self._repeated}}, threads=threads
         )
 
-    def push(self, image: np.ndarray, timestamp: float, *, cut: bool = False) -> PushStats:
+    def push(self, image: np.ndarray | Surface, timestamp: float, *, cut: bool = False) -> PushStats:
         # The earlier frame of a first pair has just been encoded for it: only from the second pair on.
         for engine in self._repeated:
             engine.again = self._paired and not cut

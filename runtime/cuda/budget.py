@@ -82,6 +82,9 @@ class CountingDevice:
     def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         raise InputError("Nothing runs on a device that only counts.")
 
+    def follow_default(self) -> None:
+        raise InputError("Nothing runs on a device that only counts.")
+
     def milliseconds(self, run: Callable[[], None]) -> float:
         raise InputError("Nothing runs on a device that only counts.")
 

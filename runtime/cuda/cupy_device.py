@@ -207,6 +207,11 @@ class CupyDevice:
 
         return replay
 
+    def follow_default(self) -> None:
+        cuda = self.cupy.cuda
+        with self.translated("ordering streams"):
+            self.stream.wait_event(cuda.Stream.null.record(cuda.Event(disable_timing=True)))
+
     def milliseconds(self, run: Callable[[], None]) -> float:
         cuda = self.cupy.cuda
         with self.translated("measuring"):

@@ -102,6 +102,11 @@ class Device(Protocol):
         """
         ...
 
+    def follow_default(self) -> None:
+        """What is started from now on comes after what CUDA's default stream has to do by now, in which
+        libraries work that were given no stream. Waits on the device, not here."""
+        ...
+
     def milliseconds(self, run: Callable[[], None]) -> float:
         """Time on the device from the beginning to the end of what `run` starts. Waits for it."""
         ...

@@ -1,5 +1,5 @@
-"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h, cuda/lifecycle_cuda.h and
-cuda/depth_range_cuda.cuh, field by field.
+"""The arguments of the kernels as NumPy sees them: cuda/raster_cuda.h, cuda/lifecycle_cuda.h,
+cuda/depth_range_cuda.cuh and cuda/prepare_cuda.cuh, field by field.
 
 A test compares sizes and offsets with those of the C++ compiler.
 """
@@ -84,6 +84,29 @@ DEPTH_STATE = np.dtype(
 DEPTH_PARAMS = np.dtype(
     [(name, np.int32) for name in ("count", "blocks")]
     + [(name, _POINTER) for name in ("depth", "parts", "moment", "before", "after")]
+)
+
+COLOUR_BITS = 13
+"""Bits behind the point of the numbers of `COLOUR_MATRIX` (`kColourBits`)."""
+
+COLOUR_MATRIX = np.dtype(
+    [(name, np.int32) for name in ("offset", "luma", "red_v", "green_u", "green_v", "blue_u")]
+)
+
+PREPARE_PARAMS = np.dtype(
+    [
+        (name, np.int32)
+        for name in ("height", "width", "stored_height", "stored_width", "taps_down", "taps_across")
+    ]
+    + [("column", np.int32, 3), ("row", np.int32, 3), ("matrix", COLOUR_MATRIX)]
+    + [("pitch", np.int64), ("chroma_pitch", np.int64)]
+    + [
+        (name, _POINTER)
+        for name in (
+            *("pixels", "chroma", "down", "across"),
+            *("weights_down", "weights_across", "out"),
+        )
+    ]
 )
 
 

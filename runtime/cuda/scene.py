@@ -1,6 +1,7 @@
 """A stream's Gaussians on a GPU: inputs through pinned memory, everything else there until the image is done.
 
-Preparing the image (resize, swscale on the CPU) is the host's.
+A picture larger than the model is uploaded as it is and resized there (`prepare`); one that a decoder left on
+the GPU is read where it lies. A smaller one is resized by the host.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from ..key_frame_ring import PAIRS, LifecycleStats
 from ..lifecycle import KeyFrameSlot, PairBuffers
 from ..rasterizer import Extent, Splats, View
 from ..scene import Image, ModelInputs, Planes, Shape
+from ..video.surface import Surface
 from .depth import DeviceDepthRange
 from .device import Device
 from .lifecycle import DeviceLifecycle
+from .prepare import DevicePicture, Preparer, Sampler, rgb_picture, surface_picture
 from .push_graphs import PushGraphs
 from .rasterizer import CudaRasterizer, Output
 
@@ -30,10 +33,24 @@ BATCH = 8
 """Most images of one launch in a stream; about 10 MiB of device memory each at 512x288."""
 
 
-class _Inputs:
-    """Inputs of the stages for one key frame: on the device, and on the host where they are prepared."""
+Preparers = dict[tuple[int, int], Preparer]
+"""By height and width of what they write."""
 
-    def __init__(self, device: Device, model: ModelConfig, stage_shapes: Mapping[str, Shape]) -> None:
+
+class _Inputs:
+    """Inputs of the stages for one key frame: on the device, and on the host where it prepares them.
+
+    Args:
+        preparers: shared by all inputs, filled here.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        model: ModelConfig,
+        stage_shapes: Mapping[str, Shape],
+        preparers: Preparers,
+    ) -> None:
         on_device: list[Any] = []
 
         def make(shape: Shape, dtype: Any) -> np.ndarray:
@@ -47,8 +64,39 @@ class _Inputs:
         self.rgb, self.depth = self.rgbd[:, :3], self.rgbd[:, 3:]
         self._own = dict(zip(self.host.own, own, strict=True))
         self.stage_rgb = {stage: self._own.get(stage, self.rgb) for stage in stage_shapes}
+        self._targets: list[tuple[Preparer, Any]] = []
+        for planes in (self.rgb, *own):
+            size = int(planes.shape[2]), int(planes.shape[3])
+            self._targets.append((preparers.setdefault(size, Preparer(device, size)), planes))
+        self._pixels = model.height * model.width
+        self._staging: tuple[Any, np.ndarray] | None = None
+        self._held: DevicePicture | None = None
 
-    def load(self, image: np.ndarray) -> None:
+    def load(self, image: np.ndarray | Surface) -> None:
+        """The device has done with what was loaded here before."""
+        self._held = None
+        if isinstance(image, Surface):
+            self._prepare(surface_picture(self.device, image))
+        elif image.shape[0] * image.shape[1] > self._pixels:
+            self._prepare(self._upload(image))
+        else:
+            self._resize(image)
+
+    def _prepare(self, picture: DevicePicture) -> None:
+        self._held = picture
+        for preparer, planes in self._targets:
+            preparer.enqueue(picture, planes)
+
+    def _upload(self, image: np.ndarray) -> DevicePicture:
+        if self._staging is None or self._staging[1].nbytes < image.nbytes:
+            self._staging = None  # before there is another one
+            self._staging = self.device.shared((image.nbytes,), np.uint8)
+        array, host = (part[: image.nbytes] for part in self._staging)
+        np.copyto(host, image.reshape(-1))
+        self.device.copy(array, host)
+        return rgb_picture(self.device, array, (image.shape[0], image.shape[1]))
+
+    def _resize(self, image: np.ndarray) -> None:
         self.host.load(image)
         self.device.copy(self.rgb, self.host.rgb)
         for stage, planes in self.host.own.items():
@@ -94,7 +142,9 @@ class CudaScene:
             device, model.height, model.width, 2 * model.gaussians, times=self._batch, outputs=()
         )
         # Used in turn by key frames, like the pairs of the lifecycle: a graph has its addresses in it.
-        self._inputs = [_Inputs(device, model, stage_shapes) for _ in range(PAIRS)]
+        preparers: Preparers = {}
+        self._inputs = [_Inputs(device, model, stage_shapes, preparers) for _ in range(PAIRS)]
+        self._sampler = Sampler(device)
         self._loaded = -1  # number of the key frame whose image was loaded last
         planes = [inputs.depth for inputs in self._inputs]
         self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
@@ -128,7 +178,7 @@ class CudaScene:
     def stage_rgb(self) -> Mapping[str, Any]:
         return self._next.stage_rgb
 
-    def load(self, image: np.ndarray, time: float, *, fresh: bool) -> None:
+    def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
         number = self.life.stats.key_frame + 1
         if number == self._loaded:  # that one failed, and the device may be reading its image still
             self.settle()
@@ -137,6 +187,9 @@ class CudaScene:
         self._next.load(image)
         if self._range is not None:
             self._range.begin(time, fresh=fresh)
+
+    def sample(self, picture: Surface) -> np.ndarray:
+        return self._sampler(surface_picture(self.device, picture))
 
     def normalise_depth(self) -> None:
         assert self._range is not None, "the bundle has a depth stage"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -45,7 +45,7 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
 
 
 def source_space(frame: av.VideoFrame) -> int:
-    """The matrix of a frame's colours (`AVCOL_SPC_*`): what it is tagged with, or what players take it for."""
+    """The matrix of a frame's colours (`AVCOL_SPC_*`): its tag, or what players take it for."""
     space = int(frame.colorspace)
     if space in _KNOWN_SPACES:
         return space
@@ -58,6 +58,11 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) ->
     Transparent pixels are laid over black, as players show them. Wider samples are reduced to 8 bits; HDR is
     not tone-mapped. A `reformatter` kept by the caller saves swscale's preparation for every frame.
     """
+    return upright(as_stored(frame, reformatter), display_matrix(frame))
+
+
+def as_stored(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
+    """As `to_rgb`, without turning the picture."""
     space = source_space(frame)
     reformatter = reformatter or VideoReformatter()
     # The same samples with chroma apart, as decoders on the CPU give them. swscale converts the two to RGB in
@@ -71,11 +76,9 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) ->
             .to_ndarray()
             .astype(np.uint16)
         )
-        image: npt.NDArray[np.uint8] = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
-    else:
-        rgb = reformatter.reformat(source, format="rgb24", src_colorspace=space, dst_colorspace=other)
-        image = np.asarray(rgb.to_ndarray(), np.uint8)
-    return upright(image, display_matrix(frame))
+        return np.asarray((rgba[..., :3] * rgba[..., 3:] + 127) // 255, np.uint8)
+    rgb = reformatter.reformat(source, format="rgb24", src_colorspace=space, dst_colorspace=other)
+    return np.asarray(rgb.to_ndarray(), np.uint8)
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
@@ -92,19 +95,32 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
 
 def upright(image: npt.NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> npt.NDArray[np.uint8]:
     """Applies a display matrix: quarter turns and mirroring, to the nearest quarter turn."""
-    if matrix is None:
-        return np.ascontiguousarray(image)
-    a, b, c, d = matrix
-    if max(abs(b), abs(c)) > max(abs(a), abs(d)):  # x and y change places
+    turn = orientation(matrix)
+    if turn.transposed:
         image = image.transpose(1, 0, 2)
-        flip_x, flip_y = c < 0, b < 0
-    else:
-        flip_x, flip_y = a < 0, d < 0
-    if flip_x:
+    if turn.flip_x:
         image = image[:, ::-1]
-    if flip_y:
+    if turn.flip_y:
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+class Orientation(NamedTuple):
+    """How a stored picture becomes upright: x and y change places, then columns and rows are reversed."""
+
+    transposed: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+
+def orientation(matrix: tuple[int, int, int, int] | None) -> Orientation:
+    """The nearest quarter turn of a display matrix, with mirroring."""
+    if matrix is None:
+        return Orientation()
+    a, b, c, d = matrix
+    if max(abs(b), abs(c)) > max(abs(a), abs(d)):
+        return Orientation(True, c < 0, b < 0)
+    return Orientation(False, a < 0, d < 0)
 
 
 def as_rate(value: Fraction | None, default: Fraction = Fraction(25)) -> Fraction:

@@ -45,7 +45,7 @@ class OnCpuDevice:
         self.replayed: list[list[str]] = []
         """What each graph that was started held, in order."""
         self._capturing: list[tuple[str, Callable[[], None]]] | None = None
-        self.allocations = 0
+        self.allocations = self.followed = 0
         self._memory: list[np.ndarray] = []
 
     def schedule(self, number: int) -> None:
@@ -79,7 +79,10 @@ class OnCpuDevice:
         return array, array if self.mapped else self.pinned(shape, dtype)
 
     def adopt(self, array: Any) -> np.ndarray:
-        return np.asarray(array)
+        return np.from_dlpack(array) if hasattr(array, "__dlpack__") else np.asarray(array)
+
+    def follow_default(self) -> None:
+        self.followed += 1
 
     def address(self, array: np.ndarray) -> int:
         return array.ctypes.data

@@ -22,11 +22,22 @@ Kernel by_address(void (*kernel)(Parameters...)) {
 }
 
 #define KERNEL(name) {#name, by_address(name)}
-const std::map<std::string, Kernel> kKernels = {
-    KERNEL(project_given_canonical), KERNEL(project_given_general),  KERNEL(blend_given_canonical),
-    KERNEL(blend_given_general),     KERNEL(project_ring_canonical), KERNEL(project_ring_general),
-    KERNEL(blend_ring_canonical),    KERNEL(blend_ring_general),     KERNEL(lifecycle_judge),
-    KERNEL(lifecycle_compact),       KERNEL(depth_extent),           KERNEL(depth_scale)};
+const std::map<std::string, Kernel> kKernels = {KERNEL(project_given_canonical),
+                                                KERNEL(project_given_general),
+                                                KERNEL(blend_given_canonical),
+                                                KERNEL(blend_given_general),
+                                                KERNEL(project_ring_canonical),
+                                                KERNEL(project_ring_general),
+                                                KERNEL(blend_ring_canonical),
+                                                KERNEL(blend_ring_general),
+                                                KERNEL(lifecycle_judge),
+                                                KERNEL(lifecycle_compact),
+                                                KERNEL(depth_extent),
+                                                KERNEL(depth_scale),
+                                                KERNEL(prepare_rgb),
+                                                KERNEL(prepare_nv12),
+                                                KERNEL(prepare_smooth8),
+                                                KERNEL(prepare_smooth16)};
 
 std::string last_error;
 
@@ -81,6 +92,14 @@ EXPORT void on_cpu_layout(std::size_t* to) {
                                   sizeof(streamsplat::DepthState),
                                   sizeof(streamsplat::DepthPart),
                                   std::size_t{streamsplat::kDepthBlock},
+                                  sizeof(PrepareParams),
+                                  offsetof(PrepareParams, column),
+                                  offsetof(PrepareParams, matrix),
+                                  offsetof(PrepareParams, pitch),
+                                  offsetof(PrepareParams, pixels),
+                                  offsetof(PrepareParams, out),
+                                  sizeof(streamsplat::Span),
+                                  std::size_t{streamsplat::kColourBits},
                                   sizeof(streamsplat::CudaSplat),
                                   std::size_t{streamsplat::kTallies},
                                   std::size_t{streamsplat::kThreads},

@@ -257,7 +257,7 @@ def test_images_that_are_not_wanted_are_not_written(any_device) -> None:
 
 
 def test_layout_is_that_of_the_compiler(device) -> None:
-    found = (ctypes.c_size_t * 30)()
+    found = (ctypes.c_size_t * 38)()
     device.native.on_cpu_layout(found)
 
     def offsets(of: np.dtype, *names: str) -> list[int]:
@@ -276,6 +276,9 @@ def test_layout_is_that_of_the_compiler(device) -> None:
         layout.DEPTH_STATE.itemsize,
         layout.DEPTH_PART_BYTES,
         layout.DEPTH_BLOCK,
+        *offsets(layout.PREPARE_PARAMS, "column", "matrix", "pitch", "pixels", "out"),
+        2 * np.dtype(np.int32).itemsize,  # a span
+        layout.COLOUR_BITS,
         layout.SPLAT_BYTES,
         layout.TALLIES,
         layout.THREADS,

@@ -253,6 +253,14 @@ def test_sources_are_installed_with_all_that_they_include() -> None:
         assert set(re.findall(rb'#include "(.+)"', text)) <= {n.encode() for n in installed}
 
 
+def test_nvrtc_is_told_every_type_of_a_fixed_width() -> None:
+    """It has no <stdint.h>; nvcc and the CPU would not notice."""
+    texts = kernels.read_sources()
+    told = set(re.findall(rb"typedef [a-z ]+ (\w+_t);", texts["splat_math.h"]))
+    used = {name for text in texts.values() for name in re.findall(rb"\bu?int\d+_t\b", text)}
+    assert used <= told
+
+
 def test_nvrtc_itself_compiles_the_installed_sources(tmp_path) -> None:
     """The real one, where it is installed; it needs no GPU."""
     pytest.importorskip("cupy.cuda", reason="CuPy (extra [gpu]) is not installed")

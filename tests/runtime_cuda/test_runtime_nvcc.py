@@ -49,7 +49,7 @@ def report(architecture: str, out: Path) -> dict[str, dict[str, int]]:
 
 def check(architecture: str, out: Path) -> None:
     found = report(architecture, out)
-    assert len(KERNELS) == 12 and found.keys() == KERNELS, found
+    assert len(KERNELS) == 16 and found.keys() == KERNELS, found
     for name, used in found.items():
         assert (used["frame"], used["stores"], used["loads"]) == (0, 0, 0), (name, used)
         assert used["registers"] <= REGISTERS and used["shared"] <= SHARED, (name, used)

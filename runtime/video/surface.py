@@ -1,0 +1,112 @@
+"""A decoded picture that stays on the GPU that decoded it (NVDEC), and the frame that carries it.
+
+PyAV gives such pictures from version 17 on (`HWAccel(is_hw_owned=True)`), their planes as DLPack. They are
+for `--device cuda`, which resizes and converts them there; whoever asks for `image` gets a copy on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import VideoError
+from .frames import Orientation, VideoFrame, as_stored, display_matrix, orientation, source_space, upright
+
+# Two planes, luma and interleaved chroma of 4:2:0: bytes of a sample, which has the value in its upper bits.
+_SAMPLE_BYTES = {"nv12": 1, "p010le": 2, "p016le": 2}
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+
+
+class Plane:
+    """A plane of a frame for `Device.adopt`: its DLPack, without the stream that PyAV refuses to be told of.
+
+    Attributes:
+        pitch: bytes from row to row.
+    """
+
+    def __init__(self, plane: Any) -> None:
+        self._plane = plane
+        self.pitch = int(plane.line_size)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, index = self._plane.__dlpack_device__()
+        return int(kind), int(index)
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._plane.__dlpack__()
+
+
+class Surface:
+    """Y'CbCr 4:2:0 in device memory. Holding it keeps the memory from the decoder.
+
+    Attributes:
+        stored: height and width as it lies in memory. turn: how it becomes upright. sample_bytes: 1, or 2
+            with the value in the upper bits. space: matrix of its colours, as `frames.source_space`.
+        full_range: luma goes from 0 to 255 instead of 16 to 235.
+
+    Raises:
+        VideoError: the decoder gave another format, which nothing here reads on a GPU.
+    """
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+        kind = frame.format if frame.sw_format is None else frame.sw_format
+        if kind.name not in _SAMPLE_BYTES:
+            raise VideoError(
+                f"The GPU decodes this video to {kind.name}; what stays there is NV12 or P010.",
+                "Leave --decode out to decode on the CPU, or use --device cpu.",
+            )
+        self._format = str(kind.name)
+        self.sample_bytes = _SAMPLE_BYTES[self._format]
+        self.stored = int(frame.height), int(frame.width)
+        self._matrix = display_matrix(frame)
+        self.turn: Orientation = orientation(self._matrix)
+        self.space = source_space(frame)
+        self.full_range = int(frame.color_range) == _FULL_RANGE
+
+    @property
+    def planes(self) -> Sequence[Plane]:
+        return [Plane(plane) for plane in self._frame.planes]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright picture."""
+        height, width = self.stored
+        return (width, height) if self.turn.transposed else (height, width)
+
+    def download(self) -> npt.NDArray[np.uint8]:
+        """Upright uint8 RGB [h, w, 3] on the host, as `frames.to_rgb` makes it."""
+        return upright(as_stored(self._frame.reformat(format=self._format)), self._matrix)
+
+
+@dataclass(frozen=True)
+class SurfaceFrame:
+    """As `VideoFrame`, with the picture on the GPU."""
+
+    surface: Surface
+    timestamp: float
+    index: int
+    captured: float | None = None
+    decode_ms: float | None = None
+    segment: int = 0
+
+    @cached_property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """A copy on the host, made when it is first asked for."""
+        return self.surface.download()
+
+
+DecodedFrame = VideoFrame | SurfaceFrame
+
+
+def picture_size(frame: DecodedFrame) -> tuple[int, int]:
+    """Height and width, without fetching what is on a GPU."""
+    if isinstance(frame, SurfaceFrame):
+        return frame.surface.size
+    height, width = frame.image.shape[:2]
+    return height, width
