@@ -16,7 +16,7 @@ from ..pipeline import Pipeline, Rendered
 from ..schedule import Job, run_fairly
 from ..sources import LiveOptions
 from ..stream import open_stream
-from ..video import VideoFrame, VideoReader, encode_png, open_video
+from ..video import DecodedFrame, VideoReader, encode_png, open_video
 from .spec import Progress, StreamSpec
 
 Emit = Callable[[Progress], None]
@@ -33,7 +33,7 @@ class _From:
     def dropped(self) -> int:
         return self._reader.dropped
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         for frame in self._reader:
             if frame.index >= self._start:
                 yield frame

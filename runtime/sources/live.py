@@ -13,8 +13,8 @@ from typing import Any
 from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError, VideoError
-from ..video.frames import VideoFrame, to_rgb
 from ..video.reader import FileReader, VideoReader
+from ..video.surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 from .clock import Timeline
 from .connection import Connection, ConnectionLost, Picture, SourceEvents
 from .opening import is_live, open_live
@@ -84,7 +84,7 @@ class LiveReader(VideoReader):
         self._timeline = Timeline()
         self._reformatter = VideoReformatter()
         self._index = 0
-        self._shape: tuple[int, ...] = ()
+        self._size: tuple[int, ...] = ()
         self._reading = threading.Lock()  # held while the container is in use, and never across a yield
         self._connection, self._pictures = self._connect(opened)
         try:
@@ -99,8 +99,12 @@ class LiveReader(VideoReader):
             self._connection.close()
             raise
         self.rate = self._connection.rate
-        self._waiting: VideoFrame | None = self._frame(first)
-        self.height, self.width = self._waiting.image.shape[:2]
+        try:
+            self._waiting: DecodedFrame | None = self._frame(first)
+        except VideoError:  # of a GPU, which decodes to what is not read there
+            self._connection.close()
+            raise
+        self.height, self.width = picture_size(picture_of(self._waiting))
 
     @property
     def counters(self) -> dict[str, float]:
@@ -111,7 +115,7 @@ class LiveReader(VideoReader):
     def dropped(self) -> int:
         return self.events.late
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         while True:
             waiting, self._waiting = self._waiting, None
             try:
@@ -134,17 +138,18 @@ class LiveReader(VideoReader):
             raise ConnectionLost("closed")
         return picture
 
-    def _frame(self, picture: Picture) -> VideoFrame:
+    def _frame(self, picture: Picture) -> DecodedFrame:
         start = time.perf_counter()
-        image = to_rgb(picture.frame, self._reformatter)
-        if image.shape != self._shape:
-            self.events.sizes += bool(self._shape)
-            self._shape = image.shape
+        image = taken(picture.frame, self._reformatter)
+        size = picture_size(image)
+        if size != self._size:
+            self.events.sizes += bool(self._size)
+            self._size = size
         placed = self._timeline.place(picture.raw, picture.arrival)
         self.events.repaired_times += placed.repaired
         index, self._index = self._index, self._index + 1
         milliseconds = picture.decode_ms + (time.perf_counter() - start) * 1e3
-        return VideoFrame(image, placed.timestamp, index, picture.captured, milliseconds, placed.segment)
+        return with_picture(image, placed.timestamp, index, picture.captured, milliseconds, placed.segment)
 
     def _connect(self, opened: tuple[Any, Any] | None = None) -> tuple[Connection, Iterator[Picture]]:
         options = self._options

@@ -1,7 +1,7 @@
 """Where pictures are decoded: by libav on the CPU, or on an NVIDIA GPU (NVDEC) through libav's acceleration.
 
-What was asked for is what decodes, or an error says why not. A GPU's pictures are copied to the host (NV12,
-or P010 where they have more than 8 bits), where they are converted and resized like all others.
+What was asked for is what decodes, or an error says why not. A GPU's pictures (NV12, or P010 where they have
+more than 8 bits) stay there (`surface`), or are copied to the host, converted and resized like all others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import av
 import av.error
 
 from ..engines.trt_api import cuda_device
@@ -19,11 +20,11 @@ DECODERS = ("software", "cuda")
 SOFTWARE_HINT = "Leave --decode out to decode on the CPU."
 
 
-def acceleration(decode: str) -> Any:
+def acceleration(decode: str, *, surfaces: bool = False) -> Any:
     """What `av.open` takes as `hwaccel`; None for `software`.
 
     Args:
-        decode: one of `DECODERS`.
+        decode: one of `DECODERS`. surfaces: the pictures stay on the GPU.
 
     Raises:
         InputError: it is another word.
@@ -49,14 +50,22 @@ def acceleration(decode: str) -> Any:
         raise VideoError(
             "There is no CUDA device here to decode on.", f"`nvidia-smi` must work. {SOFTWARE_HINT}"
         )
-    accelerator = module.HWAccel(device_type=decode, allow_software_fallback=False)
+    kept = {"is_hw_owned": True} if surfaces else {}
+    try:
+        accelerator = module.HWAccel(device_type=decode, allow_software_fallback=False, **kept)
+    except TypeError as error:
+        raise VideoError(
+            f"PyAV {av.__version__} cannot leave pictures on the GPU that decodes them.",
+            f"pip install 'av>=17'. {SOFTWARE_HINT}",
+        ) from error
     try:  # with any codec: what fails later is then the input's
         accelerator.create(importlib.import_module("av.codec").Codec("h264", "r"))
     except (av.error.FFmpegError, NotImplementedError) as error:  # no device; no decoder of this kind
+        early = "Where pictures stay on the GPU, open the video before anything else here uses the GPU. "
         raise VideoError(
             f"libav cannot use the GPU for decoding: {error}.",
-            f"The driver's libnvcuvid may be missing (in containers: NVIDIA_DRIVER_CAPABILITIES=video). "
-            f"{SOFTWARE_HINT}",
+            f"{early if surfaces else ''}The driver's libnvcuvid may be missing (in containers: "
+            f"NVIDIA_DRIVER_CAPABILITIES=video). {SOFTWARE_HINT}",
         ) from error
     return accelerator
 

@@ -16,7 +16,8 @@ from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError, VideoError
 from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
-from .frames import RATE_MAX, VideoFrame, as_rate, to_rgb
+from .frames import RATE_MAX, as_rate
+from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
 if TYPE_CHECKING:
     from ..sources import LiveOptions
@@ -67,7 +68,7 @@ class VideoReader(ABC):
         return {}
 
     @abstractmethod
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         """Yields the frames in order of time."""
 
     @abstractmethod
@@ -90,6 +91,7 @@ def open_video(
     threads: int = 0,
     live: LiveOptions | None = None,
     decode: str = "software",
+    surfaces: bool = False,
 ) -> VideoReader:
     """Opens a recording or a live source; `sources.parse_uri` lists the forms.
 
@@ -99,6 +101,7 @@ def open_video(
         threads: decoding threads for recordings, 0 = as many as there are cores.
         live: patience and options for a live source.
         decode: `software`, or `cuda` for files and network streams: on the GPU, see `decoding`.
+        surfaces: with `cuda`, leave the pictures on the GPU: frames are `surface.SurfaceFrame`.
 
     Returns:
         A reader whose first frame has been decoded already, so its size is known.
@@ -115,7 +118,7 @@ def open_video(
         raise InputError(
             f"{source.shown}: only files and network streams are decoded on a GPU.", SOFTWARE_HINT
         )
-    accelerator = acceleration(decode)
+    accelerator = acceleration(decode, surfaces=surfaces)
     if source.kind == "path":
         return _open_path(source.target, folder_rate, threads, accelerator)
     from ..sources.live import LiveReader, open_network
@@ -216,7 +219,7 @@ class FileReader(VideoReader):
         except BaseException:
             container.close()
             raise
-        self.height, self.width = self._first.image.shape[:2]
+        self.height, self.width = picture_size(picture_of(self._first))
 
     def _pick_stream(self) -> Any:
         name = self._container.format.name
@@ -258,7 +261,7 @@ class FileReader(VideoReader):
             self.frames_estimate = max(1, round(seconds * float(self.rate)))
         return seconds
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self) -> Iterator[DecodedFrame]:
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -272,7 +275,7 @@ class FileReader(VideoReader):
             yield from self._convert(packet)
         self._conclude()
 
-    def _convert(self, packet: Any) -> Iterator[VideoFrame]:
+    def _convert(self, packet: Any) -> Iterator[DecodedFrame]:
         try:
             frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:
@@ -285,10 +288,10 @@ class FileReader(VideoReader):
             if frame.is_corrupt:  # decoded with parts missing: worse than no frame
                 self._damaged += 1
                 continue
-            image = to_rgb(frame, self._reformatter)
+            picture = taken(frame, self._reformatter)
             timestamp = self._time(frame)
             index, self._decoded = self._decoded, self._decoded + 1
-            yield VideoFrame(image, timestamp, index)
+            yield with_picture(picture, timestamp, index)
 
     def _time(self, frame: Any) -> float:
         """Seconds since the first frame, strictly increasing whatever the file says."""
@@ -333,7 +336,7 @@ class FileReader(VideoReader):
                 f"only {self._decoded}{of} frames ({end:.2f}{of_seconds} s) could be decoded{why}"
             )
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         if self._first is not None:
             first, self._first = self._first, None
             yield first

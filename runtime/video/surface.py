@@ -13,12 +13,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 
 from ..errors import VideoError
-from .frames import Orientation, VideoFrame, as_stored, display_matrix, orientation, source_space, upright
+from .frames import (
+    Orientation,
+    VideoFrame,
+    as_stored,
+    display_matrix,
+    orientation,
+    source_space,
+    to_rgb,
+    upright,
+)
 
 # Two planes, luma and interleaved chroma of 4:2:0: bytes of a sample, which has the value in its upper bits.
 _SAMPLE_BYTES = {"nv12": 1, "p010le": 2, "p016le": 2}
+_ON_GPU = "cuda"  # pixel format of a frame in CUDA's memory
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
@@ -102,11 +113,33 @@ class SurfaceFrame:
 
 
 DecodedFrame = VideoFrame | SurfaceFrame
+Picture = npt.NDArray[np.uint8] | Surface
 
 
-def picture_size(frame: DecodedFrame) -> tuple[int, int]:
-    """Height and width, without fetching what is on a GPU."""
-    if isinstance(frame, SurfaceFrame):
-        return frame.surface.size
-    height, width = frame.image.shape[:2]
+def taken(frame: Any, reformatter: VideoReformatter) -> Picture:
+    """What a decoder gave, where it gave it: on the host as `frames.to_rgb`.
+
+    Raises:
+        VideoError: see `Surface`.
+    """
+    return Surface(frame) if frame.format.name == _ON_GPU else to_rgb(frame, reformatter)
+
+
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """Height and width, upright."""
+    if isinstance(picture, Surface):
+        return picture.size
+    height, width = picture.shape[:2]
     return height, width
+
+
+def picture_of(frame: DecodedFrame) -> Picture:
+    """Without fetching what is on a GPU."""
+    return frame.surface if isinstance(frame, SurfaceFrame) else frame.image
+
+
+def with_picture(picture: Picture, timestamp: float, index: int, *others: Any) -> DecodedFrame:
+    """The frame of a picture; see `VideoFrame` for the rest."""
+    if isinstance(picture, Surface):
+        return SurfaceFrame(picture, timestamp, index, *others)
+    return VideoFrame(picture, timestamp, index, *others)

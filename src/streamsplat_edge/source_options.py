@@ -59,9 +59,14 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--decode",
         choices=DECODERS,
         default="software",
-        help="cuda decodes files and network streams on an NVIDIA GPU (NVDEC), or an error says why not "
-        "(default: software)",
+        help="cuda decodes files and network streams on an NVIDIA GPU (NVDEC), or an error says why not; "
+        "with --device cuda the pictures stay there (default: software)",
     )
+
+
+def stays_on_gpu(args: argparse.Namespace) -> bool:
+    """Whether pictures are decoded on the GPU that everything else runs on."""
+    return args.decode == "cuda" and args.device == "cuda"
 
 
 def live_options(args: argparse.Namespace) -> LiveOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +31,9 @@ class Accelerator:
 
     problem: Exception | None = None
 
-    def __init__(self, device_type: str, allow_software_fallback: bool) -> None:
+    def __init__(self, device_type: str, allow_software_fallback: bool, is_hw_owned: bool = False) -> None:
         assert (device_type, allow_software_fallback) == ("cuda", False)
+        self.is_hw_owned = is_hw_owned
 
     def create(self, codec: Any) -> None:
         assert codec.name == "h264" and codec.is_decoder
@@ -54,15 +56,23 @@ def clip(tmp_path: Path) -> Path:
     return sample_clip(tmp_path / "clip.mp4", 5)
 
 
-def opened_with(monkeypatch: pytest.MonkeyPatch, *, accelerates: bool) -> list[Any]:
-    """`av.open` that notes its accelerators, and decodes on the CPU in the GPU's place."""
+def opened_with(
+    monkeypatch: pytest.MonkeyPatch, *, accelerates: bool, there: Callable[[Any], Any] = lambda frame: frame
+) -> list[Any]:
+    """`av.open` that notes its accelerators, and decodes on the CPU in the GPU's place. `there`: what becomes
+    of a frame."""
     seen: list[Any] = []
 
     def open_(file: Any, *, hwaccel: Any, **options: Any) -> Any:
         seen.append(hwaccel)
         container = OPEN(file, **options)
         (stream,) = container.streams.video
-        context = _Seen(stream.codec_context, is_hwaccel=accelerates)
+        if hwaccel is None:
+            return container
+        codec = stream.codec_context
+        context = _Seen(
+            codec, is_hwaccel=accelerates, decode=lambda packet: [there(f) for f in codec.decode(packet)]
+        )
         video = [_Seen(stream, codec_context=context)]
 
         def demux(_: Any) -> Any:
@@ -119,6 +129,37 @@ def test_what_is_missing_is_named(gpu: SimpleNamespace, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "av.codec.hwaccel", None)
     with pytest.raises(VideoError, match=r"This PyAV cannot decode on a GPU.*av>=15"):
         decoding.acceleration("cuda")
+
+
+def test_pictures_stay_on_the_gpu_where_this_pyav_can(
+    gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not decoding.acceleration("cuda").is_hw_owned
+    assert decoding.acceleration("cuda", surfaces=True).is_hw_owned
+    monkeypatch.setattr(Accelerator, "problem", av.error.OSError(95, "Operation not supported"))
+    with pytest.raises(VideoError, match=r"not supported.*open the video before anything else"):
+        decoding.acceleration("cuda", surfaces=True)
+
+    class Older(Accelerator):
+        """Of PyAV 15 and 16."""
+
+        def __init__(self, device_type: str, allow_software_fallback: bool) -> None:
+            super().__init__(device_type, allow_software_fallback)
+
+    gpu.HWAccel = Older
+    with pytest.raises(VideoError, match=r"PyAV .* cannot leave pictures on the GPU.*av>=17"):
+        decoding.acceleration("cuda", surfaces=True)
+
+
+def test_the_pyav_here_keeps_what_a_gpu_decodes() -> None:
+    """What `surface` needs of it, without a GPU."""
+    hwaccel = pytest.importorskip("av.codec.hwaccel")
+    if int(av.__version__.split(".")[0]) < 17:
+        pytest.skip("PyAV 17 is the first that can")
+    assert hwaccel.HWAccel(device_type="cuda", allow_software_fallback=False, is_hw_owned=True).is_hw_owned
+    frame = yuv_frame("nv12", *samples(50, 70))
+    assert frame.sw_format is None and frame.planes[1].__dlpack_device__() == (1, 0)
+    assert np.from_dlpack(frame.planes[1]).shape == (25, 35, 2)  # type: ignore[arg-type]
 
 
 def test_sources_that_a_gpu_does_not_decode(gpu: SimpleNamespace, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import av
 import numpy as np
 from kernel_rasterizer import to_device
+from on_cpu_device import OnCpuDevice
 
 from streamsplat_edge.runtime.cuda.device import Device
 from streamsplat_edge.runtime.video.surface import Surface
@@ -49,7 +50,9 @@ class FrameThere:
         for plane in frame.planes:
             memory: Any = plane
             rows = np.frombuffer(memory, np.uint8).reshape(-1, plane.line_size)
-            self.planes.append(_PlaneThere(to_device(device, rows), plane.line_size))
+            # A decoder allocates in a thread of its own, which a capture of the device's would refuse here.
+            array = rows.copy() if isinstance(device, OnCpuDevice) else to_device(device, rows)
+            self.planes.append(_PlaneThere(array, plane.line_size))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._frame, name)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_bundle import build_fake_bundle
 from on_cpu_device import OnCpuDevice
+from surface_samples import FrameThere
+from test_decoding import gpu, opened_with
 from video_samples import sample_clip
 
 from streamsplat_edge import cli
 from streamsplat_edge.runtime import stream
 from streamsplat_edge.runtime.engines import onnxruntime
 from streamsplat_edge.runtime.errors import DeviceLostError
+from streamsplat_edge.runtime.sources import live as live_source
+from streamsplat_edge.runtime.sources import uri
 from streamsplat_edge.runtime.video import open_video
+
+__all__ = ["gpu"]  # a fixture
 
 
 @pytest.fixture
@@ -46,6 +54,39 @@ def test_a_run_gives_the_same_pictures(command: list[str], tmp_path: Path) -> No
     report = json.loads(stats.read_text())
     assert report["stages"]["render"] == "CUDA rasterizer, kernels on the CPU"
     assert report["device_lost"] is None
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_pictures_that_the_gpu_decodes_stay_there(
+    command: list[str],
+    tmp_path: Path,
+    device: OnCpuDevice,
+    gpu: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    live: bool,
+) -> None:
+    decoded: list[FrameThere] = []
+
+    def there(frame: Any) -> FrameThere:
+        decoded.append(FrameThere(device, frame.reformat(format="nv12")))
+        return decoded[-1]
+
+    seen = opened_with(monkeypatch, accelerates=True, there=there)
+    if live:
+        source = uri.SourceUri("network", command[1], "rtsp://camera/1")
+        monkeypatch.setattr(uri, "parse_uri", lambda _: source)
+        monkeypatch.setattr(live_source, "is_live", lambda *_: True)
+        command += ["--policy", "block", "--reconnect", "0"]
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    code = cli.main([*command, "-o", str(ours), "--device", "cuda", "--decode", "cuda"])
+    assert code == (3 if live else 0), "a live source that ends was lost"
+    assert seen[0].is_hw_owned and len(decoded) == 14
+    assert not any(frame.downloads for frame in decoded)
+    monkeypatch.undo()
+    assert cli.main([*command[:2], *command[2:8], "--quiet", "-o", str(theirs)]) == 0
+    images = [frames_of(folder) for folder in (ours, theirs)]
+    assert len(images[0]) == len(images[1]) == 14
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(*images, strict=True)) <= 1
 
 
 def lose(device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch, after: int) -> None:

@@ -24,7 +24,7 @@ from ..runtime.pipeline import Pipeline, Rendered
 from ..runtime.power import Nvml, PowerMeter, find_rails
 from ..runtime.stream import Stream, open_stream
 from ..runtime.video import (
-    VideoFrame,
+    DecodedFrame,
     VideoReader,
     encode_png,
     open_video,
@@ -32,7 +32,7 @@ from ..runtime.video import (
     write_bytes,
 )
 from ..runtime.video.writer import FolderWriter, VideoWriter
-from ..source_options import drops_frames, key_frame_rule, live_options
+from ..source_options import drops_frames, key_frame_rule, live_options, stays_on_gpu
 from ..view_options import open_viewer
 from . import report
 from .arguments import check_arguments, find_bundle
@@ -66,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
                 threads=args.threads,
                 live=live,
                 decode=args.decode,
+                surfaces=stays_on_gpu(args),
             )
         )
         run = Run(args, bundle, reader, stop)
@@ -179,7 +180,7 @@ class Run:
             print("the view stays; Ctrl-C ends it", file=sys.stderr, flush=True)
             self.live_view.wait()
 
-    def frames(self) -> Iterator[VideoFrame]:
+    def frames(self) -> Iterator[DecodedFrame]:
         """The input until it ends or the user stops it. Runs in the decoding thread."""
         for frame in self.reader:
             if self.stop.event.is_set():

@@ -16,7 +16,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import InputError
 from ..runtime.schedule import Job, run_fairly
 from ..runtime.video import open_video
-from ..source_options import live_options
+from ..source_options import live_options, stays_on_gpu
 from .arguments import check_arguments, find_bundle
 from .run import Run, conclude, power_meter
 from .stopping import Stop
@@ -49,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
                 threads=args.threads,
                 live=live,
                 decode=args.decode,
+                surfaces=stays_on_gpu(args),
             )
             runs.append(Run(one, bundle, stack.enter_context(reader), stop))
             runs[-1].open_output(stack)
