@@ -87,7 +87,7 @@ gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, 
 	    .venv-gpu/bin/python -m pytest -m gpu tests/rasterizer_cuda -k "cpp_version or culled or empty" || exit 1; done; fi
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
 	  STREAMSPLAT_NO_POOL=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
-	    .venv-gpu/bin/python -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times" || exit 1; done; fi
+	    .venv-gpu/bin/python -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times or turned" || exit 1; done; fi
 	name=`.venv-gpu/bin/python -c 'import torch; print("-".join(torch.cuda.get_device_name(0).lower().split()))'` && \
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_grad --device cuda \
 	  --json benchmarks/results/raster-grad-$$name.json && \

@@ -20,6 +20,7 @@ from .preprocess import DepthRange, Resizer
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, View
 
 if TYPE_CHECKING:
+    from .cuda.graphs import RenderGraphs
     from .cuda.push_graphs import PushGraphs
     from .video.surface import Surface
 
@@ -115,6 +116,11 @@ class Scene(Protocol):
     @property
     def graphs(self) -> PushGraphs | None:
         """Makes key frames of pairs by CUDA graphs; None on the host."""
+        ...
+
+    @property
+    def render_graphs(self) -> RenderGraphs | None:
+        """Renders by CUDA graphs; None on the host."""
         ...
 
     def fork(self) -> Scene:
@@ -226,7 +232,7 @@ class HostScene:
         self._range = self._before = self._after = DepthRange()
         self._time = 0.0
 
-    graphs = None
+    graphs = render_graphs = None
 
     @property
     def description(self) -> str:

@@ -78,6 +78,8 @@ class Stream:
         self.model = bundle.model
         self._engines = dict(stages)
         self.scene: Scene = HostScene(self.model, *shapes(stages), threads) if scene is None else scene
+        if self.scene.render_graphs is not None:
+            self.scene.render_graphs.wanted = graphs
         self._series = 0  # calls of `render_many`
         self._closed = False
 
@@ -107,7 +109,7 @@ class Stream:
 
     @property
     def description(self) -> dict[str, str]:
-        """What runs each stage, for statistics and reports; on a GPU also whether pairs are graphs."""
+        """What runs each stage, for statistics and reports; on a GPU also what are graphs."""
         lines = {stage: engine.description for stage, engine in self._engines.items()}
         lines |= {"render": self.scene.description}
         if self.scene.graphs is not None:
@@ -117,6 +119,8 @@ class Stream:
                 if refusal is None
                 else f"no CUDA graph, stage by stage: {refusal}"
             )
+        if self.scene.render_graphs is not None:
+            lines["render_graph"] = self.scene.render_graphs.description
         return lines
 
     def _graph_refusal(self) -> str | None:
@@ -375,8 +379,8 @@ def open_stream(
         threads: per engine and for the rasterizer; 0 is all cores. They take turns, so they do not add up.
         precision: None takes each stage's first file for the engine (and bf16 in OpenVINO where the CPU has
             it).
-        graphs: on a GPU, make key frames by CUDA graphs where the engines can be a part of one; False keeps
-            the latency of every stage apart.
+        graphs: on a GPU, make key frames by CUDA graphs where the engines can be a part of one, and render by
+            them; False keeps the latency of every stage apart.
 
     Raises:
         BundleError: not a valid bundle, or none of its files fits engine and precision.

@@ -20,7 +20,7 @@ from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from ..rasterizer import Extent, View
 from . import layout
 from .device import Device
-from .rasterizer import CudaRasterizer, DeviceImages, Output, check_background, extent_number
+from .rasterizer import CudaRasterizer, DeviceImages, Output, Start, check_background, extent_number
 from .ring import Ring, Slot
 
 _IN_FLIGHT = 4  # intervals whose state and totals may be on their way
@@ -268,6 +268,7 @@ class DeviceLifecycle:
         extent: Extent | None = None,
         outputs: Collection[Output] | None = None,
         into: Mapping[Output, Any] | None = None,
+        start: Start | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.
 
@@ -276,6 +277,7 @@ class DeviceLifecycle:
             times: in seconds, one per image. views: one per image; None is the canonical view, the fast path.
             extent: None is the rasterizer's. outputs: None is all that there are buffers for.
             into: buffers to be used instead of the rasterizer's: at least as many images as `times`.
+            start: see `CudaRasterizer.run`.
 
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or the rasterizer does not fit.
@@ -305,4 +307,4 @@ class DeviceLifecycle:
         if extent is not None:
             params["extent"] = extent_number(extent)
         kernels = f"project_ring_{path}", rows, f"blend_ring_{path}"
-        return rasterizer.run(frames, *kernels, params, self.params, into=into)
+        return rasterizer.run(frames, *kernels, params, self.params, into=into, start=start)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import DeviceLostError, EngineError
 from ..key_frame_ring import PAIRS, SLOTS, LifecycleStats
 from .device import Device
+from .graphs import Graphs
 from .lifecycle import DeviceLifecycle
 
 
@@ -27,20 +27,12 @@ class _Graph:
         )
 
 
-class PushGraphs:
-    """Not thread-safe.
-
-    Attributes:
-        refusal: why the device does not capture this chain; None while nothing is known against it.
-    """
+class PushGraphs(Graphs):
+    """See `Graphs`; the keys are phases of the lifecycle."""
 
     def __init__(self, device: Device, life: DeviceLifecycle) -> None:
-        self._device, self._life = device, life
-        self._graphs: dict[int, _Graph] = {}
-        self.refusal: str | None = None
-
-    def __len__(self) -> int:
-        return len(self._graphs)
+        super().__init__(device)
+        self._life = life
 
     @property
     def description(self) -> str:
@@ -83,12 +75,7 @@ class PushGraphs:
         return "capture", life.commit(time)
 
     def _capture(self, phase: int, depends: tuple[object, ...], enqueue: Callable[[], None]) -> None:
-        """The result is there already: what refuses to be captured is started one by one from then on."""
         self._graphs.pop(phase, None)
-        try:
-            self._graphs[phase] = _Graph(depends, self._device.capture(enqueue, warm_up=False))
-        except DeviceLostError:
-            raise
-        except EngineError as error:
-            self.refusal = error.message
-            self._graphs.clear()
+        replay = self._captured(enqueue)
+        if replay is not None:
+            self._graphs[phase] = _Graph(depends, replay)

@@ -11,7 +11,7 @@ Semantics, culling and counts are those of `runtime.rasterizer`. After construct
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ from .ring import Ring, Slot
 
 Output = Literal["rgb", "bytes", "depth", "expected_depth", "alpha"]
 OUTPUTS: tuple[Output, ...] = ("rgb", "bytes", "depth", "expected_depth", "alpha")
+
+Start = Callable[[tuple[Hashable, ...], Callable[[], None]], None]
 
 TIMES_MAX = 64
 """Most images of one launch."""
@@ -227,12 +229,14 @@ class CudaRasterizer:
         blend: str,
         *arguments: np.ndarray,
         into: Mapping[Output, Any] | None = None,
+        start: Start | None = None,
     ) -> DeviceImages:
         """Upload `frames` [T] of `layout.RASTER_FRAME`, start both kernels, and fetch the counts.
 
         Args:
             frames: 1 to `times` of them: so many images are rendered.
             arguments: what `arguments` gives for the same `into`, then others.
+            start: starts both kernels, given what is baked into them, and a function that does it.
         """
         count, params, arrays = len(frames), arguments[0], self._images if into is None else into
         for name, array in arrays.items():
@@ -242,7 +246,15 @@ class CudaRasterizer:
         staged = slot.buffers.frames[:count]
         np.copyto(staged, frames)
         self.device.copy(self._buffers["frames"][:count], staged)
-        self.enqueue(project, rows, blend, *arguments, times=count)
+        baked = project, rows, blend, count, *(structure.tobytes() for structure in arguments)
+
+        def enqueue() -> None:
+            self.enqueue(project, rows, blend, *arguments, times=count)
+
+        if start is None:
+            enqueue()
+        else:
+            start(baked, enqueue)
         self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
         self._ring.release(slot)
         images = {name: arrays[name][:count] if params[_FIELDS[name]] else None for name in OUTPUTS}

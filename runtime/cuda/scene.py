@@ -6,7 +6,7 @@ the GPU is read where it lies. A smaller one is resized by the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..scene import Image, ModelInputs, Planes, Shape
 from ..video.surface import Surface
 from .depth import DeviceDepthRange
 from .device import Device
+from .graphs import RenderGraphs
 from .lifecycle import DeviceLifecycle
 from .prepare import DevicePicture, Preparer, Sampler, rgb_picture, surface_picture
 from .push_graphs import PushGraphs
@@ -149,6 +150,7 @@ class CudaScene:
         planes = [inputs.depth for inputs in self._inputs]
         self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
         self.graphs = PushGraphs(device, self.life)
+        self.render_graphs = RenderGraphs(device)
         # Two sets: `render` gives other views while the images of a batch are being taken.
         self._single, self._several = self._images(1), self._images(self._batch)
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
@@ -231,8 +233,19 @@ class CudaScene:
         depth: bool,
         buffers: _Images,
     ) -> list[Image]:
-        """One launch, downloads of what is wanted, and one wait."""
+        """One launch, downloads of what is wanted, and one wait; all but the wait as a graph."""
         wanted: tuple[Output, ...] = _OUTPUTS if depth else ("bytes",)
+        host, count = buffers.host, len(times)
+
+        def start(baked: tuple[Hashable, ...], kernels: Callable[[], None]) -> None:
+            def enqueue() -> None:
+                kernels()
+                for name in wanted:
+                    self.device.copy(host[name][:count], buffers.device[name][:count])
+
+            # Where images are rendered to says which of the host's buffers they are copied to.
+            self.render_graphs.start(baked, enqueue)
+
         images = self.life.render(
             self.rasterizer,
             times,
@@ -241,12 +254,10 @@ class CudaScene:
             extent=extent,
             outputs=wanted,
             into=buffers.device,
+            start=start,
         )
-        host = buffers.host
-        for name in wanted:
-            self.device.copy(host[name][: len(times)], getattr(images, name))
         self.settle()
-        planes = [Planes(*(host[name][i] for name in _PLANES)) if depth else None for i in range(len(times))]
+        planes = [Planes(*(host[name][i] for name in _PLANES)) if depth else None for i in range(count)]
         return [
             Image(host["bytes"][i], planes[i], stats, images.bytes[i]) for i, stats in enumerate(images.stats)
         ]

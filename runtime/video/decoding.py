@@ -50,14 +50,13 @@ def acceleration(decode: str, *, surfaces: bool = False) -> Any:
         raise VideoError(
             "There is no CUDA device here to decode on.", f"`nvidia-smi` must work. {SOFTWARE_HINT}"
         )
-    kept = {"is_hw_owned": True} if surfaces else {}
-    try:
-        accelerator = module.HWAccel(device_type=decode, allow_software_fallback=False, **kept)
-    except TypeError as error:
+    if surfaces and not _keeps_surfaces():
         raise VideoError(
             f"PyAV {av.__version__} cannot leave pictures on the GPU that decodes them.",
-            f"pip install 'av>=17'. {SOFTWARE_HINT}",
-        ) from error
+            f"pip install 'av>=18' (Python 3.11 or later). {SOFTWARE_HINT}",
+        )
+    kept = {"is_hw_owned": True} if surfaces else {}
+    accelerator = module.HWAccel(device_type=decode, allow_software_fallback=False, **kept)
     try:  # with any codec: what fails later is then the input's
         accelerator.create(importlib.import_module("av.codec").Codec("h264", "r"))
     except (av.error.FFmpegError, NotImplementedError) as error:  # no device; no decoder of this kind
@@ -68,6 +67,11 @@ def acceleration(decode: str, *, surfaces: bool = False) -> Any:
             f"NVIDIA_DRIVER_CAPABILITIES=video). {SOFTWARE_HINT}",
         ) from error
     return accelerator
+
+
+def _keeps_surfaces() -> bool:
+    """`is_hw_owned` and DLPack came with PyAV 17, the format of what is kept with 18."""
+    return hasattr(av.VideoFrame, "sw_format")
 
 
 def check_accelerated(uri: str, stream: Any) -> None:

@@ -1,6 +1,6 @@
 """A decoded picture that stays on the GPU that decoded it (NVDEC), and the frame that carries it.
 
-PyAV gives such pictures from version 17 on (`HWAccel(is_hw_owned=True)`), their planes as DLPack. They are
+PyAV gives such pictures from version 18 on (`HWAccel(is_hw_owned=True)`), their planes as DLPack. They are
 for `--device cuda`, which resizes and converts them there; whoever asks for `image` gets a copy on the host.
 """
 
@@ -66,7 +66,7 @@ class Surface:
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
-        kind = frame.format if frame.sw_format is None else frame.sw_format
+        kind = getattr(frame, "sw_format", None) or frame.format
         if kind.name not in _SAMPLE_BYTES:
             raise VideoError(
                 f"The GPU decodes this video to {kind.name}; what stays there is NV12 or P010.",

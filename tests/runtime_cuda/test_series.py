@@ -18,7 +18,7 @@ from streamsplat_edge.runtime.cuda.scene import BATCH
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.runtime.pipeline import Pipeline
 from streamsplat_edge.runtime.rasterizer import View
-from streamsplat_edge.runtime.stream import open_stream
+from streamsplat_edge.runtime.stream import Stream, open_stream
 from streamsplat_edge.runtime.video import VideoFrame
 
 TIMES = [0.0, 0.3, 0.5, 1.0]
@@ -51,11 +51,19 @@ def log(device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any,
     return kept
 
 
+def kernel_by_kernel(bundle: Bundle, device: OnCpuDevice) -> Stream:
+    """As `graphs=False` does, to see what else is a graph (`test_render_graphs`)."""
+    made = on_device(bundle, device)
+    assert made.scene.render_graphs is not None
+    made.scene.render_graphs.wanted = False
+    return made
+
+
 def test_one_launch_one_wait_and_only_what_is_wanted(
     bundle: Bundle, device: OnCpuDevice, log: list[tuple[Any, ...]]
 ) -> None:
     size = bundle.model.height, bundle.model.width
-    with on_device(bundle, device) as ours, open_stream(bundle) as theirs:
+    with kernel_by_kernel(bundle, device) as ours, open_stream(bundle) as theirs:
         for each in (ours, theirs):
             each.push(picture(0), 0.0)
             each.push(picture(1), 1.0)
@@ -85,7 +93,7 @@ def test_a_run_renders_every_interval_in_one_launch(
 ) -> None:
     assert bundle.model.key_frame_gap == 4
     frames = [VideoFrame(picture(i), i / 10, i) for i in range(30)]
-    with on_device(bundle, device) as ours, open_stream(bundle) as theirs:
+    with kernel_by_kernel(bundle, device) as ours, open_stream(bundle) as theirs:
         for gap, count, launches in ((4, 10, [5, 4, 1]), (12, 13, [5, 5, 3]), (1, 3, [2, 1])):
             log.clear()
             found, wanted = (
