@@ -1,0 +1,172 @@
+"""The report of the study: JSON and rows."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...calibration.recipe import Recipe
+from ...calibration.sources import decided
+from ...commands import report
+from ...machine import describe_machine
+from ..identity import describe_bundle, state
+from ..markdown import columns, listed, markdown
+from .prepare import Prepared
+from .study import cells, measure, ranges, subsets
+
+FORMAT, VERSION = "streamsplat-calibration", 1
+SETTLED = 1.0
+"""dB within which frames count as good as those of the largest number of samples."""
+
+Row = Mapping[str, Any]
+
+
+def run(
+    prepared: Prepared,
+    counts: Sequence[int],
+    fp8_counts: Sequence[int],
+    repeats: int,
+    percentile: float,
+    write: Callable[[dict[str, Any]], None],
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Everything, ready for JSON; `write` gets it after each row, the last time complete."""
+    decisions = {p: decided(prepared.bundle.path, Recipe(), p)[1] for p in ("int8", "fp8")}
+    chosen = subsets(len(prepared.recording), counts, repeats)
+    rows = cells(chosen, fp8_counts)
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "software": report.software("onnxruntime", "onnx"),
+        "bundle": describe_bundle(prepared.bundle),
+        "state": {"before": state()},
+        "protocol": {
+            **prepared.to_json(),
+            "percentile": percentile,
+            "quantised": "every layer that the default rules name, none given back; computed literally",
+            "psnr": "rendered frames against those of the fp32 files: worst, mean of squared errors, and the "
+            "worst in the swung view",
+            "log2": "|log2| of the range over that of the largest number of samples, over what layers read",
+        },
+        "rows": [],
+        "complete": False,
+    }
+
+    def done(found: list[dict[str, Any]]) -> None:
+        result["rows"] = found
+        result["complete"] = len(found) == len(rows)
+        if result["complete"]:
+            result["state"]["after"] = state()
+        write(result)
+
+    clips = ranges(prepared, decisions, rows, percentile, progress)
+    measure(prepared, decisions, rows, clips, done, progress)
+    return result
+
+
+def header(result: Mapping[str, Any]) -> list[str]:
+    """Column names."""
+    largest = max((row["samples"] for row in result["rows"]), default=0)
+    return [
+        "method, samples",
+        "subsets",
+        "worst frame dB",
+        "mean dB",
+        "swung view dB",
+        f"ranges against {largest} samples",
+    ]
+
+
+def groups(result: Mapping[str, Any]) -> Iterator[tuple[str, str, int, list[Row]]]:
+    """(precision, method, samples, rows of its subsets), methods together, larger numbers last."""
+    names = dict.fromkeys((row["precision"], row["method"]) for row in result["rows"])
+    for precision, method in sorted(names, key=lambda name: name[0] != "int8"):
+        own = [row for row in result["rows"] if (row["precision"], row["method"]) == (precision, method)]
+        for samples in sorted({row["samples"] for row in own}):
+            yield precision, method, samples, [row for row in own if row["samples"] == samples]
+
+
+def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """One per method and number of samples."""
+    found = []
+    for precision, method, samples, own in groups(result):
+        far = [row["log2"]["mean"] for row in own if "log2" in row]
+        found.append(
+            [
+                f"{precision.upper()} {method}, {samples}",
+                str(len(own)),
+                *(_span([row["psnr_db"][name] for row in own], 1) for name in ("worst", "mean", "novel")),
+                _span(far, 3) if far else "-",
+            ]
+        )
+    return found
+
+
+def settled(result: Mapping[str, Any]) -> list[str]:
+    """Per method in INT8, from how many samples on no subset is worse than the largest number by `SETTLED`;
+    then the methods in order at the largest number."""
+    methods: dict[str, list[tuple[int, list[Row]]]] = {}
+    for precision, method, samples, own in groups(result):
+        if precision == "int8":
+            methods.setdefault(method, []).append((samples, own))
+    parts = []
+    for method, sizes in methods.items():
+        best = sizes[-1][1][0]["psnr_db"]
+        enough = sizes[-1][0]
+        for samples, own in reversed(sizes):
+            if any(row["psnr_db"][name] < best[name] - SETTLED for row in own for name in best):
+                break
+            enough = samples
+        parts.append(f"{method} {enough}")
+    lines = []
+    if parts:
+        lines.append(
+            f"INT8: samples from which on worst frame, mean and swung view of every subset are within "
+            f"{SETTLED:g} dB of those of the largest number: {', '.join(parts)}"
+        )
+    for name, words in (("worst", "worst frame"), ("mean", "mean"), ("novel", "swung view")):
+        last = sorted(
+            ((sizes[-1][1][0]["psnr_db"][name], method) for method, sizes in methods.items()), reverse=True
+        )
+        ranking = ", ".join(f"{method} {value:.1f}" for value, method in last)
+        if ranking:
+            lines.append(f"INT8, largest number of samples, {words} in dB, best first: {ranking}")
+    return lines
+
+
+def _span(values: Sequence[float], digits: int) -> str:
+    """Lowest to highest, or the one number that both are."""
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def words(result: Mapping[str, Any]) -> str:
+    """What was measured on which machine."""
+    machine, bundle, protocol = result["machine"], result["bundle"], result["protocol"]
+    layers = max((row["layers"] for row in result["rows"]), default=0)
+    calibrated, measured = protocol["calibrated_on"], protocol["measured_on"]
+    digest = next(iter(bundle["files"].values()))["sha256"][:8] if bundle["files"] else ""
+    return (
+        f"bundle `{bundle['name']}` at {bundle['width']}x{bundle['height']} (first file {digest}), {layers} "
+        f"layers quantised, none given back; {sum(calibrated.values())} pairs of key frames of "
+        f"{len(calibrated)} videos; frames of {sum(measured.values())} pairs of {', '.join(measured)}, which "
+        f"were not calibrated on, against fp32; percentile {protocol['percentile']:g}; subsets of one size "
+        f"share no pair (lowest to highest of them); ranges: mean of abs(log2 of the ratio)"
+        f"{'' if result['complete'] else '; NOT COMPLETE'}; {machine['cpu']}, {result['date'][:10]}, commit "
+        f"{result['software']['commit']}"
+    )
+
+
+def table_lines(result: Mapping[str, Any]) -> list[str]:
+    """For a Markdown document."""
+    table = markdown(header(result), table_rows(result))
+    return [words(result) + ".", "", *table, *listed(settled(result))]
+
+
+def text(result: Mapping[str, Any]) -> list[str]:
+    """For a terminal."""
+    table = columns([header(result), *table_rows(result)])
+    return [words(result).replace("`", ""), "", *table, *listed(settled(result))]
