@@ -19,11 +19,19 @@ from ... import option_types
 from ...runtime.errors import StreamSplatError
 from ...runtime.video import write_bytes
 from .prepare import add_arguments, prepared
-from .result import run, text
+from .result import text
+from .study import run
 
 
 def _counts(text_: str) -> tuple[int, ...]:
     return tuple(option_types.positive(word.strip()) for word in text_.split(",") if word.strip())
+
+
+def _some_counts(text_: str) -> tuple[int, ...]:
+    found = _counts(text_)
+    if not found:
+        raise argparse.ArgumentTypeError("give one number or more")
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "--counts",
-        type=_counts,
+        type=_some_counts,
         default="8,16,32,64,128,256",
         metavar="N",
         help="samples, best each a multiple of the one before (default %(default)s)",

@@ -1,70 +1,17 @@
-"""The report of the study: JSON and rows."""
+"""What the study found, as rows; needs nothing but the JSON."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...calibration.recipe import Recipe
-from ...calibration.sources import decided
-from ...commands import report
-from ...machine import describe_machine
-from ..identity import describe_bundle, state
 from ..markdown import columns, listed, markdown
-from .prepare import Prepared
-from .study import cells, measure, ranges, subsets
 
 FORMAT, VERSION = "streamsplat-calibration", 1
 SETTLED = 1.0
 """dB within which frames count as good as those of the largest number of samples."""
 
 Row = Mapping[str, Any]
-
-
-def run(
-    prepared: Prepared,
-    counts: Sequence[int],
-    fp8_counts: Sequence[int],
-    repeats: int,
-    percentile: float,
-    write: Callable[[dict[str, Any]], None],
-    progress: bool = False,
-) -> dict[str, Any]:
-    """Everything, ready for JSON; `write` gets it after each row, the last time complete."""
-    decisions = {p: decided(prepared.bundle.path, Recipe(), p)[1] for p in ("int8", "fp8")}
-    chosen = subsets(len(prepared.recording), counts, repeats)
-    rows = cells(chosen, fp8_counts)
-    result: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "software": report.software("onnxruntime", "onnx"),
-        "bundle": describe_bundle(prepared.bundle),
-        "state": {"before": state()},
-        "protocol": {
-            **prepared.to_json(),
-            "percentile": percentile,
-            "quantised": "every layer that the default rules name, none given back; computed literally",
-            "psnr": "rendered frames against those of the fp32 files: worst, mean of squared errors, and the "
-            "worst in the swung view",
-            "log2": "|log2| of the range over that of the largest number of samples, over what layers read",
-        },
-        "rows": [],
-        "complete": False,
-    }
-
-    def done(found: list[dict[str, Any]]) -> None:
-        result["rows"] = found
-        result["complete"] = len(found) == len(rows)
-        if result["complete"]:
-            result["state"]["after"] = state()
-        write(result)
-
-    clips = ranges(prepared, decisions, rows, percentile, progress)
-    measure(prepared, decisions, rows, clips, done, progress)
-    return result
 
 
 def header(result: Mapping[str, Any]) -> list[str]:

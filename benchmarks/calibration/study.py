@@ -7,6 +7,7 @@ too.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import inspect
 import json
@@ -25,11 +26,16 @@ from ...calibration.forms import Clips
 from ...calibration.frames import Score
 from ...calibration.observe import clips_of, observe_parts, silent
 from ...calibration.ranges import METHODS
-from ...calibration.recipe import Decision, keep_also
+from ...calibration.recipe import Decision, Recipe, keep_also
 from ...calibration.sensitivity import literal_engines, read_scores, write_scores
+from ...calibration.sources import decided
+from ...commands import report
+from ...machine import describe_machine
 from ...runtime.errors import InputError
 from ...runtime.video import write_bytes
+from ..identity import describe_bundle, state
 from .prepare import Prepared
+from .result import FORMAT, VERSION
 
 # What is kept of an earlier run is of the same code, or it is not used.
 _CODE = hashlib.sha256(
@@ -53,6 +59,51 @@ class Cell:
     precision: str
     method: str
     subset: Subset
+
+
+def run(
+    prepared: Prepared,
+    counts: Sequence[int],
+    fp8_counts: Sequence[int],
+    repeats: int,
+    percentile: float,
+    write: Callable[[dict[str, Any]], None],
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Everything, ready for JSON; `write` gets it after each row, the last time complete."""
+    decisions = {p: decided(prepared.bundle.path, Recipe(), p)[1] for p in ("int8", "fp8")}
+    chosen = subsets(len(prepared.recording), counts, repeats)
+    rows = cells(chosen, fp8_counts)
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "software": report.software("onnxruntime", "onnx"),
+        "bundle": describe_bundle(prepared.bundle),
+        "state": {"before": state()},
+        "protocol": {
+            **prepared.to_json(),
+            "percentile": percentile,
+            "quantised": "every layer that the default rules name, none given back; computed literally",
+            "psnr": "rendered frames against those of the fp32 files: worst, mean of squared errors, and the "
+            "worst in the swung view",
+            "log2": "|log2| of the range over that of the largest number of samples, over what layers read",
+        },
+        "rows": [],
+        "complete": False,
+    }
+
+    def done(found: list[dict[str, Any]]) -> None:
+        result["rows"] = found
+        result["complete"] = len(found) == len(rows)
+        if result["complete"]:
+            result["state"]["after"] = state()
+        write(result)
+
+    clips = ranges(prepared, decisions, rows, percentile, progress)
+    measure(prepared, decisions, rows, clips, done, progress)
+    return result
 
 
 def subsets(total: int, counts: Iterable[int], repeats: int) -> list[Subset]:
