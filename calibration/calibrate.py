@@ -28,7 +28,7 @@ from .sources import decided, fp32, survey
 from .writing import write
 
 ENOUGH = 128
-"""Samples beyond which ranges hardly change; see docs/quantise.md."""
+"""Samples from which on the frames hardly depend on which ones were taken: measured, docs/quantise.md."""
 
 Files = dict[str, StageVariant]
 

@@ -8,8 +8,9 @@ from typing import Any
 from ..markdown import columns, listed, markdown
 
 FORMAT, VERSION = "streamsplat-calibration", 1
-SETTLED = 1.0
-"""dB within which frames count as good as those of the largest number of samples."""
+SETTLED = 2.0
+"""dB within which frames count as good as those of the largest number of samples: the worst of some fifty
+frames moves by more than one where ranges hardly differ."""
 
 Row = Mapping[str, Any]
 
