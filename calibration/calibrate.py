@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..runtime.bundle import Bundle, StageVariant, check_replaceable
+from ..runtime.bundle import Bundle, StageVariant
+from ..runtime.bundle_writing import check_replaceable
 from ..runtime.errors import BundleError, InputError
 from . import activations, cpu, sensitivity, videos
 from .forms import Clips, save
