@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.bundle import Bundle, StageVariant, check_replaceable
+from ..runtime.bundle import Bundle, StageVariant
+from ..runtime.bundle_writing import check_replaceable
 from . import cpu, sensitivity, videos
 from .forms import Clips, save
 from .frames import Judge, Score
