@@ -53,35 +53,45 @@ def table_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return found
 
 
-def settled(result: Mapping[str, Any]) -> list[str]:
-    """Per method in INT8, from how many samples on no subset is worse than the largest number by `SETTLED`;
-    then the methods in order at the largest number."""
-    methods: dict[str, list[tuple[int, list[Row]]]] = {}
+def by_method(result: Mapping[str, Any]) -> dict[str, list[tuple[int, list[Row]]]]:
+    """Of INT8: method -> (samples, rows of its subsets), larger numbers last."""
+    found: dict[str, list[tuple[int, list[Row]]]] = {}
     for precision, method, samples, own in groups(result):
         if precision == "int8":
-            methods.setdefault(method, []).append((samples, own))
-    parts = []
-    for method, sizes in methods.items():
-        best = sizes[-1][1][0]["psnr_db"]
-        enough = sizes[-1][0]
+            found.setdefault(method, []).append((samples, own))
+    return found
+
+
+def enough(result: Mapping[str, Any]) -> dict[str, int]:
+    """Method -> samples from which on no subset is worse than the largest number by more than `SETTLED`."""
+    found = {}
+    for method, sizes in by_method(result).items():
+        best, found[method] = sizes[-1][1][0]["psnr_db"], sizes[-1][0]
         for samples, own in reversed(sizes):
             if any(row["psnr_db"][name] < best[name] - SETTLED for row in own for name in best):
                 break
-            enough = samples
-        parts.append(f"{method} {enough}")
-    lines = []
-    if parts:
-        lines.append(
-            f"INT8: samples from which on worst frame, mean and swung view of every subset are within "
-            f"{SETTLED:g} dB of those of the largest number: {', '.join(parts)}"
-        )
+            found[method] = samples
+    return found
+
+
+def ranking(result: Mapping[str, Any], name: str) -> list[tuple[float, str]]:
+    """(dB, method) in INT8 with the largest number of samples, best first; `name` is worst, mean or novel."""
+    methods = by_method(result)
+    return sorted(((sizes[-1][1][0]["psnr_db"][name], m) for m, sizes in methods.items()), reverse=True)
+
+
+def settled(result: Mapping[str, Any]) -> list[str]:
+    """What the rows say about INT8, in words."""
+    counts = enough(result)
+    if not counts:
+        return []
+    lines = [
+        f"INT8: samples from which on worst frame, mean and swung view of every subset are within {SETTLED:g} "
+        f"dB of those of the largest number: {', '.join(f'{m} {n}' for m, n in counts.items())}"
+    ]
     for name, words in (("worst", "worst frame"), ("mean", "mean"), ("novel", "swung view")):
-        last = sorted(
-            ((sizes[-1][1][0]["psnr_db"][name], method) for method, sizes in methods.items()), reverse=True
-        )
-        ranking = ", ".join(f"{method} {value:.1f}" for value, method in last)
-        if ranking:
-            lines.append(f"INT8, largest number of samples, {words} in dB, best first: {ranking}")
+        order = ", ".join(f"{method} {value:.1f}" for value, method in ranking(result, name))
+        lines.append(f"INT8, largest number of samples, {words} in dB, best first: {order}")
     return lines
 
 

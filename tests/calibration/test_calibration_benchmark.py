@@ -13,11 +13,14 @@ from streamsplat_edge.benchmarks import table
 from streamsplat_edge.benchmarks.calibration import __main__ as command
 from streamsplat_edge.benchmarks.calibration import cpu_forms, result, study
 from streamsplat_edge.calibration import cpu
+from streamsplat_edge.calibration.calibrate import ENOUGH
+from streamsplat_edge.calibration.options import Options
 from streamsplat_edge.calibration.ranges import METHODS
 from streamsplat_edge.cli import main as streamsplat_edge
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ["--counts", "2,4,8", "--fp8-counts", "8", "--subsets", "2"]
 # 8: one subset; 4 and 2: two each. FP8 with 8 only.
 ROWS = (1 + 2 + 2) * len(METHODS) + len(METHODS)
@@ -156,6 +159,18 @@ def test_settled_is_the_smallest_number_from_which_on_all_agree() -> None:
     settled, worst, *_ = result.settled(found)
     assert settled.endswith("largest number: mse 8, entropy 4")
     assert worst.endswith("best first: mse 50.0, entropy 44.0")
+
+
+def test_the_defaults_are_what_was_measured() -> None:
+    """Where another network turns this round: change the default, and what docs/quantise.md says about it."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "calibration-tiny.json").read_text())
+    assert found["complete"]
+    default = Options().method
+    for name, margin in (("worst", result.SETTLED), ("mean", 1.0), ("novel", result.SETTLED)):
+        order = result.ranking(found, name)
+        assert next(value for value, method in order if method == default) >= order[0][0] - margin, name
+    assert result.ranking(found, "worst")[-1][1] == result.ranking(found, "novel")[-1][1] == "entropy"
+    assert result.enough(found)[default] <= ENOUGH <= Options().samples
 
 
 def test_refusals(pristine: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
