@@ -85,9 +85,10 @@ def settled(result: Mapping[str, Any]) -> list[str]:
     counts = enough(result)
     if not counts:
         return []
+    each = ", ".join(f"{method} {samples}" for method, samples in counts.items())
     lines = [
-        f"INT8: samples from which on worst frame, mean and swung view of every subset are within {SETTLED:g} "
-        f"dB of those of the largest number: {', '.join(f'{m} {n}' for m, n in counts.items())}"
+        "INT8: samples from which on worst frame, mean and swung view of every subset are within "
+        f"{SETTLED:g} dB of those of the largest number: {each}"
     ]
     for name, words in (("worst", "worst frame"), ("mean", "mean"), ("novel", "swung view")):
         order = ", ".join(f"{method} {value:.1f}" for value, method in ranking(result, name))
