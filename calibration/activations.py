@@ -36,6 +36,11 @@ class Activation:
     histogram: Histogram = field(default_factory=Histogram)
     channels: np.ndarray | None = None
 
+    def merge(self, other: Activation) -> None:
+        """Count what `other` has counted."""
+        self.histogram.merge(other.histogram)
+        self.channels = _larger(self.channels, other.channels)
+
 
 def collect(
     model: onnx.ModelProto,
@@ -56,27 +61,43 @@ def collect(
     Raises:
         InputError: NaN or infinity, naming the layer that reads it.
     """
+    return collect_parts(model, layers, [calls], stage=stage, progress=progress, total=total)[0]
+
+
+def collect_parts(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    parts: Sequence[Callable[[], Iterable[Mapping[str, np.ndarray]]]],
+    *,
+    stage: str,
+    progress: bool = False,
+    total: int = 0,
+) -> list[dict[str, Activation]]:
+    """The same for each of several sets of inputs; see `collect`."""
     readers = {name: layer.node for layer in layers for name in layer.activations}
-    found = {name: Activation() for name in readers}
+    results: list[dict[str, Activation]] = [{name: Activation() for name in readers} for _ in parts]
     groups = _groups(model, list(readers))
     with tqdm(total=total * len(groups), disable=not progress, desc=f"ranges of {stage}", unit="run") as bar:
         for group in groups:
             session = open_session(_with_outputs(model, group))
-            for inputs in calls():
-                for name, values in zip(group, session.run(group, dict(inputs)), strict=True):
-                    if not found[name].histogram.add(values):
-                        raise InputError(
-                            f"Layer {readers[name]} of stage {stage} reads NaN or infinity.",
-                            "The model overflows on this video: check it with `streamsplat-edge verify`.",
-                        )
-                    found[name].channels = _channel_maxima(found[name].channels, values)
-                bar.update(1)
-    return found
+            for calls, found in zip(parts, results, strict=True):
+                for inputs in calls():
+                    for name, values in zip(group, session.run(group, dict(inputs)), strict=True):
+                        if not found[name].histogram.add(values):
+                            raise InputError(
+                                f"Layer {readers[name]} of stage {stage} reads NaN or infinity.",
+                                "The model overflows on this video: check it with `streamsplat-edge verify`.",
+                            )
+                        maxima = np.abs(values.reshape(-1, values.shape[-1])).max(0).astype(np.float32)
+                        found[name].channels = _larger(found[name].channels, maxima)
+                    bar.update(1)
+    return results
 
 
-def _channel_maxima(before: np.ndarray | None, values: np.ndarray) -> np.ndarray:
-    maxima = np.abs(values.reshape(-1, values.shape[-1])).max(0).astype(np.float32)
-    return maxima if before is None else np.maximum(before, maxima)
+def _larger(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return np.asarray(np.maximum(a, b))
 
 
 def _groups(model: onnx.ModelProto, names: Sequence[str]) -> list[list[str]]:

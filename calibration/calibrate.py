@@ -12,24 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from ..runtime.bundle import Bundle, StageVariant, check_replaceable
-from ..runtime.errors import BundleError, InputError
-from . import activations, cpu, sensitivity, videos
+from ..runtime.bundle import Bundle, StageVariant
+from ..runtime.bundle_writing import check_replaceable
+from . import cpu, sensitivity, videos
 from .forms import Clips, save
 from .frames import Judge, Score
 from .gate import of_graphs, pass_gate
-from .layers import find_layers, is_quantised, load_graph
+from .layers import load_graph
+from .observe import clips_of, observe, silent
 from .options import Options, Result
-from .ranges import FORMATS, clip_of
 from .recipe import Decision, keep_also
 from .recording import Recording, record
 from .smooth import smooth
+from .sources import decided, fp32, survey
 from .writing import write
 
 ENOUGH = 128
-"""Samples beyond which ranges hardly change; see docs/quantise.md."""
+"""Samples from which on the frames hardly depend on which ones were taken: measured, docs/quantise.md."""
 
 Files = dict[str, StageVariant]
 
@@ -61,8 +61,8 @@ def calibrate(
     """
     options.check()
     check_replaceable(out, force)
-    bundle, decisions = _decided(path, options)
-    sources = {stage: _fp32(bundle, stage) for stage in bundle.stage_names}
+    bundle, decisions = decided(path, options.recipe, options.precision)
+    sources = {stage: fp32(bundle, stage) for stage in bundle.stage_names}
     targets = {s: bundle.variant(s, "tensorrt") for s in bundle.stage_names if _has_target(bundle, s)}
     folder = work or out.with_name(f".{out.name}.calibration")
     pairs, gate_pairs = _pairs(bundle, data, gate_data, options, progress)
@@ -105,13 +105,7 @@ def decide(path: Path, options: Options) -> list[Decision]:
         BundleError, InputError: bundle or recipe cannot be used.
     """
     options.check()
-    return _decided(path, options)[1]
-
-
-def _decided(path: Path, options: Options) -> tuple[Bundle, list[Decision]]:
-    bundle = Bundle.load(path)
-    layers = {stage: find_layers(_graph(_fp32(bundle, stage))) for stage in bundle.stage_names}
-    return bundle, options.recipe.decide(layers, options.precision)
+    return decided(path, options.recipe, options.precision)[1]
 
 
 def _has_target(bundle: Bundle, stage: str) -> bool:
@@ -140,7 +134,7 @@ def _smoothed(
         linear = [d for d in decisions if d.stage == stage and d.quantise and d.layer.operator == "MatMul"]
         if not linear:
             continue
-        seen = _collected(source, linear, recording, progress)
+        seen = observe(source, [d.layer for d in linear], recording, progress=progress)
         maxima = {d.layer.node: seen[d.layer.activations[0]].channels for d in linear}
         for files, suffix in ((sources, "fp32"), (targets, "target")):
             if stage not in files:
@@ -159,58 +153,11 @@ def _known(maxima: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray]:
     return {name: value for name, value in maxima.items() if value is not None}
 
 
-def _collected(
-    source: StageVariant, decisions: Sequence[Decision], recording: Recording, progress: bool
-) -> dict[str, activations.Activation]:
-    calls = len(recording) * (1 if source.stage == "deform" else 2)
-    return activations.collect(
-        load_graph(source.path), [d.layer for d in decisions],
-        lambda: recording.calls(source.stage, source.inputs),
-        stage=source.stage, progress=progress, total=calls,
-    )  # fmt: skip
-
-
-def _fp32(bundle: Bundle, stage: str) -> StageVariant:
-    for variant in bundle.variants(stage):
-        if variant.precision.startswith(("int8", "fp8")):
-            raise BundleError(
-                f"{bundle.path} is quantised already: stage {stage} has {variant.path.name}.",
-                "Calibrate the bundle that it was made from.",
-            )
-    found = next((v for v in bundle.variants(stage) if v.precision == "fp32"), None)
-    if found is None:
-        raise BundleError(
-            f"{bundle.path} has no fp32 file of stage {stage}, which is what others are compared with.",
-            "Export it again with --precision fp32,fp16.",
-        )
-    return found
-
-
-def _graph(variant: StageVariant) -> onnx.ModelProto:
-    model = load_graph(variant.path)
-    if is_quantised(model):
-        raise BundleError(
-            f"{variant.path} is quantised already.", "Calibrate the bundle that it was made from."
-        )
-    return model
-
-
 def _pairs(
     bundle: Bundle, data: Sequence[Path], gate_data: Sequence[Path], options: Options, progress: bool
 ) -> tuple[list[videos.Pair], list[videos.Pair]]:
     """Pairs to calibrate on and pairs to measure on."""
-    gap = bundle.model.key_frame_gap
-    shots = videos.survey(videos.find_videos(data), gap, progress=progress)
-    if gate_data:
-        held = videos.survey(videos.find_videos(gate_data), gap, progress=progress)
-        common = {p.video for shot in shots for p in shot} & {p.video for shot in held for p in shot}
-        if common:
-            raise InputError(
-                f"{sorted(common)[0]} is both calibrated on and measured on.",
-                "Measure on other videos, or leave --gate-data out: then a part is held out.",
-            )
-    else:
-        shots, held = videos.hold_out(shots)
+    shots, held = survey(bundle, data, gate_data, progress=progress)
     pairs = videos.choose(shots, options.samples)
     if len(pairs) < min(options.samples, ENOUGH):
         print(
@@ -231,19 +178,14 @@ def _ranges(
 ) -> tuple[dict[str, Clips], list[Decision]]:
     """Clips per stage and node, and the decisions without layers that read nothing but zeros."""
     found: dict[str, Clips] = {}
-    silent: list[tuple[str, str]] = []
-    form = FORMATS[options.precision]
     for stage, source in sources.items():
-        chosen = [d for d in decisions if d.stage == stage and d.quantise]
-        if not chosen:
-            continue
-        seen = _collected(source, chosen, recording, progress)
-        clips = {
-            name: clip_of(seen[name].histogram, options.method, form, percentile=options.percentile)
-            for name in seen
-        }
-        found[stage] = {d.layer.node: tuple(clips[name] for name in d.layer.activations) for d in chosen}
-        silent += [(stage, node) for node, values in found[stage].items() if not all(values)]
-    for stage, node in silent:
+        layers = [d.layer for d in decisions if d.stage == stage and d.quantise]
+        if layers:
+            seen = observe(source, layers, recording, progress=progress)
+            found[stage] = clips_of(
+                seen, layers, options.method, options.precision, percentile=options.percentile
+            )
+    zeros = silent(found)
+    for stage, node in zeros:
         print(f"warning: {node} of stage {stage} read only zeros and is not quantised.", file=sys.stderr)
-    return found, keep_also(decisions, silent, "read only zeros while calibrating")
+    return found, keep_also(decisions, zeros, "read only zeros while calibrating")

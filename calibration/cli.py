@@ -40,8 +40,8 @@ def add_parser(subparsers: Any) -> None:
     add(
         "--method",
         choices=("entropy", "percentile", "mse", "minmax"),
-        default="entropy",
-        help="how ranges follow from histograms (default: entropy)",
+        default="mse",
+        help="how ranges follow from histograms (default: mse)",
     )
     add("--percentile", type=float, default=99.99, metavar="P", help="for that method (default: 99.99)")
     add("--min-psnr", type=float, default=38.0, metavar="DB", help="of every rendered frame (default: 38)")

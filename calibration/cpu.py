@@ -81,6 +81,7 @@ def choose_forms(
     min_psnr: float,
     slower: bool = False,
     order: Sequence[tuple[str, str]] = (),
+    seconds: float = 4.0,
     progress: bool = False,
 ) -> CpuChoice:
     """Time the forms of every stage in a CPU engine, keep those that are faster, and put them to the gate.
@@ -92,6 +93,7 @@ def choose_forms(
         scratch: folder for the files.
         min_psnr: dB. slower: take the fastest INT8 form even where it is slower than fp32.
         order: layers to give back, most sensitive first.
+        seconds: of a stage, after which no further turn of timing begins.
     """
     choice = CpuChoice(engine)
     if importlib.util.find_spec(engine) is None:
@@ -105,7 +107,7 @@ def choose_forms(
     scratch.mkdir(parents=True)
     chosen: dict[str, Form] = {}
     for stage, source in tqdm(usable.items(), disable=not progress, desc=f"time in {engine}", unit="stage"):
-        form = _timed(choice, source, decisions, clips, recording, scratch, slower)
+        form = _timed(choice, source, decisions, clips, recording, scratch, slower, seconds)
         if form is not None:
             chosen[stage] = form
     if not chosen:
@@ -141,6 +143,7 @@ def _timed(
     recording: Recording,
     scratch: Path,
     slower: bool,
+    seconds: float,
 ) -> Form | None:
     """The form of a stage to use, None to stay with fp32; enters the timings."""
     stage = source.stage
@@ -158,7 +161,7 @@ def _timed(
                 source, path=path, precision=form.name, engines=(choice.engine,), plans=(), weights=None
             )
     inputs = next(iter(recording.calls(stage, source.inputs)))
-    timings, refused = compare(variants, inputs, choice.engine)
+    timings, refused = compare(variants, inputs, choice.engine, seconds=seconds)
     choice.timings[stage] = timings
     if refused:
         choice.refused[stage] = refused

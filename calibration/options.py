@@ -30,7 +30,7 @@ class Options:
     """
 
     precision: str = "int8"
-    method: str = "entropy"
+    method: str = "mse"
     percentile: float = 99.99
     samples: int = 256
     gate_samples: int = 16

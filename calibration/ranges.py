@@ -13,6 +13,7 @@ Everything is symmetric, as TensorRT wants it: zero stays zero, and a tensor has
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -23,6 +24,7 @@ from ..runtime.errors import InputError
 
 METHODS = ("entropy", "percentile", "mse", "minmax")
 _CANDIDATES = 128  # clips that `entropy` and `mse` try, evenly spaced up to the maximum
+_NARROWEST = 2.0**-120  # bin, so that its reciprocal is a float32
 _SMALLEST = 1e-12  # below it a scale would vanish in float16 arithmetic or divide by zero
 
 Floats = NDArray[np.float64]
@@ -50,11 +52,14 @@ FORMATS = {"int8": Format("int8", 127.0), "fp8": Format("fp8", 448.0)}
 class Histogram:
     """Magnitudes of a stream of arrays in bounded memory: equal bins from 0, as wide as the data need.
 
-    Where a value lies beyond the last bin, neighbouring bins are merged until it does not: widths are the
-    first one times a power of two, and at least half of the bins are in use. Zero is counted by itself.
+    Where a value lies beyond the last bin, neighbouring bins are merged until it does not. Widths are powers
+    of two, the least that hold the largest magnitude, so that at least half of the bins are in use and
+    neither the order of the arrays nor how they are shared among histograms that are merged makes a
+    difference. Zero is counted by itself.
 
     Attributes:
-        counts: values per bin, zeros left out. zeros, total: how many zeros, and values in all.
+        counts: values per bin, zeros left out; each bin holds its lower edge and not its upper one.
+        zeros, total: how many zeros, and values in all.
         width: of a bin; 0 before the first value that is not zero. top: the largest magnitude.
     """
 
@@ -79,18 +84,22 @@ class Histogram:
         if top == 0:
             return True
         bins = len(self.counts)
-        if self.width == 0:
-            self.width = top / bins
-        while top > self.width * bins:
-            merged = self.counts.reshape(-1, 2).sum(1)
-            self.counts = np.concatenate([merged, np.zeros_like(merged)])
-            self.width *= 2
+        width = max(2.0 ** math.frexp(top / bins)[1], _NARROWEST)
+        self.counts = _widened(self.counts, self.width, width)
+        self.width = max(self.width, width)
         self.top = max(self.top, top)
-        places = np.minimum(magnitudes * np.float32(1 / self.width), bins - 1).astype(np.int64)
-        found = np.bincount(places, minlength=bins)
+        found = np.bincount((magnitudes * np.float32(1 / self.width)).astype(np.int64), minlength=bins)
         found[0] -= zeros
         self.counts += found
         return True
+
+    def merge(self, other: Histogram) -> None:
+        """Count what `other`, of as many bins, has counted: the same as adding its arrays."""
+        width = max(self.width, other.width)
+        self.counts = _widened(self.counts, self.width, width) + _widened(other.counts, other.width, width)
+        self.width, self.top = width, max(self.top, other.top)
+        self.zeros += other.zeros
+        self.total += other.total
 
     @property
     def centres(self) -> Floats:
@@ -117,7 +126,7 @@ def clip_of(histogram: Histogram, method: str, form: Format, *, percentile: floa
     if method == "percentile":
         return _percentile(histogram, percentile)
     losses = _divergences(histogram, form) if method == "entropy" else _errors(histogram, form)
-    clips = _candidates(histogram)
+    _, clips = _candidates(histogram)
     return float(clips[int(np.argmin(losses))])
 
 
@@ -133,10 +142,20 @@ def weight_scales(weight: np.ndarray, axis: int, form: Format) -> np.ndarray:
     return scale_of(np.abs(weight.astype(np.float64)).max(axis=others), form)
 
 
-def _candidates(histogram: Histogram) -> Floats:
-    used = int(np.ceil(histogram.top / histogram.width))
-    edges = np.unique(np.linspace(used / _CANDIDATES, used, _CANDIDATES).round().clip(1))
-    return np.minimum(edges * histogram.width, histogram.top)
+def _widened(counts: NDArray[np.int64], width: float, wanted: float) -> NDArray[np.int64]:
+    """Counts in bins of `wanted`, which is `width` times a power of two (or as it is, where all are 0)."""
+    while 0 < width < wanted:
+        merged = counts.reshape(-1, 2).sum(1)
+        counts = np.concatenate([merged, np.zeros_like(merged)])
+        width *= 2
+    return counts
+
+
+def _candidates(histogram: Histogram) -> tuple[NDArray[np.int64], Floats]:
+    """How many bins each candidate keeps, and the clips: their upper edges, the last one the maximum."""
+    used = int(histogram.top / histogram.width) + 1
+    bins = np.unique(np.linspace(used / _CANDIDATES, used, _CANDIDATES).round().clip(1)).astype(np.int64)
+    return bins, np.minimum(bins * histogram.width, histogram.top)
 
 
 def _percentile(histogram: Histogram, percentile: float) -> float:
@@ -150,7 +169,7 @@ def _errors(histogram: Histogram, form: Format) -> Floats:
     """Mean squared error of every candidate, over the values that are not zero."""
     values, counts = histogram.centres, histogram.counts
     losses = []
-    for clip in _candidates(histogram):
+    for clip in _candidates(histogram)[1]:
         scale = clip / form.top
         losses.append(float(np.sum(counts * (form.round(values / scale) * scale - values) ** 2)))
     return np.array(losses)
@@ -164,8 +183,7 @@ def _divergences(histogram: Histogram, form: Format) -> Floats:
     Zeros are left out: they are exact in every candidate, and would drown all else behind a ReLU.
     """
     losses = []
-    for clip in _candidates(histogram):
-        used = max(1, round(clip / histogram.width))
+    for used, clip in zip(*_candidates(histogram), strict=True):
         inside = histogram.counts[:used].astype(np.float64)
         reference = inside.copy()
         reference[-1] += histogram.counts[used:].sum()

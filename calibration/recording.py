@@ -47,31 +47,39 @@ class _Idle(Engine):
 
 
 class Recording:
-    """A finished or growing recording; see the module's docstring. Create with `record`."""
+    """A finished or growing recording; see the module's docstring. Create with `record`.
 
-    def __init__(self, folder: Path, tensors: Mapping[str, tuple[int, ...]], pairs: Sequence[Pair]) -> None:
-        self.folder, self.pairs = folder, tuple(pairs)
+    Attributes:
+        folder: of its files. pairs: what is recorded. key: stands for the pairs and the bundle.
+    """
+
+    def __init__(
+        self, folder: Path, tensors: Mapping[str, tuple[int, ...]], pairs: Sequence[Pair], key: str
+    ) -> None:
+        self.folder, self.pairs, self.key = folder, tuple(pairs), key
         self._tensors = dict(tensors)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def calls(self, stage: str, inputs: Sequence[TensorSpec]) -> Iterator[Arrays]:
+    def calls(
+        self, stage: str, inputs: Sequence[TensorSpec], pairs: Sequence[int] | None = None
+    ) -> Iterator[Arrays]:
         """The inputs of every recorded run of a stage, in memory one at a time.
 
         Args:
-            stage: name. inputs: of that stage.
+            stage: name. inputs: of that stage. pairs: numbers of the pairs, None for all.
         """
         kept = {name: np.load(self._path(name), mmap_mode="r") for name in self._tensors}
-        frames = range(2 * len(self.pairs))
+        chosen = range(len(self.pairs)) if pairs is None else pairs
         if stage == "deform":
-            for i in range(len(self.pairs)):
+            for i in chosen:
                 yield {
                     spec.name: np.array(kept[spec.name.rpartition("_")[0]][2 * i + int(spec.name[-1])])[None]
                     for spec in inputs
                 }
             return
-        for i in frames:
+        for i in (frame for pair in chosen for frame in (2 * pair, 2 * pair + 1)):
             yield {spec.name: np.array(kept[_key(stage, spec.name)][i])[None] for spec in inputs}
 
     def _path(self, name: str) -> Path:
@@ -100,8 +108,8 @@ def record(
         OutputError: the disk refuses.
     """
     tensors = _tensors_of(bundle)
-    recording = Recording(folder, tensors, pairs)
-    done = _prepare(recording, _key_of(bundle, pairs, engine))
+    recording = Recording(folder, tensors, pairs, _key_of(bundle, pairs, engine))
+    done = _prepare(recording)
     if done == len(pairs):
         return recording
     try:
@@ -179,13 +187,13 @@ def _stamp(path: Path) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def _prepare(recording: Recording, key: str) -> int:
+def _prepare(recording: Recording) -> int:
     """Make the folder ready; returns how many pairs it holds already."""
     folder = recording.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         plan = folder / _PLAN
-        if plan.is_file() and json.loads(plan.read_text()).get("key") == key:
+        if plan.is_file() and json.loads(plan.read_text()).get("key") == recording.key:
             done = folder / _DONE
             return int(done.read_text()) if done.is_file() else 0
         strangers = {p.name for p in folder.iterdir()} - {_PLAN, _DONE}
@@ -206,7 +214,7 @@ def _prepare(recording: Recording, key: str) -> int:
             np.lib.format.open_memmap(
                 recording._path(name), mode="w+", dtype=np.float32, shape=(frames, *shape)
             )
-        write_bytes(plan, json.dumps({"key": key, "pairs": len(recording.pairs)}).encode())
+        write_bytes(plan, json.dumps({"key": recording.key, "pairs": len(recording.pairs)}).encode())
     except (OSError, ValueError) as error:
         raise output_error(folder, error) from error
     return 0

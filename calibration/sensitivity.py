@@ -46,7 +46,7 @@ def measure(
         precision: `int8` or `fp8`.
         kept: JSON file to which each result is written, and from which an interrupted run goes on.
     """
-    done = _read(kept)
+    done = read_scores(kept)
     chosen = [d for d in decisions if d.quantise]
     models: dict[str, onnx.ModelProto] = {}
     found = []
@@ -57,7 +57,7 @@ def measure(
             model = models.setdefault(stage, load_graph(sources[stage].path))
             with _engine(sources[stage], model, [layer], clips[stage], precision) as engine:
                 done[key] = judge.score({stage: engine})
-            _write(kept, done)
+            write_scores(kept, done)
         found.append(Sensitivity(stage, layer.node, done[key]))
     return sorted(found, key=lambda s: s.score.mean)
 
@@ -85,13 +85,15 @@ def _engine(
     return LiteralEngine(source.stage, graph, source.inputs, source.outputs, precision)
 
 
-def _read(path: Path | None) -> dict[str, Score]:
+def read_scores(path: Path | None) -> dict[str, Score]:
+    """What `write_scores` wrote; nothing where there is no file."""
     if path is None or not path.is_file():
         return {}
     return {key: Score(*values) for key, values in json.loads(path.read_text()).items()}
 
 
-def _write(path: Path | None, done: Mapping[str, Score]) -> None:
+def write_scores(path: Path | None, done: Mapping[str, Score]) -> None:
+    """Keep scores by name, so that an interrupted run goes on; None keeps nothing."""
     if path is not None:
         content = {key: [score.worst, score.mean, score.novel] for key, score in done.items()}
         write_bytes(path, json.dumps(content).encode())

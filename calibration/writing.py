@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..export.verify import default_thresholds
-from ..runtime.bundle import Bundle, StageVariant, VariantSource, sha256_of, write_bundle
+from ..runtime.bundle import Bundle, StageVariant, sha256_of
+from ..runtime.bundle_writing import VariantSource, write_bundle
 from .forms import CPU_FORMS, write_static
 from .options import Result
 

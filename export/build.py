@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of, store
+from ..runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of
+from ..runtime.bundle_writing import store
 from ..runtime.engines import trt_api
 from ..runtime.errors import EngineError, OutputError, StreamSplatError
 from ..runtime.video import write_bytes

@@ -226,7 +226,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from ..runtime.bundle import Bundle, store
+    from ..runtime.bundle import Bundle
+    from ..runtime.bundle_writing import store
     from .verify import VerificationError, default_thresholds, module_engines, verify_bundle
     from .video import key_frames
 

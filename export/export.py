@@ -11,14 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..runtime.bundle import (
-    Bundle,
-    ModelConfig,
-    VariantSource,
-    check_replaceable,
-    sha256_of,
-    write_bundle,
-)
+from ..runtime.bundle import Bundle, ModelConfig, sha256_of
+from ..runtime.bundle_writing import VariantSource, check_replaceable, write_bundle
 from ..runtime.errors import InputError
 from ..training.config import ModelConfig as TrainingConfig
 from .graphs import ExportError, check_opset, write_graph

@@ -1,26 +1,20 @@
-"""The bundle: a folder `NAME.bundle/` with `bundle.json` and the stage files it names. Read and written here.
+"""The bundle: a folder `NAME.bundle/` with `bundle.json` and the stage files it names. Read here, written by
+`bundle_writing`.
 
 Reading trusts nothing: the manifest is validated field by field (`bundle_schema`), file names may not leave
-the folder (neither by wording nor through a link), and sizes and SHA-256 of all files are compared. Writing
-is atomic: a temporary folder beside the target is filled, read back through the same validation and then
-renamed.
+the folder (neither by wording nor through a link), and sizes and SHA-256 of all files are compared.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .bundle_schema import (
     ENGINE_NAMES,
-    FORMAT,
     Manifest,
     ModelConfig,
     PlanEntry,
@@ -29,8 +23,8 @@ from .bundle_schema import (
     WeightsEntry,
     parse_manifest,
 )
-from .errors import BundleError, OutputError
-from .manifest_fields import MANIFEST_NAME, VERSION, decode_json, fail, finite_json
+from .errors import BundleError
+from .manifest_fields import MANIFEST_NAME, decode_json, fail
 
 __all__ = [
     "ENGINE_NAMES",
@@ -40,12 +34,7 @@ __all__ = [
     "PlanEntry",
     "StageVariant",
     "TensorSpec",
-    "VariantSource",
-    "check_replaceable",
     "sha256_of",
-    "store",
-    "store_quality",
-    "write_bundle",
 ]
 
 _REBUILD = "Build it again: streamsplat-edge build."
@@ -78,23 +67,6 @@ class StageVariant:
     sha256: str
     weights: Path | None = None
     plans: tuple[Plan, ...] = ()
-
-
-@dataclass(frozen=True)
-class VariantSource:
-    """A stage file to be copied into a bundle by `write_bundle`.
-
-    `file` is the name inside the bundle; empty means the name of `source`. `weights` keeps its name, since
-    the ONNX file refers to it.
-    """
-
-    source: Path
-    inputs: Sequence[TensorSpec]
-    outputs: Sequence[TensorSpec]
-    precision: str = "fp32"
-    engines: Sequence[str] = ENGINE_NAMES
-    file: str = ""
-    weights: Path | None = None
 
 
 class Bundle:
@@ -299,192 +271,3 @@ def sha256_of(path: Path) -> str:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     return digest.hexdigest()
-
-
-def write_bundle(
-    path: str | os.PathLike[str],
-    name: str,
-    model: ModelConfig,
-    stages: Mapping[str, Sequence[VariantSource]],
-    *,
-    provenance: Mapping[str, Any],
-    quality: Mapping[str, Any],
-    verification: Mapping[str, Any] | None = None,
-    quantisation: Mapping[str, Any] | None = None,
-    plans: Iterable[PlanEntry] = (),
-    plan_files: Mapping[str, Path] | None = None,
-    force: bool = False,
-) -> Bundle:
-    """Write a bundle and return it as read back from disk; either all of it appears at `path` or nothing.
-
-    Args:
-        path: folder to create. With `force`, a bundle (or an empty folder) already there is replaced.
-        stages: stage name to its files, the preferred one first.
-        provenance, quality, verification, quantisation: plain JSON values (no NaN).
-        plans, plan_files: serialised engines, and for each plan's `file` the file to copy.
-
-    Raises:
-        BundleError: the result would not be a valid bundle, or `path` exists and may not be replaced.
-        OutputError: the disk refuses.
-    """
-    target = Path(path)
-    plans = tuple(plans)
-    finite_json(dict(provenance), "provenance")
-    finite_json(dict(quality), "quality")
-    finite_json(dict(verification or {}), "verification")
-    finite_json(dict(quantisation or {}), "quantisation")
-    check_replaceable(target, force)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A killed process of the same number left it: in a container every run has the same number.
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            entries = {
-                stage: {"variants": [_copy_variant(scratch, source).to_json() for source in sources]}
-                for stage, sources in stages.items()
-            }
-            for plan in plans:
-                _copy_in(scratch, plan.file, (plan_files or {}).get(plan.file))
-            manifest = {
-                "format": FORMAT,
-                "version": VERSION,
-                "name": name,
-                "model": model.to_json(),
-                "stages": entries,
-                "plans": [asdict(plan) for plan in plans],
-                "provenance": dict(provenance),
-                "quality": dict(quality),
-                "verification": dict(verification or {}),
-                **({"quantisation": dict(quantisation)} if quantisation else {}),
-            }
-            _write_manifest(scratch / MANIFEST_NAME, manifest)
-            Bundle.load(scratch)
-            _swap_in(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"Bundle {target} cannot be written: {error.strerror or error}.",
-            "Check the path, its permissions and the disk.",
-        ) from error
-    return Bundle.load(target, verify_hashes=False)
-
-
-def store_quality(path: str | os.PathLike[str], quality: Mapping[str, Any]) -> Bundle:
-    """Write measured quality into the manifest of an existing bundle; its files stay as they are.
-
-    Raises:
-        BundleError: `path` is not a valid bundle, or `quality` is not plain JSON.
-        OutputError: the disk refuses; the old manifest is kept.
-    """
-    return store(path, {"quality": dict(quality)})
-
-
-def store(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> Bundle:
-    """Replace top-level fields of an existing bundle's manifest; its stage files stay as they are.
-
-    Args:
-        path: the bundle's folder.
-        fields: any of `plans` (a list of `PlanEntry` as dicts; the files must be there), `quality` and
-            `verification`.
-
-    Raises:
-        BundleError: `path` is not a valid bundle, or would not be one with these fields.
-        OutputError: the disk refuses; the old manifest is kept.
-    """
-    bundle = Bundle.load(path)
-    finite_json(dict(fields), "(top level)")
-    manifest = bundle.manifest | dict(fields)
-    parse_manifest(manifest)
-    target = bundle.path / MANIFEST_NAME
-    scratch = target.with_name(f".{MANIFEST_NAME}.{os.getpid()}.tmp")
-    try:
-        _write_manifest(scratch, manifest)
-        scratch.replace(target)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written: {error.strerror or error}.", "Check its permissions and the disk."
-        ) from error
-    finally:
-        scratch.unlink(missing_ok=True)
-    return Bundle.load(path, verify_hashes=False)
-
-
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def check_replaceable(target: Path, force: bool) -> None:
-    """Refuse a target that `write_bundle` would refuse; for callers with long work ahead of writing.
-
-    Raises:
-        BundleError: `target` exists and may not be replaced.
-    """
-    if not target.exists() and not target.is_symlink():
-        return
-    if not force:
-        raise BundleError(
-            f"{target} exists already.", "Choose another name, or pass force (--force) to replace it."
-        )
-    # Replacing deletes a folder, so it must be one that is clearly ours.
-    if target.is_symlink() or not target.is_dir():
-        raise BundleError(f"{target} is not a folder and is not replaced.", "Choose another name.")
-    if any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
-        raise BundleError(f"{target} is not a bundle and is not replaced.", "Choose another name.")
-
-
-def _copy_in(folder: Path, name: str, source: Path | None) -> Path:
-    if source is None:
-        raise BundleError(f"No file was given for {name}.", "Pass it in plan_files.")
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{name} is not inside the bundle folder.", "Use a plain file name.")
-    if path.exists():
-        raise BundleError(
-            f"Two files of the bundle are named {name}.", "Give each variant its own file name."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, path)
-    return path
-
-
-def _copy_variant(folder: Path, source: VariantSource) -> VariantEntry:
-    name = source.file or source.source.name
-    path = _copy_in(folder, name, source.source)
-    weights = None
-    if source.weights is not None:
-        beside = str(Path(name).parent / source.weights.name)
-        copy = _copy_in(folder, beside, source.weights)
-        weights = WeightsEntry(beside, sha256_of(copy), copy.stat().st_size)
-    return VariantEntry(
-        file=name,
-        sha256=sha256_of(path),
-        bytes=path.stat().st_size,
-        precision=source.precision,
-        engines=tuple(source.engines),
-        inputs=tuple(source.inputs),
-        outputs=tuple(source.outputs),
-        weights=weights,
-    )
-
-
-def _swap_in(scratch: Path, target: Path) -> None:
-    """Rename the finished folder to its name; an older bundle is moved aside, and back on failure."""
-    if not target.exists():
-        scratch.rename(target)
-        return
-    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(aside)
-    try:
-        scratch.rename(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -170,7 +170,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
     require("train", "torch", "safetensors", "cv2")
-    from ..runtime.bundle import store_quality
+    from ..runtime.bundle_writing import store_quality
     from ..runtime.errors import InputError
     from ..runtime.video import check_output, write_bytes
     from .data.cache import Cache

@@ -12,7 +12,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
-from streamsplat_edge.benchmarks import memory, soak, table
+from streamsplat_edge.benchmarks import memory, soak, soak_watch, table
 from streamsplat_edge.runtime.lifecycle import Lifecycle
 from streamsplat_edge.runtime.stream import Stream
 
@@ -101,15 +101,15 @@ def test_pictures_may_differ_while_the_depth_range_settles(
 ) -> None:
     build_fake_bundle(tmp_path / "fake.bundle", depth_stage=depth_stage)
     inputs = [str(sample_clip(tmp_path / "clip.mp4", 9)), "--bundle", str(tmp_path / "fake.bundle")]
-    real = soak.Watch.check
+    real = soak_watch.Watch.check
 
-    def early_ones_differ(self: soak.Watch, rendered: Any) -> None:
+    def early_ones_differ(self: soak_watch.Watch, rendered: Any) -> None:
         if rendered.source.index < 60:
             rendered.frame.rgb[...] ^= 7
         real(self, rendered)
 
-    monkeypatch.setattr(soak.Watch, "check", early_ones_differ)
-    monkeypatch.setattr(soak, "_SETTLE_SECONDS", 2.0)  # 50 frames, so the fifth round of 16
+    monkeypatch.setattr(soak_watch.Watch, "check", early_ones_differ)
+    monkeypatch.setattr(soak_watch, "SETTLE_SECONDS", 2.0)  # 50 frames, so the fifth round of 16
     code, result = run([*inputs, "--threads", "1"], tmp_path, "--frames", "130")
     assert code == 0 and result["repeats"]["frames_compared"] > 30
     assert (result["repeats"]["largest_difference"] == 0) == depth_stage

@@ -136,6 +136,7 @@ def test_file_without_markers_is_left_alone(tmp_path: Path) -> None:
 PAGES = [
     "README.md",
     "docs/benchmarks.md",
+    "docs/quantise.md",
     *(f"training/weights/{name}/README.md" for name in ("tiny", "small")),
 ]
 

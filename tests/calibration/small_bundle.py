@@ -15,8 +15,9 @@ import onnx
 from fake_bundle import fake_model
 from onnx import TensorProto, helper, numpy_helper
 
-from streamsplat_edge.runtime.bundle import Bundle, TensorSpec, VariantSource, write_bundle
+from streamsplat_edge.runtime.bundle import Bundle, TensorSpec
 from streamsplat_edge.runtime.bundle_schema import ModelConfig
+from streamsplat_edge.runtime.bundle_writing import VariantSource, write_bundle
 
 DIM, FEATURES = 16, 8
 MODEL = fake_model(token_dim=DIM, feature_dim=FEATURES)

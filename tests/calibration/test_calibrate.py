@@ -15,7 +15,8 @@ from small_bundle import ATTENTION, KEPT, QUANTISED, build_small_bundle
 from streamsplat_edge.calibration import cpu
 from streamsplat_edge.calibration.qdq import quantised_nodes
 from streamsplat_edge.cli import main
-from streamsplat_edge.runtime.bundle import Bundle, VariantSource, write_bundle
+from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.bundle_writing import VariantSource, write_bundle
 from streamsplat_edge.runtime.engines import select_variant
 
 ALL = {stage: list(QUANTISED[stage]) for stage in QUANTISED}

@@ -49,6 +49,25 @@ def test_a_histogram_that_grows_counts_what_a_histogram_of_everything_counts() -
     assert grown.top == whole.max() and grown.top > 0.5 * grown.width * 512
 
 
+def test_histograms_that_are_merged_count_what_one_of_everything_counts() -> None:
+    """Bin for bin, in any order, whichever is wider; one that saw nothing or only zeros adds no more."""
+    parts = [values("relu")[i::4] * np.float32(0.3 * 5**i) for i in range(4)]
+    whole = histogram_of(*parts)
+    for order in (parts, parts[::-1]):
+        merged = histogram_of(order[0], np.zeros(7))
+        for part in order[1:]:
+            merged.merge(histogram_of(part))
+        merged.merge(Histogram())
+        assert (
+            np.array_equal(merged.counts, whole.counts) and merged.counts.sum() + merged.zeros == merged.total
+        )
+        assert (merged.width, merged.top) == (whole.width, whole.top)
+        assert (merged.zeros, merged.total) == (whole.zeros + 7, whole.total + 7)
+    empty = Histogram()
+    empty.merge(whole)
+    assert np.array_equal(empty.counts, whole.counts) and empty.width == whole.width
+
+
 def test_zeros_are_counted_by_themselves() -> None:
     histogram = histogram_of(np.zeros(5), values("relu"), np.zeros((2, 3)))
     assert histogram.zeros == 11 + np.sum(values("relu") == 0)
@@ -110,7 +129,7 @@ def test_entropy_minimises_the_divergence_that_scipy_computes(kind: str) -> None
     counts, used = histogram.counts, int(np.ceil(histogram.top / histogram.width))
 
     def divergence(clip: float) -> float:
-        n = max(1, round(clip / histogram.width))
+        n = max(1, int(np.ceil(clip / histogram.width)))
         p = counts[:n].astype(float)
         p[-1] += counts[n:].sum()
         levels = np.round((np.arange(n) + 0.5) * histogram.width * 127 / clip).clip(0, 127)
@@ -130,9 +149,10 @@ def test_entropy_minimises_the_divergence_that_scipy_computes(kind: str) -> None
 
 
 def test_constant_activations_are_represented_exactly() -> None:
-    histogram = histogram_of(np.full(100, 0.3, np.float32))
-    for method in METHODS:
-        assert clip_of(histogram, method, INT8) == pytest.approx(0.3, rel=1e-6)
+    for value in (0.3, 0.25, 1e-9, 1e-44):  # one of them on the edge of a bin, one that has no reciprocal
+        histogram = histogram_of(np.full(100, value, np.float32))
+        for method in METHODS:
+            assert clip_of(histogram, method, INT8) == pytest.approx(float(np.float32(value)), rel=1e-6)
 
 
 def test_rounding() -> None:

@@ -13,6 +13,7 @@ from video_samples import write_video
 
 from streamsplat_edge.calibration import activations, recording, videos
 from streamsplat_edge.calibration.layers import find_layers
+from streamsplat_edge.calibration.observe import observe_parts
 from streamsplat_edge.calibration.ranges import Histogram
 from streamsplat_edge.export.verify import Recorder, file_engines, files_of
 from streamsplat_edge.runtime.bundle import Bundle
@@ -194,6 +195,12 @@ def test_statistics_are_those_of_the_tensors(
     assert len(activations._groups(model, names)) == len(names) == 3
     again = collect()
     assert all(np.array_equal(again[n].histogram.counts, seen[n].histogram.counts) for n in names)
+    first, second = observe_parts(variant, layers, found, [[1], [0]])
+    assert not np.array_equal(first[names[0]].histogram.counts, second[names[0]].histogram.counts)
+    for name in names:
+        first[name].merge(second[name])
+        assert np.array_equal(first[name].histogram.counts, seen[name].histogram.counts)
+        assert np.array_equal(first[name].channels, seen[name].channels)
 
 
 def test_nan_names_the_layer(bundle: Bundle) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from fake_bundle import build_fake_bundle
 
-from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of, store
+from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of
+from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.errors import DeviceMemoryError, EngineError
 

@@ -20,7 +20,8 @@ pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
 from streamsplat_edge.export.plan_layers import PlanLayer, from_inspector, inspect
-from streamsplat_edge.runtime.bundle import Bundle, store
+from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.tensorrt import choose_plan
 from streamsplat_edge.runtime.errors import BundleError, EngineError

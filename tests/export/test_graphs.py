@@ -16,7 +16,8 @@ from streamsplat_edge.export.graphs import write_graph
 from streamsplat_edge.export.load import Source, load
 from streamsplat_edge.export.resize import nearest_window, resized, resized_config
 from streamsplat_edge.export.stages import ConditionStage, StageGraph
-from streamsplat_edge.runtime.bundle import Bundle, StageVariant, VariantSource, write_bundle
+from streamsplat_edge.runtime.bundle import Bundle, StageVariant
+from streamsplat_edge.runtime.bundle_writing import VariantSource, write_bundle
 from streamsplat_edge.runtime.engines import create
 from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError
 from streamsplat_edge.training.config import PRESETS

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamsplat_edge.runtime.bundle import Bundle, TensorSpec, VariantSource, write_bundle
+from streamsplat_edge.runtime.bundle import Bundle, TensorSpec
 from streamsplat_edge.runtime.bundle_schema import ModelConfig
+from streamsplat_edge.runtime.bundle_writing import VariantSource, write_bundle
 
 PATCH = 8
 INVERSE_DEPTH = 0.4

@@ -12,15 +12,9 @@ from typing import Any
 import pytest
 from fake_bundle import build_fake_bundle, fake_model
 
-from streamsplat_edge.runtime import bundle as bundle_module
-from streamsplat_edge.runtime.bundle import (
-    Bundle,
-    PlanEntry,
-    TensorSpec,
-    VariantSource,
-    store_quality,
-    write_bundle,
-)
+from streamsplat_edge.runtime import bundle_writing
+from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, TensorSpec
+from streamsplat_edge.runtime.bundle_writing import VariantSource, store_quality, write_bundle
 from streamsplat_edge.runtime.errors import BundleError, OutputError
 
 
@@ -448,7 +442,7 @@ def test_full_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle_module.shutil, "copyfile", full)
+    monkeypatch.setattr(bundle_writing.shutil, "copyfile", full)
     with pytest.raises(OutputError, match="No space left on device"):
         rewrite(folder, tmp_path / "f.bundle")
     assert not (tmp_path / "f.bundle").exists() and not leftovers(tmp_path)

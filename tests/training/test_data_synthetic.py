@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from streamsplat_edge.training.data.synthetic import LEAVES_BY, MAX_FLOW, Scene, SyntheticSampler
+from streamsplat_edge.training.data.synthetic import LEAVES_BY, MAX_FLOW, SyntheticSampler
+from streamsplat_edge.training.data.synthetic_scene import Scene
 from streamsplat_edge.training.data.video import pixel_grid, warp
 
 HEIGHT, WIDTH = 96, 160

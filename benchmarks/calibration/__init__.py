@@ -1,0 +1,1 @@
+"""How ranges are found: methods and numbers of samples against each other, and INT8 on CPUs timed."""
