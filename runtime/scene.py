@@ -146,6 +146,14 @@ class Scene(Protocol):
         """
         ...
 
+    def resized(self, picture: Surface) -> np.ndarray:
+        """A picture on the scene's GPU at the model's size on the host: uint8 RGB [H, W, 3].
+
+        Raises:
+            InputError: as `load`.
+        """
+        ...
+
     def normalise_depth(self) -> None:
         """Scale what the `depth` stage gave, see `DepthRange`. The range counts from `spawn` on."""
         ...
@@ -248,6 +256,9 @@ class HostScene:
         self._time, self._before = time, DepthRange() if fresh else self._range
 
     def sample(self, picture: Surface) -> np.ndarray:
+        raise _not_here()
+
+    def resized(self, picture: Surface) -> np.ndarray:
         raise _not_here()
 
     def normalise_depth(self) -> None:

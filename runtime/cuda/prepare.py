@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..scene_cut import COLS, ROWS
 from ..video.frames import Orientation
 from ..video.surface import Surface
 from . import layout
@@ -152,16 +151,19 @@ def _taps(table: Table) -> int:
     return int(table.weights.shape[1])
 
 
-class Sampler:
-    """Fetches the pixels that `scene_cut.SceneCutDetector` looks at. Not thread-safe."""
+class Fetcher:
+    """Pictures at one size on the host. Not thread-safe.
 
-    def __init__(self, device: Device) -> None:
+    Args: as of `Preparer`.
+    """
+
+    def __init__(self, device: Device, target: Size, *, samples: bool = False) -> None:
         self.device = device
-        self._preparer = Preparer(device, (ROWS, COLS), samples=True)
-        self._planes, self._host = device.shared((3, ROWS, COLS), np.float32)
+        self._preparer = Preparer(device, target, samples=samples)
+        self._planes, self._host = device.shared((3, *target), np.float32)
 
     def __call__(self, picture: DevicePicture) -> np.ndarray:
-        """uint8 RGB [ROWS, COLS, 3]. Waits for the device."""
+        """uint8 RGB [H, W, 3]. Waits for the device."""
         self._preparer.enqueue(picture, self._planes)
         self.device.copy(self._host, self._planes)
         self.device.synchronize()

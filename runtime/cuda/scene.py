@@ -18,12 +18,13 @@ from ..key_frame_ring import PAIRS, LifecycleStats
 from ..lifecycle import KeyFrameSlot, PairBuffers
 from ..rasterizer import Extent, Splats, View
 from ..scene import Image, ModelInputs, Planes, Shape
+from ..scene_cut import COLS, ROWS
 from ..video.surface import Surface
 from .depth import DeviceDepthRange
 from .device import Device
 from .graphs import RenderGraphs
 from .lifecycle import DeviceLifecycle
-from .prepare import DevicePicture, Preparer, Sampler, rgb_picture, surface_picture
+from .prepare import DevicePicture, Fetcher, Preparer, rgb_picture, surface_picture
 from .push_graphs import PushGraphs
 from .rasterizer import CudaRasterizer, Output
 
@@ -145,7 +146,7 @@ class CudaScene:
         # Used in turn by key frames, like the pairs of the lifecycle: a graph has its addresses in it.
         preparers: Preparers = {}
         self._inputs = [_Inputs(device, model, stage_shapes, preparers) for _ in range(PAIRS)]
-        self._sampler = Sampler(device)
+        self._fetchers: dict[bool, Fetcher] = {}  # made when the first picture of a decoder comes
         self._loaded = -1  # number of the key frame whose image was loaded last
         planes = [inputs.depth for inputs in self._inputs]
         self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
@@ -191,7 +192,16 @@ class CudaScene:
             self._range.begin(time, fresh=fresh)
 
     def sample(self, picture: Surface) -> np.ndarray:
-        return self._sampler(surface_picture(self.device, picture))
+        return self._fetched(picture, (ROWS, COLS), samples=True)
+
+    def resized(self, picture: Surface) -> np.ndarray:
+        return self._fetched(picture, (self.model.height, self.model.width), samples=False)
+
+    def _fetched(self, picture: Surface, size: tuple[int, int], *, samples: bool) -> np.ndarray:
+        fetcher = self._fetchers.get(samples)
+        if fetcher is None:
+            fetcher = self._fetchers[samples] = Fetcher(self.device, size, samples=samples)
+        return fetcher(surface_picture(self.device, picture))
 
     def normalise_depth(self) -> None:
         assert self._range is not None, "the bundle has a depth stage"

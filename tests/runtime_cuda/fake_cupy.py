@@ -48,7 +48,11 @@ class FakeStream:
         pass
 
     def record(self, event: Any) -> Any:
+        event.stream = self
         return event
+
+    def wait_event(self, event: Any) -> None:
+        self.waited_for = event.stream
 
     def synchronize(self) -> None:
         pass
@@ -63,6 +67,9 @@ class FakeStream:
         assert self.capturing
         self.capturing = False
         return SimpleNamespace(upload=self.graphs.append, launch=self.graphs.append)
+
+
+FakeStream.null = FakeStream()  # type: ignore[attr-defined]
 
 
 class FakeCupy(ModuleType):
@@ -134,7 +141,7 @@ class FakeCupy(ModuleType):
         return FakeArray(np.asarray(array.inner))
 
     def from_dlpack(self, array: Any) -> FakeArray:
-        return FakeArray(np.asarray(array.inner))
+        return FakeArray(array.__dlpack__(stream=FakeStream.ptr, max_version=(1, 0)))
 
     def _pinned(self, size: int) -> bytearray:
         self._touch()

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from compile_on_cpu import CUDA
-from fake_cupy import FakeArray, FakeCupy, OutOfMemoryError, cupy
+from fake_cupy import FakeArray, FakeCupy, FakeStream, OutOfMemoryError, cupy
 
 from streamsplat_edge.runtime.cuda import cupy_device, kernels, layout
 from streamsplat_edge.runtime.cuda.cupy_device import CupyDevice
 from streamsplat_edge.runtime.errors import EngineError, InputError
+from streamsplat_edge.runtime.video.surface import Plane
 
 __all__ = ["cupy"]
 
@@ -150,8 +151,10 @@ def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
     device = CupyDevice()
     inner = np.zeros(4, np.float32)
     interface = SimpleNamespace(__cuda_array_interface__={}, inner=inner)
-    dlpack = SimpleNamespace(__dlpack_device__=lambda: (2, 0), inner=inner)
-    for given in (interface, dlpack, FakeArray(inner)):
+    dlpack = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda **_: inner)
+    # Of a decoder, which takes no stream: see `Plane`.
+    chroma = Plane(SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda: inner, line_size=64))
+    for given in (interface, dlpack, chroma, FakeArray(inner)):
         assert device.address(device.adopt(given)) == inner.ctypes.data
     on_host = SimpleNamespace(__dlpack_device__=lambda: (1, 0))
     for given in (on_host, [1.0], np.zeros(3)):
@@ -159,6 +162,12 @@ def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
             device.adopt(given)
     with pytest.raises(InputError, match="on GPU 1, not on 0"):
         device.adopt(FakeArray(inner, device=1))
+
+
+def test_the_default_stream_is_waited_for_on_the_device(cupy: FakeCupy) -> None:
+    device = CupyDevice()
+    device.follow_default()
+    assert device.stream.waited_for is FakeStream.null  # type: ignore[attr-defined]
 
 
 class FakeNvrtc:
@@ -283,7 +292,7 @@ def test_the_real_cupy_has_these_calls() -> None:
         (real, ("ndarray", "zeros", "asarray", "from_dlpack")),
         (cuda, ("Device", "Stream", "Event", "alloc_pinned_memory", "get_elapsed_time", "nvrtc")),
         (cuda, ("PinnedMemory", "PinnedMemoryPointer", "UnownedMemory", "MemoryPointer")),
-        (cuda.Stream, ("record", "synchronize", "begin_capture", "end_capture")),
+        (cuda.Stream, ("record", "synchronize", "begin_capture", "end_capture", "null", "wait_event")),
         (cuda.Event, ("done", "synchronize")),
         (cuda.Graph, ("launch", "upload")),
         (cuda.function.Module, ("load", "get_function")),

@@ -130,4 +130,6 @@ def test_a_stream_on_the_cpu_refuses_it(bundle: Bundle, device: OnCpuDevice) -> 
             stream.push(frame.surface, 0.0)
         with pytest.raises(InputError, match="on a GPU, and this stream runs on the CPU"):
             stream.scene.sample(frame.surface)
+        with pytest.raises(InputError, match="on a GPU, and this stream runs on the CPU"):
+            stream.scene.resized(frame.surface)
         assert stream.interval is None

@@ -15,14 +15,14 @@ from yuv_samples import BT601, BT709, samples, yuv_frame
 from streamsplat_edge.runtime.cuda.device import Device
 from streamsplat_edge.runtime.cuda.prepare import (
     DevicePicture,
+    Fetcher,
     Preparer,
-    Sampler,
     rgb_picture,
     surface_picture,
 )
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.preprocess import Resizer
-from streamsplat_edge.runtime.scene_cut import SceneCutDetector
+from streamsplat_edge.runtime.scene_cut import COLS, ROWS, SceneCutDetector
 from streamsplat_edge.runtime.video.frames import to_rgb
 from streamsplat_edge.runtime.video.surface import Surface
 
@@ -166,7 +166,7 @@ def test_turned_and_resized(any_device: Device, name: str, turn: tuple[int, int,
 
 @pytest.mark.parametrize("size", [(110, 182), (36, 64), (20, 30)])
 def test_what_is_looked_at_for_cuts(any_device: Device, size: tuple[int, int]) -> None:
-    sampler = Sampler(any_device)
+    sampler = Fetcher(any_device, (ROWS, COLS), samples=True)
     for seed in range(2):
         there = surface(any_device, yuv_frame("nv12", *samples(*size, seed=seed)), TURNS[1])
         found = sampler(surface_picture(any_device, there))

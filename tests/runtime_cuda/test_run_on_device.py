@@ -78,12 +78,17 @@ def test_pictures_that_the_gpu_decodes_stay_there(
         monkeypatch.setattr(live_source, "is_live", lambda *_: True)
         command += ["--policy", "block", "--reconnect", "0"]
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    code = cli.main([*command, "-o", str(ours), "--device", "cuda", "--decode", "cuda"])
+    stats = tmp_path / "out" / "s.json"
+    measured = ("--stats", str(stats), "--force")
+    code = cli.main([*command, *measured, "-o", str(ours), "--device", "cuda", "--decode", "cuda"])
     assert code == (3 if live else 0), "a live source that ends was lost"
     assert seen[0].is_hw_owned and len(decoded) == 14
     assert not any(frame.downloads for frame in decoded)
     monkeypatch.undo()
-    assert cli.main([*command[:2], *command[2:8], "--quiet", "-o", str(theirs)]) == 0
+    quality = json.loads(stats.read_text())["psnr_db"]
+    assert cli.main([*command[:8], "--quiet", *measured, "-o", str(theirs)]) == 0
+    for kind in ("key_frames", "in_between"):
+        assert quality[kind] == pytest.approx(json.loads(stats.read_text())["psnr_db"][kind], abs=0.1)
     images = [frames_of(folder) for folder in (ours, theirs)]
     assert len(images[0]) == len(images[1]) == 14
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(*images, strict=True)) <= 1

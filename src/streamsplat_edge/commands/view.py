@@ -9,7 +9,7 @@ import numpy as np
 
 from ..runtime.compose import PICTURES, DepthColours, Image, Moment, MomentKeeper, Scaler, psnr, resize
 from ..runtime.outputs.camera_path import CameraPath
-from ..runtime.pipeline import Rendered
+from ..runtime.pipeline import Rendered, SourceFrame
 from ..runtime.preprocess import Resizer
 from ..runtime.rasterizer import View
 from ..runtime.stream import Stream
@@ -55,9 +55,15 @@ class Viewer:
     def measure(self, rendered: Rendered) -> float:
         """PSNR of the frame against its source at model resolution, in dB."""
         with self._recorder.measure("measure"):
-            self._resizer.into(rendered.source.image, self._planes)
-            truth = np.rint(self._planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8)
-            return psnr(rendered.frame.rgb, truth)
+            return psnr(rendered.frame.rgb, self._truth(rendered.source))
+
+    def _truth(self, source: SourceFrame) -> Image:
+        """The source at model resolution, uint8 RGB; resized on the GPU where it lies there."""
+        surface = getattr(source, "surface", None)
+        if surface is not None:
+            return self._stream.scene.resized(surface)
+        self._resizer.into(source.image, self._planes)
+        return np.rint(self._planes.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8)
 
     def picture(self, rendered: Rendered, decibels: float, names: Collection[str] = PICTURES) -> Moment:
         """What a layout of these pictures shows, with the novel view of the camera's path at this time."""
