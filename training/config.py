@@ -34,6 +34,9 @@ class ModelConfig:
             frame about the Gaussian's cell, and a head says the difference).
         depth_levels: 0 (published: a head says the inverse depth of every Gaussian), or the number of levels
             to which that of the input's depth channel is rounded.
+        depth_span: how much of inverse depth y in [0, 1] these levels take, about its middle; at most 0.8.
+            The depths of two frames never agree everywhere; the smaller the span is against motion along y,
+            the less often they decide which frame's Gaussians are in front.
         dynamic_scalar: largest motion over a pair along (x, y, z) in canonical units.
         depth_mapping: "published" (1 / (0.2 + 9.8 y)) or "paper" (2 / (1 + y)).
         depth_input: what fills the depth channel: "zeros" (nothing; the head makes depth from colours),
@@ -58,6 +61,7 @@ class ModelConfig:
     decoder: Literal["attention", "matching"] = "attention"
     colour: Literal["absolute", "residual"] = "absolute"
     depth_levels: int = 0
+    depth_span: float = 0.8
     dynamic_scalar: tuple[float, float, float] = (0.5, 0.1, 0.5)
     depth_mapping: Literal["published", "paper"] = "published"
     depth_input: Literal["zeros", "stage", "conv"] = "zeros"
@@ -117,6 +121,8 @@ class ModelConfig:
     def _check_depth(self) -> None:
         if self.depth_levels and self.depth_input == "zeros":
             raise ValueError("depth_levels needs a depth_input other than 'zeros'")
+        if not 0 < self.depth_span <= 0.8:
+            raise ValueError(f"field 'depth_span' must be above 0 and at most 0.8, not {self.depth_span}")
         if self.depth_input == "conv" and (self.height % 16 or self.width % 16):
             raise ValueError(
                 f"depth_input 'conv' needs sides that are multiples of 16, not {self.height}x{self.width}"
@@ -211,11 +217,18 @@ PRESETS: dict[str, ModelConfig] = {
         decoder="matching",
         colour="residual",
         depth_levels=32,
+        depth_span=0.4,
         depth_input="conv",
     ),
 }
 PRESETS["small"] = replace(
-    PRESETS["tiny"], name="small", height=288, width=512, encoder_depth=4, decoder_depth=4
+    PRESETS["tiny"],
+    name="small",
+    height=288,
+    width=512,
+    encoder_depth=4,
+    decoder_depth=4,
+    depth_span=0.8,  # as its shipped weights were trained
 )
 
 

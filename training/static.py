@@ -12,7 +12,6 @@ from .prior import sample_truncated_normal
 
 COLOUR_FILTER = 7  # taps along x and y
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
-_LEVELS_FROM, _LEVELS_SPAN = 0.1, 0.8  # of y, see `StaticHeads`
 
 
 class _TransformerEncoder(nn.Module):
@@ -51,7 +50,7 @@ class StaticHeads(nn.Module):
     so that detail need not pass through the tokens; the filter undoes the blur of the rasterizer, whose
     low-pass makes neighbours overlap. How they overlap depends on their order: with `depth_levels`,
 
-        y = 0.1 + 0.8 d,   d the input's depth at the Gaussian's cell, rounded to 1 / levels
+        y = 1/2 + span (d - 1/2),   d the input's depth at the Gaussian's cell, rounded to 1 / levels
 
     so that nearly equal depths are equal and Gaussians of a level are drawn in the order of the grid in every
     frame. Where two levels meet, a neighbour may be drawn before the Gaussian instead of after it, or after
@@ -87,7 +86,7 @@ class StaticHeads(nn.Module):
                 "xyz_static": nn.Linear(f, 3),
             }
         )
-        self.depth_levels = config.depth_levels
+        self.depth_levels, self.depth_span = config.depth_levels, config.depth_span
         self.residual = config.colour == "residual"
         self.cell_pixels = (config.height // rows, config.width // cols)
         if self.residual:
@@ -140,7 +139,7 @@ class StaticHeads(nn.Module):
         if self.depth_levels:
             depth = F.avg_pool2d(rgbd[:, 3:].float(), self.cell_pixels)
             levels = torch.round(depth * self.depth_levels)
-            y = _LEVELS_FROM + _LEVELS_SPAN / self.depth_levels * levels.flatten(1)
+            y = 0.5 + self.depth_span * (levels.flatten(1) / self.depth_levels - 0.5)
             xyz = torch.stack([xyz[..., 0], y, xyz[..., 2]], -1)
         colour = self._colour(features, rgbd[:, :3], levels)
         scale = 0.1 * F.softplus(self.gs_layer["scale"](features))

@@ -27,9 +27,9 @@ CONFIG = preset("tiny", **MODEL)
 RECIPE = Recipe(stage="depth", preset="tiny", data="-", steps=1, batch=2, model=MODEL)
 
 
-def initialised(seed: int = 0) -> StreamSplat:
+def initialised(seed: int = 0, **changes: float) -> StreamSplat:
     torch.manual_seed(seed)
-    model = StreamSplat(CONFIG)
+    model = StreamSplat(replace(CONFIG, **changes))
     initialise(model)
     return model
 
@@ -111,9 +111,10 @@ def test_batches_of_known_depth(cache: Cache) -> None:
         nothing.batch_depths(0, 1)
 
 
-def test_heads_take_y_from_the_depth_channel() -> None:
-    """y = 0.1 + 0.8 d, d the mean of the cell, rounded to levels; colours and places are untouched by it."""
-    model = initialised().eval()
+@pytest.mark.parametrize("span", [0.8, 0.4])
+def test_heads_take_y_from_the_depth_channel(span: float) -> None:
+    """y = 1/2 + span (d - 1/2), d the mean of the cell, rounded; colours and places are untouched by it."""
+    model = initialised(depth_span=span).eval()
     generator = torch.Generator().manual_seed(0)
     rgbd = torch.rand(1, 4, HEIGHT, WIDTH, generator=generator)
     flat = torch.cat([rgbd[:, :3], torch.zeros(1, 1, HEIGHT, WIDTH)], 1)
@@ -124,8 +125,8 @@ def test_heads_take_y_from_the_depth_channel() -> None:
     rows, cols = CONFIG.grid
     cells = rgbd[0, 3].numpy().reshape(rows, HEIGHT // rows, cols, WIDTH // cols).mean((1, 3)).reshape(-1)
     levels = CONFIG.depth_levels
-    assert np.allclose(deep[:, 1], 0.1 + 0.8 * np.round(cells * levels) / levels, atol=1e-5)
-    assert np.all(even[:, 1] == np.float32(0.1))
+    assert np.allclose(deep[:, 1], 0.5 + span * (np.round(cells * levels) / levels - 0.5), atol=1e-5)
+    assert np.allclose(even[:, 1], 0.5 - span / 2, atol=1e-6)
     others = [0, 2, 3, 4, 5, 6, 7, 8]
     assert np.array_equal(deep[:, others], even[:, others])
     reach = CONFIG.dynamic_scalar[1]
@@ -172,6 +173,8 @@ def test_frozen_after_its_own_stage() -> None:
     ("change", "message"),
     [
         ({"depth_input": "zeros"}, "depth_levels needs a depth_input"),
+        ({"depth_span": 0.0}, "'depth_span' must be above 0 and at most 0.8"),
+        ({"depth_span": 0.9}, "'depth_span' must be above 0 and at most 0.8"),
         (
             {"height": 40, "condition": "tokens", "condition_dim": 0, "decoder": "attention",
              "upsample_windows": (4, 4)},
