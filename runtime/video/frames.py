@@ -66,7 +66,7 @@ def as_stored(frame: av.VideoFrame, reformatter: VideoReformatter | None = None)
     space = source_space(frame)
     reformatter = reformatter or VideoReformatter()
     # The same samples with chroma apart, as decoders on the CPU give them. swscale converts the two to RGB in
-    # different ways: up to 30 levels apart at edges of colour, and five times slower from NV12.
+    # different ways, up to 30 levels apart at edges of colour, and from NV12 more slowly.
     source = frame.reformat(format="yuv420p") if frame.format.name == "nv12" else frame
     # RGB has no matrix, so this changes nothing, except that PyAV before 17 ignores a source equal to it.
     other = _BT601 if space == _BT709 else _BT709
