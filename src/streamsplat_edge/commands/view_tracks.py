@@ -55,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
                 )
             print("Ctrl-C ends it", file=sys.stderr, flush=True)
             viewer.wait()
+    except KeyboardInterrupt:  # before `wait` as well: whoever has seen enough ends it
+        pass
     finally:
         tracks.close()
     return EXIT_OK
