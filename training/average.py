@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ def average(files: Sequence[Path], out: Path) -> None:
     """Write the mean of every weight, with the SHA-256 of the files it is of.
 
     Args:
-        files: two or more weights of the same model, as `train` wrote them (both stages).
+        files: two or more weights of the same model, as `train` wrote them (both stages). Its span of depth
+            may have changed from run to run, since no weight depends on it: that of the last file is taken.
         out: safetensors, written under a temporary name and renamed.
 
     Raises:
@@ -34,12 +36,12 @@ def average(files: Sequence[Path], out: Path) -> None:
     """
     if len(files) < 2:
         raise InputError("A mean needs two files or more.", "Name the weights of several runs.")
-    config = read_config(files[0])
+    config = read_config(files[-1])
     model = StreamSplat(config)
     total: dict[str, torch.Tensor] = {}
     for file in files:
-        if read_config(file) != config:
-            raise InputError(f"{file} is of another model than {files[0]}.", "Average runs of one recipe.")
+        if replace(read_config(file), depth_span=config.depth_span) != config:
+            raise InputError(f"{file} is of another model than {files[-1]}.", "Average runs of one model.")
         load_weights(model, file)
         for name, value in model.state_dict().items():
             total[name] = total.get(name, 0) + value.double() / len(files)

@@ -228,7 +228,6 @@ PRESETS["small"] = replace(
     width=512,
     encoder_depth=4,
     decoder_depth=4,
-    depth_span=0.8,  # as its shipped weights were trained
 )
 
 

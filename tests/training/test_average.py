@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from streamsplat_edge.runtime.bundle import sha256_of
 from streamsplat_edge.training.average import main
-from streamsplat_edge.training.checkpoint import load_weights, save_weights
+from streamsplat_edge.training.checkpoint import load_weights, read_config, save_weights
 from streamsplat_edge.training.config import ModelConfig
 from streamsplat_edge.training.model import StreamSplat
 
@@ -44,6 +44,13 @@ def test_every_weight_is_the_mean(files: list[str], tmp_path: Path) -> None:
     load_weights(StreamSplat(SMALL), out)
     with safe_open(out, "pt") as file:
         assert json.loads(file.metadata()["average_of_sha256"]) == [sha256_of(Path(f)) for f in files]
+
+
+def test_the_last_span_of_depth_holds(files: list[str], tmp_path: Path) -> None:
+    out, other = tmp_path / "mean.safetensors", tmp_path / "other.safetensors"
+    save_weights(StreamSplat(replace(SMALL, depth_span=0.3)), other, {})
+    assert main([files[0], str(other), "-o", str(out)]) == 0
+    assert read_config(out) == replace(SMALL, depth_span=0.3)
 
 
 def test_what_cannot_be_averaged(
