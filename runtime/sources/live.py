@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from av.video.reformatter import VideoReformatter
-
 from ..errors import InputError, VideoError
+from ..video.frames import Converter
 from ..video.reader import FileReader, VideoReader
 from ..video.surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 from .clock import Timeline
@@ -82,7 +81,7 @@ class LiveReader(VideoReader):
         self._uri, self._options, self._accelerator = uri, options or LiveOptions(), accelerator
         self._stopped = threading.Event()
         self._timeline = Timeline()
-        self._reformatter = VideoReformatter()
+        self._converter = Converter()
         self._index = 0
         self._size: tuple[int, ...] = ()
         self._reading = threading.Lock()  # held while the container is in use, and never across a yield
@@ -140,7 +139,7 @@ class LiveReader(VideoReader):
 
     def _frame(self, picture: Picture) -> DecodedFrame:
         start = time.perf_counter()
-        image = taken(picture.frame, self._reformatter)
+        image = taken(picture.frame, self._converter)
         size = picture_size(image)
         if size != self._size:
             self.events.sizes += bool(self._size)

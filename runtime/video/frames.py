@@ -52,33 +52,48 @@ def source_space(frame: av.VideoFrame) -> int:
     return _BT709 if space == _UNSPECIFIED and frame.height >= _HD_HEIGHT else _BT601
 
 
-def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
+class Converter:
+    """What swscale prepares for a conversion, kept from frame to frame. Not thread-safe.
+
+    A reformatter keeps one conversion only, and preparing one costs more than doing it: each has its own.
+    """
+
+    def __init__(self) -> None:
+        self._to_rgb, self._to_planar = VideoReformatter(), VideoReformatter()
+
+    def _planar(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """NV12 with its chroma apart, the same samples, as decoders on the CPU give them; others as they are.
+
+        swscale converts the two to RGB in different ways, up to 30 levels apart at edges of colour, and from
+        NV12 more slowly.
+        """
+        return self._to_planar.reformat(frame, format="yuv420p") if frame.format.name == "nv12" else frame
+
+    def rgb(self, frame: av.VideoFrame, name: str) -> av.VideoFrame:
+        """In the format `name`, one of RGB."""
+        space = source_space(frame)
+        # RGB has no matrix, so this changes nothing, except that PyAV before 17 ignores a source equal to it.
+        other = _BT601 if space == _BT709 else _BT709
+        planar = self._planar(frame)
+        return self._to_rgb.reformat(planar, format=name, src_colorspace=space, dst_colorspace=other)
+
+
+def to_rgb(frame: av.VideoFrame, converter: Converter | None = None) -> npt.NDArray[np.uint8]:
     """Converts any pixel format to upright uint8 RGB [h, w, 3] with swscale.
 
     Transparent pixels are laid over black, as players show them. Wider samples are reduced to 8 bits; HDR is
-    not tone-mapped. A `reformatter` kept by the caller saves swscale's preparation for every frame.
+    not tone-mapped. A `converter` kept by the caller saves swscale's preparation for every frame.
     """
-    return upright(as_stored(frame, reformatter), display_matrix(frame))
+    return upright(as_stored(frame, converter), display_matrix(frame))
 
 
-def as_stored(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
+def as_stored(frame: av.VideoFrame, converter: Converter | None = None) -> npt.NDArray[np.uint8]:
     """As `to_rgb`, without turning the picture."""
-    space = source_space(frame)
-    reformatter = reformatter or VideoReformatter()
-    # The same samples with chroma apart, as decoders on the CPU give them. swscale converts the two to RGB in
-    # different ways, up to 30 levels apart at edges of colour, and from NV12 more slowly.
-    source = frame.reformat(format="yuv420p") if frame.format.name == "nv12" else frame
-    # RGB has no matrix, so this changes nothing, except that PyAV before 17 ignores a source equal to it.
-    other = _BT601 if space == _BT709 else _BT709
+    converter = converter or Converter()
     if _has_alpha(frame):
-        rgba = (
-            reformatter.reformat(source, format="rgba", src_colorspace=space, dst_colorspace=other)
-            .to_ndarray()
-            .astype(np.uint16)
-        )
+        rgba = converter.rgb(frame, "rgba").to_ndarray().astype(np.uint16)
         return np.asarray((rgba[..., :3] * rgba[..., 3:] + 127) // 255, np.uint8)
-    rgb = reformatter.reformat(source, format="rgb24", src_colorspace=space, dst_colorspace=other)
-    return np.asarray(rgb.to_ndarray(), np.uint8)
+    return np.asarray(converter.rgb(frame, "rgb24").to_ndarray(), np.uint8)
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
-from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError, VideoError
 from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
-from .frames import RATE_MAX, as_rate
+from .frames import RATE_MAX, Converter, as_rate
 from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ class FileReader(VideoReader):
             )
             self._announced_end = self._announce()
             self._decoded = 0
-            self._reformatter = VideoReformatter()
+            self._converter = Converter()
             self._damaged = 0
             self._repaired = 0
             self._failure = ""
@@ -288,7 +287,7 @@ class FileReader(VideoReader):
             if frame.is_corrupt:  # decoded with parts missing: worse than no frame
                 self._damaged += 1
                 continue
-            picture = taken(frame, self._reformatter)
+            picture = taken(frame, self._converter)
             timestamp = self._time(frame)
             index, self._decoded = self._decoded, self._decoded + 1
             yield with_picture(picture, timestamp, index)

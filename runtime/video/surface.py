@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
 from ..errors import VideoError
 from .frames import (
+    Converter,
     Orientation,
     VideoFrame,
     as_stored,
@@ -116,13 +116,13 @@ DecodedFrame = VideoFrame | SurfaceFrame
 Picture = npt.NDArray[np.uint8] | Surface
 
 
-def taken(frame: Any, reformatter: VideoReformatter) -> Picture:
+def taken(frame: Any, converter: Converter) -> Picture:
     """What a decoder gave, where it gave it: on the host as `frames.to_rgb`.
 
     Raises:
         VideoError: see `Surface`.
     """
-    return Surface(frame) if frame.format.name == _ON_GPU else to_rgb(frame, reformatter)
+    return Surface(frame) if frame.format.name == _ON_GPU else to_rgb(frame, converter)
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:

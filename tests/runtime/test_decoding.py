@@ -20,7 +20,7 @@ from streamsplat_edge.runtime.engines.trt_api import Device, cuda_device
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.sources import opening, uri
 from streamsplat_edge.runtime.video import decoding, open_video
-from streamsplat_edge.runtime.video.frames import to_rgb
+from streamsplat_edge.runtime.video.frames import Converter, to_rgb
 
 OPEN = av.open
 GPU = Device("Test GPU", "8.6", 1 << 30)
@@ -214,6 +214,16 @@ def test_interleaved_chroma_changes_nothing(size: tuple[int, int], space: int, f
             to_rgb(yuv_frame(name, *samples(*size), space=space, full=full)) for name in (ours, theirs)
         )
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_kept_converter_remembers_no_frame() -> None:
+    """Sizes, formats, matrices and ranges change from frame to frame, as when a camera comes back."""
+    converter = Converter()
+    for seed, name in enumerate(["nv12", "yuv420p", "nv12", "p010le", "nv12"]):
+        size = [(48, 64), (50, 70)][seed % 2]
+        for space, full in ((BT601, False), (BT709, True), (BT601, True)):
+            frame = yuv_frame(name, *samples(*size, seed=seed), space=space, full=full)
+            np.testing.assert_array_equal(to_rgb(frame, converter), to_rgb(frame))
 
 
 @pytest.mark.gpu
