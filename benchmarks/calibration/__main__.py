@@ -11,14 +11,9 @@ What is finished is kept in --work: the same command goes on where a stopped one
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from typing import Any
 
 from ... import option_types
-from ...runtime.errors import StreamSplatError
-from ...runtime.video import write_bytes
-from .prepare import add_arguments, prepared
+from .prepare import add_arguments, carried_out
 from .result import text
 from .study import run
 
@@ -65,21 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--percentile", type=float, default=99.99, metavar="P", help="for that method (default %(default)s)")
     args = parser.parse_args(argv)
-
-    def write(result: dict[str, Any]) -> None:
-        if args.json:
-            write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
-
-    try:
-        with prepared(args, max(args.counts)) as ready:
-            result = run(
-                ready, args.counts, args.fp8_counts, args.subsets, args.percentile, write, not args.quiet
-            )
-        print("\n".join(text(result)))
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(
+        args,
+        max(args.counts),
+        lambda ready, write: run(
+            ready, args.counts, args.fp8_counts, args.subsets, args.percentile, write, not args.quiet
+        ),
+        text,
+    )
 
 
 if __name__ == "__main__":

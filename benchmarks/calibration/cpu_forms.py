@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +22,16 @@ from ...calibration.recipe import Recipe, keep_also
 from ...calibration.sources import decided
 from ...commands import report
 from ...machine import describe_machine
-from ...runtime.errors import StreamSplatError
-from ...runtime.video import write_bytes
 from ..identity import describe_bundle, state
 from .cpu_result import FORMAT, VERSION, text
-from .prepare import Prepared, add_arguments, prepared
+from .prepare import Prepared, Write, add_arguments, carried_out
 
 
 def run(
     ready: Prepared,
     method: str,
     seconds: float,
-    write: Callable[[dict[str, Any]], None],
+    write: Write,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Everything, ready for JSON; `write` gets it after each engine."""
@@ -102,19 +97,12 @@ def main(argv: list[str] | None = None) -> int:
         help="per stage and engine, after which no further turn begins (default %(default)s)",
     )
     args = parser.parse_args(argv)
-
-    def write(result: dict[str, Any]) -> None:
-        if args.json:
-            write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
-
-    try:
-        with prepared(args, args.samples) as ready:
-            result = run(ready, args.method, args.seconds, write, not args.quiet)
-        print("\n".join(text(result)))
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(
+        args,
+        args.samples,
+        lambda ready, write: run(ready, args.method, args.seconds, write, not args.quiet),
+        text,
+    )
 
 
 if __name__ == "__main__":

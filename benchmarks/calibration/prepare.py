@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,11 @@ from ...calibration import videos
 from ...calibration.frames import Judge
 from ...calibration.recording import Recording, record
 from ...runtime.bundle import Bundle, StageVariant
-from ...runtime.errors import InputError
+from ...runtime.errors import InputError, StreamSplatError
+from ...runtime.video import write_bytes
 from ...training.extras import require
+
+Write = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,37 @@ def prepared(args: argparse.Namespace, samples: int) -> Iterator[Prepared]:
     recording = record(bundle, pairs, args.work / f"recording-{samples}", progress=progress)
     with Judge(bundle, gate, args.work / "reference", progress=progress) as judge:
         yield Prepared(bundle, sources, recording, judge, gate, args.work)
+
+
+def carried_out(
+    args: argparse.Namespace,
+    samples: int,
+    run: Callable[[Prepared, Write], dict[str, Any]],
+    text: Callable[[dict[str, Any]], list[str]],
+) -> int:
+    """Prepare, run, and print the result.
+
+    Args:
+        args: of `add_arguments`. samples: to record.
+        run: makes the result, and calls its second argument with what there is of it, so that nothing
+            finished is lost. text: of the result.
+
+    Returns:
+        The exit code: 2 where something cannot be done, which stderr says.
+    """
+
+    def write(result: dict[str, Any]) -> None:
+        if args.json:
+            write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+
+    try:
+        with prepared(args, samples) as ready:
+            result = run(ready, write)
+        print("\n".join(text(result)))
+    except StreamSplatError as error:
+        print(error.told, file=sys.stderr)
+        return 2
+    return 0
 
 
 def _splits(media: Path) -> tuple[list[Path], list[Path]]:
