@@ -35,7 +35,7 @@ PARTS: dict[Part, tuple[str, ...]] = {
     "motion": ("condition_encoder.", "decoder.down_", "decoder.level_"),
 }
 # Fields of the configuration that the tensors' shapes do not give away, or not fully: a model that differs in
-# one would load and compute something else. (`depth_span` is not among them: a run may go on with another one.)
+# one would load and compute something else. `depth_span` is not among them: a run may go on with another one.
 _STATIC_FIELDS = (
     "head_dim",
     "upsample_windows",
