@@ -15,9 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..machine import describe_machine
 from ..runtime import engines
 from ..runtime.bundle import StageVariant, sha256_of
 from ..runtime.engines import Engine
+from ..runtime.processor import kind_of_this_cpu
 from .forms import CPU_FORMS, Clips, Form, write_form
 from .frames import Judge, Score
 from .recipe import Decision, keep_also
@@ -28,6 +30,8 @@ from .timing import Timing, compare, fastest
 FLOAT = "fp32"
 ENGINES = ("onnxruntime", "openvino")
 """Engines that INT8 files are made for on CPUs."""
+WORTH_SAVING = 0.01
+"""Part of the time of all stages that an INT8 file has to save: small stages would cost quality and save none."""
 
 
 @dataclass
@@ -56,6 +60,7 @@ class CpuChoice:
     def to_json(self) -> dict[str, Any]:
         return {
             "engine": self.engine,
+            "processor": {"name": describe_machine()["cpu"], "kind": kind_of_this_cpu()},
             "chosen": {stage: name for stage, (name, _) in self.files.items()},
             "timings": {
                 stage: {name: t.to_json() for name, t in found.items()}
@@ -110,6 +115,8 @@ def choose_forms(
         form = _timed(choice, source, decisions, clips, recording, scratch, slower, seconds)
         if form is not None:
             chosen[stage] = form
+    if not slower:
+        chosen = {stage: form for stage, form in chosen.items() if _matters(choice, stage, form)}
     if not chosen:
         choice.reason = "no INT8 form is faster than the fp32 file"
         return choice
@@ -169,6 +176,13 @@ def _timed(
     if best == FLOAT and slower:
         best = min((name for name in timings if name != FLOAT), key=lambda n: timings[n].ratio, default=FLOAT)
     return next((form for form in CPU_FORMS if form.name == best), None)
+
+
+def _matters(choice: CpuChoice, stage: str, form: Form) -> bool:
+    """Whether a form saves enough of all stages' time to be worth its errors."""
+    total = sum(timings[FLOAT].milliseconds for timings in choice.timings.values())
+    own = choice.timings[stage]
+    return own[FLOAT].milliseconds * (1 - own[form.name].ratio) >= WORTH_SAVING * total
 
 
 def _written(
