@@ -31,7 +31,7 @@ FLOAT = "fp32"
 ENGINES = ("onnxruntime", "openvino")
 """Engines that INT8 files are made for on CPUs."""
 WORTH_SAVING = 0.01
-"""Part of the time of all stages that an INT8 file has to save: small stages would cost quality for nothing."""
+"""Part of the time of all stages that an INT8 file has to save: small stages cost quality for nothing."""
 
 
 @dataclass
