@@ -209,7 +209,25 @@ def _score(
     files: Mapping[str, tuple[str, Path]],
     judge: Judge,
 ) -> Score:
-    """All stages in the engine, as they will run: with the files where there are any."""
+    opened = engines_of(engine, sources, files)
+    try:
+        return judge.score(opened)
+    finally:
+        for loaded in opened.values():
+            loaded.close()
+
+
+def engines_of(
+    engine: str, sources: Mapping[str, StageVariant], files: Mapping[str, tuple[str, Path]]
+) -> dict[str, Engine]:
+    """All stages in the engine, as they will run: with the quantised files where there are any.
+
+    Args:
+        engine: name. sources: fp32 file per stage. files: per stage, precision and path (`CpuChoice.files`).
+
+    Raises:
+        EngineError: one does not load; none is left open.
+    """
     opened: dict[str, Engine] = {}
     try:
         for stage, source in sources.items():
@@ -218,7 +236,8 @@ def _score(
                 name, path = files[stage]
                 variant = replace(variant, path=path, precision=name, weights=None)
             opened[stage] = engines.create(engine, variant)
-        return judge.score(opened)
-    finally:
+    except BaseException:
         for loaded in opened.values():
             loaded.close()
+        raise
+    return opened
