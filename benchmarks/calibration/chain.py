@@ -1,7 +1,7 @@
 """INT8 in the whole chain: `python -m streamsplat_edge.benchmarks.calibration.chain BUNDLE --clip CLIP`.
 
 Two streams take turns: one with the files that the bundle would be run with here, one with its fp32 files
-(which OpenVINO runs in bf16 where the CPU has that). Each turn is an interval: a picture of the clip becomes
+(which OpenVINO runs in bf16 where the CPU has that). A turn is some intervals: a picture of the clip becomes
 a key frame, and the frames up to it are rendered. Decoding is not in it. Not for a busy machine.
 """
 
@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,17 @@ def measure(bundle: Bundle, clip: Path, engines: Sequence[str], seconds: float) 
         with Stream(bundle, plain) as first, open_stream(bundle, engine=engine) as second:
             first.warm_up()
             streams = {"fp32": first, "taken": second}
-            intervals = {name: _interval(stream, pictures, gap) for name, stream in streams.items()}
-            timings = take_turns(intervals, seconds=seconds, turns=10_000)
+            passes = {name: _pass(stream, pictures, gap) for name, stream in streams.items()}
+            timings = take_turns(passes, seconds=seconds, turns=10_000)
             found.append(
                 {
                     "engine": engine,
                     "files": {s: v.path.name for s, v in taken.items() if v.quantised},
                     "stages": {name: stream.description for name, stream in streams.items()},
-                    "interval": {name: timing.to_json() for name, timing in timings.items()},
+                    "interval": {
+                        name: replace(t, milliseconds=t.milliseconds / len(pictures)).to_json()
+                        for name, t in timings.items()
+                    },
                 }
             )
     return {
@@ -86,15 +90,17 @@ def _pictures(clip: Path, gap: int) -> list[np.ndarray]:
     return pictures
 
 
-def _interval(stream: Stream, pictures: Sequence[np.ndarray], gap: int) -> Callable[[], None]:
-    """Each call makes the next picture a key frame, a second later, and renders what lies between."""
+def _pass(stream: Stream, pictures: Sequence[np.ndarray], gap: int) -> Callable[[], None]:
+    """Each call makes every picture a key frame, a second after the last one, and renders what lies between.
+    As many as that, because threads of the other stream's engine spin for a while before they sleep."""
     times = itertools.count()
 
     def run() -> None:
-        now = next(times)
-        stream.push(pictures[now % len(pictures)], float(now))
-        for step in range(1, gap + 1) if now else ():
-            stream.render(now - 1 + step / gap, copy=False)
+        for picture in pictures:
+            now = next(times)
+            stream.push(picture, float(now))
+            for step in range(1, gap + 1) if now else ():
+                stream.render(now - 1 + step / gap, copy=False)
 
     return run
 
