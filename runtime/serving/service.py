@@ -141,10 +141,10 @@ def build(
     streams_per_replica: int = 8,
     engine: str = "onnxruntime",
     device: str = "cpu",
-    threads: int = 0,
+    threads: int = 1,
 ) -> serve.Application:
-    """The application. A replica takes one GPU of the cluster (`cuda`), or `threads` cores, at least one."""
-    resources = {"num_gpus": 1} if device == "cuda" else {"num_cpus": max(1, threads)}
+    """The application. A replica reserves `threads` cores (see `resources`) and, on `cuda`, a GPU."""
+    resources = {"num_cpus": threads, "num_gpus": 1 if device == "cuda" else 0}
     deployment: Any = serve.deployment  # its types say less than it takes
     host = deployment(
         num_replicas=replicas,
