@@ -92,7 +92,7 @@ class StreamDesk:
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._keep(spec)) for spec in self._specs]
         for task in self._tasks:
-            if task.done() and task.exception() is not None:
+            if task.done() and not task.cancelled() and task.exception() is not None:
                 raise RuntimeError("a stream's keeper has died") from task.exception()
 
     async def _keep(self, spec: StreamSpec) -> None:
@@ -103,8 +103,11 @@ class StreamDesk:
             before, restarts = status.frames, status.restarts
             try:
                 asked = self._hosts.options(stream=True).play.remote(asdict(spec), status.position)
-                async for values in asked:
-                    status.take(Progress(**values))
+                try:
+                    async for values in asked:
+                        status.take(Progress(**values))
+                finally:
+                    asked.cancel()
                 if status.state == "ended" or (status.state == "failed" and recording):
                     return
                 if status.restarts == restarts:  # else the replica said itself that it is gone
@@ -116,6 +119,11 @@ class StreamDesk:
                 status.lost(f"asking for the stream failed ({type(error).__name__}: {error})")
             wait = _FIRST_WAIT if status.frames > before else min(2 * wait, _LONGEST_WAIT)
             await asyncio.sleep(wait)
+
+    async def stop(self) -> None:
+        """Ends all streams, so that nothing holds the replicas up when they are to end."""
+        for task in self._tasks:
+            task.cancel()
 
     async def report(self) -> dict[str, Any]:
         """The status of all streams, ready for JSON."""

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,13 @@ def main(args: argparse.Namespace) -> int:
         try:
             desk = _start(serve, application, APPLICATION)
             print(f"serving on http://{args.host}:{args.port}/", file=sys.stderr)
-            return _watch(desk, args.json)
+            try:
+                return _watch(desk, args.json)
+            finally:  # streams end before what they run on
+                with suppress(Exception):
+                    desk.stop.remote().result(timeout_s=_STATUS_SECONDS)
         finally:
-            # Streams end before what they run on. A cluster of our own needs no more: it ends as a whole.
-            serve.delete(APPLICATION)
+            serve.delete(APPLICATION)  # a cluster of our own needs no more: it ends as a whole
     finally:
         ray.shutdown()
 
