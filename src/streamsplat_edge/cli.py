@@ -118,6 +118,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--folder-rate",
+        action=option_types.Given,
         type=option_types.rate,
         default=24.0,
         metavar="FPS",

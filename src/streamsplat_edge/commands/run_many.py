@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> int:
             f"--display shows one input, and {len(args.inputs)} were named.", "Run a command for each."
         )
     each = [numbered(args, number) for number in range(len(args.inputs))]
-    outputs = [check_arguments(one) for one in each]
     live = live_options(args)
+    outputs = [check_arguments(one) for one in each]
     bundle = Bundle.load(find_bundle(args.bundle))
     with ExitStack() as stack, Stop() as stop:
         runs: list[Run] = []
