@@ -108,7 +108,7 @@ gpu-sanitize: $(GPU_READY)  ## on an NVIDIA GPU: memory errors, races and barrie
 	    $(GPU_PYTHON) -m pytest -m gpu tests/rasterizer_cuda -k "cpp_version or culled or empty" || exit 1; done; fi
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
 	  STREAMSPLAT_NO_POOL=1 $(SANITIZER) --tool $$tool \
-	    $(GPU_PYTHON) -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times or turned" || exit 1; done; fi
+	    $(GPU_PYTHON) -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times or turned or finite" || exit 1; done; fi
 
 gpu-bench: $(GPU_READY)  ## on an NVIDIA GPU: speed of the rasterizers (JSON in benchmarks/results, tables in docs)
 	name=`$(GPU_PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name(0).lower().split()))'` && \
