@@ -72,7 +72,11 @@ def test_both_paths_several_views_and_frames(device: WatchedDevice) -> None:
 
 
 def test_the_lifecycle(device: WatchedDevice) -> None:
-    test_device_lifecycle.test_a_stream_with_a_cut_and_a_reset(device)
+    both = test_device_lifecycle.Both(device, times=2)
+    for number in range(3):
+        both.spawn(number, float(number), cut=number == 1)
+        both.compare([float(number)] * 2)
+    both.compare([1.2, 1.9], test_device_lifecycle.VIEW)
 
 
 def test_the_range_of_depth(device: WatchedDevice) -> None:
