@@ -152,10 +152,18 @@ class CupyDevice:
         cupy = self.cupy
         with self.translated("taking over an array"), self.stream:
             if not isinstance(array, cupy.ndarray):
-                if hasattr(array, "__cuda_array_interface__"):
+                # DLPack first: it is told this stream, and makes it wait for the array's. The other interface
+                # leaves the stream out in torch (its version 2), and nothing would be in order.
+                if hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
+                    try:
+                        array = cupy.from_dlpack(array)
+                    except BufferError as error:  # the library's: a tensor that requires gradients, say
+                        raise InputError(
+                            f"{type(array).__name__} cannot be taken over: {error}.",
+                            "Pass a plain array; of torch, tensor.detach().",
+                        ) from error
+                elif hasattr(array, "__cuda_array_interface__"):
                     array = cupy.asarray(array)
-                elif hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
-                    array = cupy.from_dlpack(array)
                 else:
                     raise InputError(
                         f"{type(array).__name__} is no array on a GPU.",

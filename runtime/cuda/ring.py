@@ -24,13 +24,15 @@ class Slot(Generic[T]):
 
     Attributes:
         buffers: what `make` gave. generation: counts its uses, so that a holder can tell whether the contents
-            are still its own.
+            are still its own. keeps: what else the device is reading in this use, and must not be freed
+            before.
     """
 
     buffers: T
     generation: int = 0
     event: Event | None = field(default=None, repr=False)
     held: bool = False
+    keeps: object = field(default=None, repr=False)
 
 
 class Ring(Generic[T]):
@@ -66,7 +68,7 @@ class Ring(Generic[T]):
         if slot.event is not None and not slot.event.done:
             self.waits += 1
             slot.event.synchronize()
-        slot.event = None
+        slot.event = slot.keeps = None
         slot.held = True
         slot.generation += 1
         self._next = (self._next + 1) % len(self._slots)

@@ -156,6 +156,24 @@ def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
     chroma = Plane(SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda: inner, line_size=64))
     for given in (interface, dlpack, chroma, FakeArray(inner)):
         assert device.address(device.adopt(given)) == inner.ctypes.data
+    # As torch, whose array interface knows no stream: nothing would wait for what it has started.
+    told: list[int] = []
+
+    def give(*, stream: int, **_: object) -> np.ndarray:
+        told.append(stream)
+        return inner
+
+    tensor = SimpleNamespace(
+        __cuda_array_interface__={}, inner=np.ones(4), __dlpack_device__=lambda: (2, 0), __dlpack__=give
+    )
+    assert device.address(device.adopt(tensor)) == inner.ctypes.data and told == [FakeStream.ptr]
+
+    def refuse(**_: object) -> None:
+        raise BufferError("Can't export tensors that require gradient")
+
+    leaf = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=refuse)
+    with pytest.raises(InputError, match=r"cannot be taken over: Can't export.*tensor\.detach\(\)"):
+        device.adopt(leaf)
     on_host = SimpleNamespace(__dlpack_device__=lambda: (1, 0))
     for given in (on_host, [1.0], np.zeros(3)):
         with pytest.raises(InputError, match="no array on a GPU"):
