@@ -14,8 +14,8 @@ from ..engines.trt_api import cuda_device
 from ..errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from . import kernels, layout
 
-# cudaError_t and CUresult have the same numbers for these. In `LOST` is all after which, by CUDA's own headers, the
-# process must be started again, and what is as bad.
+# cudaError_t and CUresult have the same numbers for these. In `LOST` is all after which the process must be
+# started again, by CUDA's own headers, and what is as bad.
 _OUT_OF_MEMORY = 2
 _TIMED_OUT = 702
 LOST = {
@@ -296,8 +296,8 @@ def _import_cupy() -> Any:
 
 
 def _install(cuda: int) -> str:
-    """The command for a driver of this major version, with NVRTC, which compiles the kernels."""
-    return f"pip install cupy-cuda{cuda}x nvidia-cuda-nvrtc{'' if cuda > 12 else f'-cu{cuda}'}"
+    """The command for a driver of this major version. CuPy finds that package of NVRTC from 14 on."""
+    return f"pip install 'cupy-cuda{cuda}x>=14' nvidia-cuda-nvrtc{'' if cuda > 12 else f'-cu{cuda}'}"
 
 
 def _check_driver(cupy: Any, found: bool, index: int) -> None:

@@ -39,7 +39,7 @@ def test_cupy_for_another_cuda(cupy: FakeCupy) -> None:
         CupyDevice()
     # Both packages are called `cupy`, and the kernels need NVRTC as well.
     assert "uninstall -y cupy-cuda13x" in error.value.hint
-    assert "install cupy-cuda12x nvidia-cuda-nvrtc-cu12." in error.value.hint
+    assert "install 'cupy-cuda12x>=14' nvidia-cuda-nvrtc-cu12." in error.value.hint
     cupy.driver_version = 13000  # an older minor version is enough
     assert "Test GPU" in CupyDevice().description
 
