@@ -100,7 +100,9 @@ class _Eager:
         if device != "cpu" and not torch.cuda.is_available():
             raise EngineError(f"PyTorch {torch.__version__} sees no CUDA device.", "Install its CUDA build.")
         self._loop = EagerLoop(bench.loaded, precision, device)
-        self.description = {"all": f"PyTorch {torch.__version__} {precision} eager, {device}"}
+        self.description: Mapping[str, str] = {
+            "all": f"PyTorch {torch.__version__} {precision} eager, {device}"
+        }
         self.key_frame, self.reset = self._loop.key_frame, self._loop.reset
 
     def close(self) -> None:
@@ -110,7 +112,7 @@ class _Eager:
 class _Ours:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self.description = stream.description
+        self.description: Mapping[str, str] = stream.description
 
     def key_frame(self, picture: np.ndarray, time: float, times: Sequence[float]) -> list[np.ndarray]:
         self._stream.push(picture, time)

@@ -61,6 +61,6 @@ def stream_of(memory: Device) -> contextlib.AbstractContextManager[Any]:
     """Makes torch start everything in the device's stream."""
     if memory.kind != "cuda":
         return contextlib.nullcontext()
-    stream: Any = torch.cuda.ExternalStream(memory.queue, device=memory.index)  # type: ignore[no-untyped-call]
+    stream: Any = torch.cuda.ExternalStream(memory.queue, device=memory.index)
     context: contextlib.AbstractContextManager[Any] = torch.cuda.stream(stream)
     return context
