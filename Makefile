@@ -99,7 +99,9 @@ gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, 
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_cuda \
 	  --json benchmarks/results/raster-cuda-$$name.json && \
 	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_compare \
-	  --json benchmarks/results/raster-compare-$$name.json
+	  --json benchmarks/results/raster-compare-$$name.json && \
+	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.gpu_chain \
+	  --json benchmarks/results/gpu-chain-$$name.json
 	.venv-gpu/bin/python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
 
 docs: .venv-test/.installed  ## the documentation as a site, links checked (out/site/index.html)
@@ -154,7 +156,7 @@ clean:  ## remove environments, builds, caches and out/
 .venv-gpu/.installed: $(NATIVE)
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-gpu/bin/pip || $(PYTHON) -m venv --clear .venv-gpu
-	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train,gpu]'
+	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train,export,gpu]'
 	@touch $@
 
 # Says what is missing before pip fails with a page of text.
