@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..commands.report import ordered
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.video import write_bytes
 from .bench import summary
-from .calibration import cpu_result
+from .calibration import chain_result, cpu_result
 from .calibration import result as calibration
 from .device_model import result as device_model
 from .gpu_chain import result as gpu_chain
@@ -236,6 +236,24 @@ def ablations_table(result: dict[str, Any]) -> list[str]:
     return [head, "", *markdown(columns, rows)]
 
 
+_TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "streamsplat-fps": fps_table,
+    "streamsplat-soak": soak_table,
+    "streamsplat-bench": bench_table,
+    "streamsplat-raster-compare": raster_compare.table_lines,
+    "streamsplat-scaling": scaling.table_lines,
+    "streamsplat-device-model": device_model.table_lines,
+    "streamsplat-gpu-chain": gpu_chain.table_lines,
+    calibration.FORMAT: calibration.table_lines,
+    cpu_result.FORMAT: cpu_result.table_lines,
+    chain_result.FORMAT: chain_result.table_lines,
+    "ablations": ablations_table,
+    "rasterizer": rasterizer_table,
+    "raster_cuda": cuda_table,
+    "raster_grad": gradient_table,
+}
+
+
 def table(path: Path) -> list[str]:
     """The Markdown of one results file.
 
@@ -247,32 +265,9 @@ def table(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}).") from error
     if isinstance(result, dict):
-        if result.get("format") == "streamsplat-fps":
-            return fps_table(result)
-        if result.get("format") == "streamsplat-soak":
-            return soak_table(result)
-        if result.get("format") == "streamsplat-bench":
-            return bench_table(result)
-        if result.get("format") == "streamsplat-raster-compare":
-            return raster_compare.table_lines(result)
-        if result.get("format") == "streamsplat-scaling":
-            return scaling.table_lines(result)
-        if result.get("format") == "streamsplat-device-model":
-            return device_model.table_lines(result)
-        if result.get("format") == "streamsplat-gpu-chain":
-            return gpu_chain.table_lines(result)
-        if result.get("format") == calibration.FORMAT:
-            return calibration.table_lines(result)
-        if result.get("format") == cpu_result.FORMAT:
-            return cpu_result.table_lines(result)
-        if result.get("benchmark") == "ablations":
-            return ablations_table(result)
-        if result.get("benchmark") == "rasterizer":
-            return rasterizer_table(result)
-        if result.get("benchmark") == "raster_cuda":
-            return cuda_table(result)
-        if result.get("benchmark") == "raster_grad":
-            return gradient_table(result)
+        kind = result.get("format") or result.get("benchmark")
+        if isinstance(kind, str) and kind in _TABLES:
+            return _TABLES[kind](result)
         if {"metric", "clips", "average"} <= result.keys():
             return eval_table(result)
     raise InputError(

@@ -15,9 +15,10 @@ import numpy as np
 
 from ..runtime.bundle import Bundle, StageVariant
 from ..runtime.bundle_writing import check_replaceable
+from ..runtime.errors import BundleError, StreamSplatError
 from . import cpu, sensitivity, videos
 from .forms import Clips, save
-from .frames import Judge, Score
+from .frames import Judge
 from .gate import of_graphs, pass_gate
 from .layers import load_graph
 from .observe import clips_of, observe, silent
@@ -25,13 +26,17 @@ from .options import Options, Result
 from .recipe import Decision, keep_also
 from .recording import Recording, record
 from .smooth import smooth
-from .sources import decided, fp32, survey
+from .sources import decided, for_tensorrt, fp32, survey
 from .writing import write
 
 ENOUGH = 128
 """Samples from which on the frames hardly depend on which ones were taken: measured, docs/quantise.md."""
 
 Files = dict[str, StageVariant]
+
+
+class NothingGainedError(StreamSplatError):
+    """No file of the quantised bundle would be worth taking."""
 
 
 def calibrate(
@@ -57,13 +62,18 @@ def calibrate(
     Raises:
         InputError: data, options or recipe cannot be used. BundleError: so can the bundle, or `out` exists.
         GateError: the frames differ too much; nothing is written.
+        NothingGainedError: only files for CPUs were asked for, and none is faster and good enough.
         VideoError, EngineError, OutputError: reading, running or writing fails; what is recorded is kept.
     """
     options.check()
     check_replaceable(out, force)
     bundle, decisions = decided(path, options.recipe, options.precision)
     sources = {stage: fp32(bundle, stage) for stage in bundle.stage_names}
-    targets = {s: bundle.variant(s, "tensorrt") for s in bundle.stage_names if _has_target(bundle, s)}
+    targets = {} if options.target == "cpu" else for_tensorrt(bundle)
+    if options.target == "tensorrt" and not targets:
+        raise BundleError(
+            f"{bundle.path} has no files for TensorRT.", "Export it again, or use --target cpu."
+        )
     folder = work or out.with_name(f".{out.name}.calibration")
     pairs, gate_pairs = _pairs(bundle, data, gate_data, options, progress)
     recording = record(bundle, pairs, folder / "recording", progress=progress)
@@ -77,21 +87,25 @@ def calibrate(
             smoothed = _smoothed(sources, targets, decisions, recording, options, scratch, progress)
         clips, decisions = _ranges(recording, sources, decisions, options, progress)
         result = Result(
-            options, decisions, Score(0, 0, 0), len(pairs), len(gate_pairs), ranges=clips, smoothed=smoothed
+            options, decisions, None, len(pairs), len(gate_pairs), ranges=clips, smoothed=smoothed
         )
         if options.sensitivity:
             result.sensitivities = sensitivity.measure(
                 judge, sources, decisions, clips, options.precision,
                 kept=folder / _sensitivity_file(clips, options, judge), progress=progress,
             )  # fmt: skip
-        pass_gate(result, judge, targets)
-        for engine in cpu.ENGINES if options.precision == "int8" else ():
+        if targets:
+            pass_gate(result, judge, targets)
+        for_cpus = options.target != "tensorrt" and options.precision == "int8"
+        for engine in cpu.ENGINES if for_cpus else ():
             choice = cpu.choose_forms(
                 engine, sources, result.decisions, clips, recording, judge, scratch / engine,
                 min_psnr=options.min_psnr, slower=options.slower,
                 order=[(s.stage, s.node) for s in result.sensitivities], progress=progress,
             )  # fmt: skip
             result.cpu.append(choice)
+        if not targets:
+            _refuse_nothing(result, bundle)
         written = write(bundle, result, targets, out, scratch, force)
     if work is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -108,8 +122,14 @@ def decide(path: Path, options: Options) -> list[Decision]:
     return decided(path, options.recipe, options.precision)[1]
 
 
-def _has_target(bundle: Bundle, stage: str) -> bool:
-    return any("tensorrt" in variant.engines for variant in bundle.variants(stage))
+def _refuse_nothing(result: Result, bundle: Bundle) -> None:
+    """Raise where no file would be written but those that are there."""
+    if not any(choice.files for choice in result.cpu):
+        reasons = "; ".join(f"{choice.engine}: {choice.reason}" for choice in result.cpu)
+        raise NothingGainedError(
+            f"Nothing is gained on this CPU: {reasons or 'no CPU engine is installed'}.",
+            f"Stay with {bundle.path}. INT8 that is not faster: --slower.",
+        )
 
 
 def _sensitivity_file(clips: Mapping[str, Clips], options: Options, judge: Judge) -> str:

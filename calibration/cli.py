@@ -31,6 +31,12 @@ def add_parser(subparsers: Any) -> None:
         help="default: int8; fp8 is for TensorRT alone",
     )
     add(
+        "--target",
+        choices=("all", "cpu", "tensorrt"),
+        default="all",
+        help="make files for CPUs, for TensorRT, or for both (default)",
+    )
+    add(
         "--samples",
         type=int,
         default=256,
@@ -92,6 +98,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     options = Options(
         precision=arguments.precision,
+        target=arguments.target,
         method=arguments.method,
         percentile=arguments.percentile,
         samples=arguments.samples,

@@ -15,9 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..machine import describe_machine
 from ..runtime import engines
 from ..runtime.bundle import StageVariant, sha256_of
 from ..runtime.engines import Engine
+from ..runtime.processor import kind_of_this_cpu
 from .forms import CPU_FORMS, Clips, Form, write_form
 from .frames import Judge, Score
 from .recipe import Decision, keep_also
@@ -28,6 +30,8 @@ from .timing import Timing, compare, fastest
 FLOAT = "fp32"
 ENGINES = ("onnxruntime", "openvino")
 """Engines that INT8 files are made for on CPUs."""
+WORTH_SAVING = 0.01
+"""Part of the time of all stages that an INT8 file has to save: small stages cost quality for nothing."""
 
 
 @dataclass
@@ -56,6 +60,7 @@ class CpuChoice:
     def to_json(self) -> dict[str, Any]:
         return {
             "engine": self.engine,
+            "processor": {"name": describe_machine()["cpu"], "kind": kind_of_this_cpu()},
             "chosen": {stage: name for stage, (name, _) in self.files.items()},
             "timings": {
                 stage: {name: t.to_json() for name, t in found.items()}
@@ -110,6 +115,8 @@ def choose_forms(
         form = _timed(choice, source, decisions, clips, recording, scratch, slower, seconds)
         if form is not None:
             chosen[stage] = form
+    if not slower:
+        chosen = {stage: form for stage, form in chosen.items() if _matters(choice, stage, form)}
     if not chosen:
         choice.reason = "no INT8 form is faster than the fp32 file"
         return choice
@@ -171,6 +178,13 @@ def _timed(
     return next((form for form in CPU_FORMS if form.name == best), None)
 
 
+def _matters(choice: CpuChoice, stage: str, form: Form) -> bool:
+    """Whether a form saves enough of all stages' time to be worth its errors."""
+    total = sum(timings[FLOAT].milliseconds for timings in choice.timings.values())
+    own = choice.timings[stage]
+    return own[FLOAT].milliseconds * (1 - own[form.name].ratio) >= WORTH_SAVING * total
+
+
 def _written(
     chosen: Mapping[str, Form],
     sources: Mapping[str, StageVariant],
@@ -195,7 +209,25 @@ def _score(
     files: Mapping[str, tuple[str, Path]],
     judge: Judge,
 ) -> Score:
-    """All stages in the engine, as they will run: with the files where there are any."""
+    opened = engines_of(engine, sources, files)
+    try:
+        return judge.score(opened)
+    finally:
+        for loaded in opened.values():
+            loaded.close()
+
+
+def engines_of(
+    engine: str, sources: Mapping[str, StageVariant], files: Mapping[str, tuple[str, Path]]
+) -> dict[str, Engine]:
+    """All stages in the engine, as they will run: with the quantised files where there are any.
+
+    Args:
+        engine: name. sources: fp32 file per stage. files: per stage, precision and path (`CpuChoice.files`).
+
+    Raises:
+        EngineError: one does not load; none is left open.
+    """
     opened: dict[str, Engine] = {}
     try:
         for stage, source in sources.items():
@@ -204,7 +236,8 @@ def _score(
                 name, path = files[stage]
                 variant = replace(variant, path=path, precision=name, weights=None)
             opened[stage] = engines.create(engine, variant)
-        return judge.score(opened)
-    finally:
+    except BaseException:
         for loaded in opened.values():
             loaded.close()
+        raise
+    return opened

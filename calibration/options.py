@@ -13,6 +13,8 @@ from .ranges import FORMATS, METHODS
 from .recipe import Decision, Recipe, to_json
 from .sensitivity import Sensitivity
 
+TARGETS = ("all", "cpu", "tensorrt")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -20,6 +22,7 @@ class Options:
 
     Attributes:
         precision: `int8` or `fp8`. method, percentile: see `ranges`.
+        target: what files are made for: `all`, `cpu` (ONNX Runtime and OpenVINO) or `tensorrt`.
         samples, gate_samples: pairs of key frames to calibrate and to measure on.
         min_psnr: dB that every rendered frame must have against fp32.
         recipe: which layers are quantised.
@@ -30,6 +33,7 @@ class Options:
     """
 
     precision: str = "int8"
+    target: str = "all"
     method: str = "mse"
     percentile: float = 99.99
     samples: int = 256
@@ -46,6 +50,15 @@ class Options:
         if self.precision not in FORMATS:
             raise InputError(
                 f"There is no quantised precision {self.precision!r}.", f"Use {' or '.join(FORMATS)}."
+            )
+        if self.target not in TARGETS:
+            raise InputError(f"There is no target {self.target!r}.", f"Use one of {', '.join(TARGETS)}.")
+        if self.target == "cpu" and self.precision == "fp8":
+            raise InputError("FP8 is for TensorRT alone.", "For CPUs use --precision int8.")
+        if self.target == "cpu" and self.force_quality:
+            raise InputError(
+                "Saving below the gate is for TensorRT's files alone: CPUs keep fp32 where INT8 fails.",
+                "Lower --min-psnr instead of --force-quality.",
             )
         if self.method not in METHODS:
             raise InputError(f"There is no method {self.method!r}.", f"Use one of {', '.join(METHODS)}.")
@@ -65,14 +78,14 @@ class Result:
     Attributes:
         decisions: of every layer, after the gate. sensitivities: most sensitive first.
         given_back: layers that the gate returned to floating point.
-        score: of the TensorRT files. cpu: by engine, what was chosen for the CPU.
+        score: of the TensorRT files, None where there are none. cpu: by engine, what was chosen for the CPU.
         samples, gate_samples: pairs used. ranges: per stage and node, the clips.
         smoothed: layers whose inputs were smoothed.
     """
 
     options: Options
     decisions: list[Decision]
-    score: Score
+    score: Score | None
     samples: int
     gate_samples: int
     sensitivities: list[Sensitivity] = field(default_factory=list)
@@ -83,13 +96,14 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        return self.score.worst >= self.options.min_psnr
+        return self.score is None or self.score.worst >= self.options.min_psnr
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest and `--json`."""
         options = self.options
         return {
             "precision": options.precision,
+            "target": options.target,
             "method": options.method,
             "percentile": options.percentile,
             "samples": self.samples,
@@ -98,7 +112,7 @@ class Result:
                 "min_psnr_db": options.min_psnr,
                 "samples": self.gate_samples,
                 "passed": self.passed,
-                "psnr_db": self.score.to_json(),
+                "psnr_db": None if self.score is None else self.score.to_json(),
                 "given_back": [f"{stage}:{node}" for stage, node in self.given_back],
             },
             "recipe": to_json(self.decisions),

@@ -12,6 +12,7 @@ from ..runtime.font import HEIGHT, draw_text, text_size
 from ..runtime.video import encode_png, write_bytes
 from ..runtime.video.output import output_error
 from .cpu import FLOAT, CpuChoice
+from .frames import Score
 from .options import Result
 from .sensitivity import Sensitivity
 
@@ -22,15 +23,15 @@ _INK, _PAPER, _RED, _BLUE = (30, 30, 30), (252, 252, 250), (200, 70, 50), (70, 1
 
 def lines(result: Result) -> list[str]:
     """The report as text."""
-    options, score = result.options, result.score
+    options = result.options
     total, quantised = len(result.decisions), sum(d.quantise for d in result.decisions)
     method = f"{options.method} {options.percentile:g}" if options.method == "percentile" else options.method
     found = [
         f"  {options.precision} by {method} on {result.samples} samples: {quantised} of {total} products "
-        "quantised",
-        f"  TensorRT files   worst frame {score.worst:.1f} dB (needed: {options.min_psnr:g}), mean "
-        f"{score.mean:.1f} dB, swung view {score.novel:.1f} dB, on {result.gate_samples} pairs",
+        f"quantised; frames of {result.gate_samples} pairs, {options.min_psnr:g} dB needed",
     ]
+    if result.score is not None:
+        found.append(f"  {'TensorRT files':<16} {_words(result.score)}")
     if not result.passed:
         found.append("  BELOW THE GATE, saved because of --force-quality")
     if result.given_back:
@@ -48,9 +49,13 @@ def lines(result: Result) -> list[str]:
     return found
 
 
+def _words(score: Score) -> str:
+    return f"worst frame {score.worst:.1f} dB, mean {score.mean:.1f} dB, swung view {score.novel:.1f} dB"
+
+
 def _cpu(choice: CpuChoice) -> list[str]:
     found = []
-    score = "" if choice.score is None else f"worst frame {choice.score.worst:.1f} dB"
+    score = "" if choice.score is None else _words(choice.score)
     if choice.score is not None and choice.baseline is not None and choice.baseline.worst < 100:
         score += f" (its fp32 files: {choice.baseline.worst:.1f} dB)"
     found.append(f"  {choice.engine:<16} {choice.reason or score}")

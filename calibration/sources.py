@@ -17,7 +17,7 @@ Shots = list[list[videos.Pair]]
 
 
 def decided(path: Path, recipe: Recipe, precision: str) -> tuple[Bundle, list[Decision]]:
-    """The bundle, and what the recipe says of every layer.
+    """The bundle, and what the recipe says of every layer of its fp32 files.
 
     Args:
         path: of the bundle. recipe: rules. precision: `int8` or `fp8`.
@@ -31,24 +31,34 @@ def decided(path: Path, recipe: Recipe, precision: str) -> tuple[Bundle, list[De
 
 
 def fp32(bundle: Bundle, stage: str) -> StageVariant:
-    """The fp32 file of a stage.
+    """The fp32 file of a stage. One that calibration left beside quantised ones is as good as an export's.
 
     Raises:
-        BundleError: there is none, or the bundle is quantised already.
+        BundleError: there is none.
     """
-    for variant in bundle.variants(stage):
-        if variant.precision.startswith(("int8", "fp8")):
-            raise BundleError(
-                f"{bundle.path} is quantised already: stage {stage} has {variant.path.name}.",
-                "Calibrate the bundle that it was made from.",
-            )
-    found = next((v for v in bundle.variants(stage) if v.precision == "fp32"), None)
-    if found is None:
+    variants = bundle.variants(stage)
+    found = next((v for v in variants if v.precision == "fp32"), None)
+    if found is not None:
+        return found
+    quantised = next((v for v in variants if v.quantised), None)
+    if quantised is not None:
         raise BundleError(
-            f"{bundle.path} has no fp32 file of stage {stage}, which is what others are compared with.",
-            "Export it again with --precision fp32,fp16.",
+            f"{bundle.path} is quantised already: stage {stage} has {quantised.path.name} and no fp32 file.",
+            "Calibrate the bundle that it was made from.",
         )
-    return found
+    raise BundleError(
+        f"{bundle.path} has no fp32 file of stage {stage}, which is what others are compared with.",
+        "Export it again with --precision fp32,fp16.",
+    )
+
+
+def for_tensorrt(bundle: Bundle) -> dict[str, StageVariant]:
+    """Per stage, the file that is quantised for TensorRT: the first for it that is not quantised yet."""
+    found = {
+        stage: next((v for v in bundle.variants(stage) if "tensorrt" in v.engines and not v.quantised), None)
+        for stage in bundle.stage_names
+    }
+    return {stage: variant for stage, variant in found.items() if variant is not None}
 
 
 def survey(

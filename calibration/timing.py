@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -65,27 +65,30 @@ def compare(
                 if not opened:
                     raise
                 refused[name] = error.message
-        return _timed(opened, inputs, seconds, turns), refused
+        runs = {}
+        for name, loaded in opened.items():
+            outputs = {spec.name: np.empty(spec.shape, spec.dtype) for spec in loaded.outputs}
+            runs[name] = partial(loaded.run, inputs, outputs)
+        return take_turns(runs, seconds=seconds, turns=turns), refused
     finally:
         for loaded in opened.values():
             loaded.close()
 
 
-def _timed(
-    opened: Mapping[str, Any], inputs: Mapping[str, np.ndarray], seconds: float, turns: int
-) -> dict[str, Timing]:
-    outputs = {
-        name: {spec.name: np.empty(spec.shape, spec.dtype) for spec in engine.outputs}
-        for name, engine in opened.items()
-    }
-    samples: dict[str, list[float]] = {name: [] for name in opened}
+def take_turns(runs: Mapping[str, Callable[[], object]], *, seconds: float, turns: int) -> dict[str, Timing]:
+    """Time things that do the same, each once per turn; the first is what the others are compared with.
+
+    Args:
+        seconds: after which no further turn begins. turns: at most; at least three are taken.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     for turn in range(turns + _WARM_UP):
         if turn >= 3 + _WARM_UP and time.perf_counter() > end:
             break
-        for name, engine in opened.items():
+        for name, run in runs.items():
             start = time.perf_counter()
-            engine.run(inputs, outputs[name])
+            run()
             if turn >= _WARM_UP:
                 samples[name].append((time.perf_counter() - start) * 1e3)
     first = next(iter(samples.values()))

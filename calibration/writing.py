@@ -9,8 +9,10 @@ from pathlib import Path
 from ..export.verify import default_thresholds
 from ..runtime.bundle import Bundle, StageVariant, sha256_of
 from ..runtime.bundle_writing import VariantSource, write_bundle
-from .forms import CPU_FORMS, write_static
+from ..runtime.processor import kind_of_this_cpu
+from .forms import write_static
 from .options import Result
+from .sources import fp32
 
 TENSORRT = ("tensorrt", "tensorrt_rtx")
 
@@ -26,7 +28,8 @@ def write(
     """Write the bundle and return it.
 
     Args:
-        bundle: that was calibrated; its files follow the quantised ones, of which engines take the first.
+        bundle: that was calibrated. Its files follow the quantised ones, of which engines take the first;
+            files that were quantised before are left out.
         result: decisions, ranges and files for CPUs. targets: per stage, the file quantised for TensorRT.
         out: folder to write. scratch: folder for files. force: replace what is there.
 
@@ -44,11 +47,13 @@ def write(
             stages[stage].append(_entry(target, path, precision, engines))
     for choice in result.cpu:
         for stage, (name, path) in choice.files.items():
-            _add(stages[stage], bundle.variant(stage, choice.engine, "fp32"), name, path, choice.engine)
+            _add(stages[stage], fp32(bundle, stage), name, path, choice.engine)
     for stage in bundle.stage_names:
-        stages[stage] += [_entry(v, v.path, v.precision, v.engines) for v in bundle.variants(stage)]
+        stages[stage] += [
+            _entry(v, v.path, v.precision, v.engines) for v in bundle.variants(stage) if not v.quantised
+        ]
     gate = {"psnr_db": result.options.min_psnr}
-    names = {precision} if precision == "fp8" else {form.name for form in CPU_FORMS}
+    names = {v.precision for entries in stages.values() for v in entries if v.precision.startswith(precision)}
     return write_bundle(
         out,
         bundle.name,
@@ -63,17 +68,17 @@ def write(
 
 
 def _add(entries: list[VariantSource], source: StageVariant, name: str, path: Path, engine: str) -> None:
-    """Enter a file for an engine, once where two engines use the same."""
+    """Enter a file for an engine on CPUs like this one, once where two engines use the same."""
     digest = sha256_of(path)
     for i, entry in enumerate(entries):
         if sha256_of(entry.source) == digest:
-            entries[i] = replace(entry, engines=(*entry.engines, engine))
+            entries[i] = replace(entry, engines=(*entry.engines, engine), faster_on=kind_of_this_cpu())
             return
     taken = {entry.file or entry.source.name for entry in entries}
     file = f"{source.stage}.{name}.onnx"
     if file in taken:
         file = f"{source.stage}.{name}.{engine}.onnx"
-    entries.append(_entry(source, path, name, (engine,), file))
+    entries.append(replace(_entry(source, path, name, (engine,), file), faster_on=kind_of_this_cpu()))
 
 
 def _entry(

@@ -163,7 +163,7 @@ def module_engines(
 
 
 def files_of(bundle: Bundle, precision: str, engine: str, scratch: Path) -> dict[str, StageVariant]:
-    """The stage files of one precision, as `engine` can run them; the first of stages that lack it.
+    """The stage files of one precision, as `engine` can run them; fp32 or the first of stages that lack it.
 
     Args:
         bundle, precision, engine: which files, for what. Verification runs files in engines that they are not
@@ -173,7 +173,9 @@ def files_of(bundle: Bundle, precision: str, engine: str, scratch: Path) -> dict
     files: dict[str, StageVariant] = {}
     for stage in bundle.stage_names:
         variants = bundle.variants(stage)
-        variant = next((v for v in variants if v.precision == precision), variants[0])
+        variant = next(
+            (v for wanted in (precision, "fp32") for v in variants if v.precision == wanted), variants[0]
+        )
         if variant.precision == "bf16" and engine == "onnxruntime":
             from .emulate import write_emulation
 

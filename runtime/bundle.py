@@ -15,6 +15,7 @@ from typing import Any
 
 from .bundle_schema import (
     ENGINE_NAMES,
+    PLAN_RUNTIMES,
     Manifest,
     ModelConfig,
     PlanEntry,
@@ -25,6 +26,7 @@ from .bundle_schema import (
 )
 from .errors import BundleError
 from .manifest_fields import MANIFEST_NAME, decode_json, fail
+from .processor import is_kind
 
 __all__ = [
     "ENGINE_NAMES",
@@ -56,6 +58,7 @@ class StageVariant:
 
     `precision` is the precision recipe of the file itself; an engine may run an fp32 file at bf16.
     `weights` is the file beside it with its weights, if any. `plans` were built from this very file.
+    `faster_on` is the kind of CPU it was made for (`processor.CPU_KINDS`); None is anywhere.
     """
 
     stage: str
@@ -67,6 +70,22 @@ class StageVariant:
     sha256: str
     weights: Path | None = None
     plans: tuple[Plan, ...] = ()
+    faster_on: str | None = None
+
+    @property
+    def quantised(self) -> bool:
+        """Whether products compute in 8 bits."""
+        return self.precision.startswith(("int8", "fp8"))
+
+    def pays(self, engine: str, device: str) -> bool:
+        """Whether the file is one for this engine to take unasked, on a device (`cpu` or `cuda`) here."""
+        if self.faster_on is None or engine in PLAN_RUNTIMES:
+            return engine in self.engines
+        return engine in self.engines and device == "cpu" and is_kind(self.faster_on)
+
+    def __str__(self) -> str:
+        where = f", faster on {self.faster_on}" if self.faster_on else ""
+        return f"{self.path.name} ({self.precision}: {', '.join(self.engines)}{where})"
 
 
 class Bundle:
@@ -161,22 +180,26 @@ class Bundle:
                     for plan in self.plans
                     if plan.stage == stage and plan.onnx_sha256 == entry.sha256
                 ),
+                entry.faster_on,
             )
             for entry in self._manifest.stages[stage]
         )
 
-    def variant(self, stage: str, engine: str, precision: str | None = None) -> StageVariant:
-        """The first file of a stage meant for `engine` and, when given, with exactly this file precision.
+    def variant(
+        self, stage: str, engine: str, precision: str | None = None, device: str = "cpu"
+    ) -> StageVariant:
+        """The first file of a stage meant for `engine` with exactly this file precision; where none is asked
+        for, the first that pays on `device`.
 
         Raises:
             BundleError: there is none; the message lists what there is.
         """
         for variant in self.variants(stage):
-            if engine in variant.engines and precision in (None, variant.precision):
+            if precision is None and variant.pays(engine, device):
                 return variant
-        have = "; ".join(
-            f"{v.path.name} ({v.precision}: {', '.join(v.engines)})" for v in self.variants(stage)
-        )
+            if precision == variant.precision and engine in variant.engines:
+                return variant
+        have = "; ".join(str(variant) for variant in self.variants(stage))
         wanted = f"engine {engine}" + (f" at precision {precision}" if precision else "")
         raise BundleError(
             f"Bundle {self.path} has no file of stage `{stage}` for {wanted}. It has: {have}.",

@@ -25,6 +25,7 @@ from .manifest_fields import (
     fail,
     show,
 )
+from .processor import CPU_KINDS
 
 FORMAT = "streamsplat-bundle"
 
@@ -116,7 +117,11 @@ class WeightsEntry:
 
 @dataclass(frozen=True)
 class VariantEntry:
-    """One file of a stage as the manifest states it."""
+    """One file of a stage as the manifest states it.
+
+    `faster_on` is the kind of CPU (`processor.CPU_KINDS`) that the file was made for: engines that run it on
+    another, or on a GPU, pass it over unless its precision is asked for. TensorRT, where listed, takes it.
+    """
 
     file: str
     sha256: str
@@ -126,9 +131,10 @@ class VariantEntry:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: WeightsEntry | None = None
+    faster_on: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        entry = {
+        entry: dict[str, Any] = {
             "file": self.file,
             "sha256": self.sha256,
             "bytes": self.bytes,
@@ -137,7 +143,11 @@ class VariantEntry:
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
         }
-        return entry if self.weights is None else entry | {"weights": vars(self.weights)}
+        if self.weights is not None:
+            entry["weights"] = vars(self.weights)
+        if self.faster_on is not None:
+            entry["faster_on"] = self.faster_on
+        return entry
 
 
 @dataclass(frozen=True)
@@ -227,9 +237,9 @@ def parse_model(value: object, field: str = "model") -> ModelConfig:
 
 
 def _variant(value: object, field: str) -> VariantEntry:
-    weights = as_object(value, field).get("weights")
-    keys = [key for key in VariantEntry.__dataclass_fields__ if key != "weights" or weights is not None]
-    entry = as_object(value, field, keys)
+    given = as_object(value, field)
+    keys = [k for k in VariantEntry.__dataclass_fields__ if k in given or k not in ("weights", "faster_on")]
+    entry = as_object(given, field, keys)
     engines = as_list(entry["engines"], f"{field}.engines")
     if not engines:
         raise fail(f"{field}.engines", "must name at least one engine")
@@ -243,7 +253,12 @@ def _variant(value: object, field: str) -> VariantEntry:
         ),
         inputs=_tensors(entry["inputs"], f"{field}.inputs"),
         outputs=_tensors(entry["outputs"], f"{field}.outputs"),
-        weights=None if weights is None else _weights(weights, f"{field}.weights"),
+        weights=_weights(entry["weights"], f"{field}.weights") if "weights" in entry else None,
+        faster_on=(
+            as_choice(entry["faster_on"], f"{field}.faster_on", tuple(CPU_KINDS))
+            if "faster_on" in entry
+            else None
+        ),
     )
 
 
@@ -334,7 +349,10 @@ def _stage(value: object, field: str) -> tuple[VariantEntry, ...]:
     variants = as_list(as_object(value, field, ("variants",))["variants"], f"{field}.variants")
     if not variants:
         raise fail(f"{field}.variants", "must list at least one file")
-    return tuple(_variant(item, f"{field}.variants[{i}]") for i, item in enumerate(variants))
+    entries = tuple(_variant(item, f"{field}.variants[{i}]") for i, item in enumerate(variants))
+    if all(entry.faster_on is not None for entry in entries):
+        raise fail(f"{field}.variants", "must list a file for every machine, without `faster_on`")
+    return entries
 
 
 def _plan(value: object, field: str) -> PlanEntry:

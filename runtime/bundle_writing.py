@@ -35,7 +35,7 @@ class VariantSource:
     """A stage file to be copied into a bundle by `write_bundle`.
 
     `file` is the name inside the bundle; empty means the name of `source`. `weights` keeps its name, since
-    the ONNX file refers to it.
+    the ONNX file refers to it. `faster_on`: see `VariantEntry`.
     """
 
     source: Path
@@ -45,6 +45,7 @@ class VariantSource:
     engines: Sequence[str] = ENGINE_NAMES
     file: str = ""
     weights: Path | None = None
+    faster_on: str | None = None
 
 
 def write_bundle(
@@ -217,6 +218,7 @@ def _copy_variant(folder: Path, source: VariantSource) -> VariantEntry:
         inputs=tuple(source.inputs),
         outputs=tuple(source.outputs),
         weights=weights,
+        faster_on=source.faster_on,
     )
 
 

@@ -377,8 +377,8 @@ def open_stream(
         engine: one of `engines.ENGINES`.
         device: `cpu`, or `cuda`: networks, lifecycle and rasterizer on the GPU (docs/gpu.md).
         threads: per engine and for the rasterizer; 0 is all cores. They take turns, so they do not add up.
-        precision: None takes each stage's first file for the engine (and bf16 in OpenVINO where the CPU has
-            it).
+        precision: None takes each stage's first file for the engine that pays on this machine (and bf16 in
+            OpenVINO where the CPU has it).
         graphs: on a GPU, make key frames by CUDA graphs where the engines can be a part of one, and render by
             them; False keeps the latency of every stage apart.
 
@@ -391,7 +391,8 @@ def open_stream(
     stages: dict[str, Engine] = {}
     try:
         variants = {
-            stage: engines.select_variant(bundle, stage, engine, precision) for stage in bundle.stage_names
+            stage: engines.select_variant(bundle, stage, engine, precision, device)
+            for stage in bundle.stage_names
         }
         engines.require(engine, device)
         memory = _open_device() if device == "cuda" else None

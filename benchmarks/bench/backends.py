@@ -6,11 +6,10 @@ Heavy packages are imported when a backend is opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ...runtime.bundle import Bundle, sha256_of
+from ...runtime.bundle import Bundle, StageVariant, sha256_of
 from ...runtime.engines import Engine
 from ...runtime.errors import EngineError, InputError
 from ...runtime.stream import Stream, open_stream
@@ -76,19 +75,30 @@ def _engine(engine: str, device: str, precision: str | None = None) -> Callable[
 
 
 def _quantised(bundle: Bundle, request: Request) -> Stream:
-    if not any(v.precision == "int8" for stage in bundle.stage_names for v in bundle.variants(stage)):
-        raise EngineError(f"{bundle.path} has no int8 files.", "Quantise it: streamsplat-edge calibrate.")
-    return open_stream(_PreferInt8(bundle), engine="onnxruntime", device="cpu", threads=request.threads)
+    int8 = _PreferInt8(bundle)
+    if not any(int8.quantised(stage) for stage in bundle.stage_names):
+        raise EngineError(
+            f"{bundle.path} has no int8 files for ONNX Runtime.", "Quantise it: streamsplat-edge calibrate."
+        )
+    return open_stream(int8, engine="onnxruntime", device="cpu", threads=request.threads)
 
 
 class _PreferInt8(Bundle):
-    """A bundle whose stages give their int8 file first; calibration leaves some stages as they are."""
+    """A bundle whose stages give their int8 file first, on whatever CPU; calibration leaves some stages as
+    they are."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle.path, bundle._manifest)
 
-    def variants(self, stage: str) -> tuple[Any, ...]:
-        return tuple(sorted(super().variants(stage), key=lambda variant: variant.precision != "int8"))
+    def variants(self, stage: str) -> tuple[StageVariant, ...]:
+        return (*self.quantised(stage), *super().variants(stage))
+
+    def quantised(self, stage: str) -> tuple[StageVariant, ...]:
+        return tuple(
+            replace(variant, faster_on=None)
+            for variant in super().variants(stage)
+            if variant.quantised and "onnxruntime" in variant.engines
+        )
 
 
 def _torch(compiled: bool) -> Callable[[Bundle, Request], Stream]:

@@ -96,11 +96,14 @@ class CountingDevice:
 
 
 def budget(bundle: Bundle) -> Budget:
-    """What one stream of this bundle needs with the first file of each stage.
+    """What one stream of this bundle needs with the first file of each stage that is not for CPUs alone.
 
     Activations and workspace of the engines, and the CUDA context, come on top: only a built plan knows them.
     """
-    first = {stage: bundle.variants(stage)[0] for stage in bundle.stage_names}
+    first = {
+        s: next(v for v in bundle.variants(s) if any(v.pays(engine, "cuda") for engine in v.engines))
+        for s in bundle.stage_names
+    }
     inputs: dict[str, tuple[int, ...]] = {
         s: first[s].inputs[0].shape for s in ("depth", "condition") if s in first
     }

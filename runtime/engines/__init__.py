@@ -85,11 +85,14 @@ def require(engine: str, device: str) -> None:
     require_device(engine, device)
 
 
-def select_variant(bundle: Bundle, stage: str, engine: str, precision: str | None = None) -> StageVariant:
-    """The file of a stage to load for this engine and precision.
+def select_variant(
+    bundle: Bundle, stage: str, engine: str, precision: str | None = None, device: str = "cpu"
+) -> StageVariant:
+    """The file of a stage to load for this engine, precision and device.
 
     A file of exactly that precision is preferred; otherwise OpenVINO takes the fp32 file and runs it at the
-    (floating-point) precision asked for.
+    (floating-point) precision asked for. Without a precision, files that are faster on other CPUs only are
+    passed over.
 
     Raises:
         BundleError: no file fits.
@@ -98,7 +101,7 @@ def select_variant(bundle: Bundle, stage: str, engine: str, precision: str | Non
     if engine not in ENGINES:
         raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
     try:
-        return bundle.variant(stage, engine, precision)
+        return bundle.variant(stage, engine, precision, device)
     except BundleError:
         if engine != "openvino" or precision not in _EXECUTION_PRECISIONS:
             raise

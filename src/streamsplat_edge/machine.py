@@ -33,6 +33,12 @@ def _cpuinfo() -> dict[str, str]:
     return fields
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the first processor can do, in the words of Linux; empty where the system does not say."""
+    cpu = _cpuinfo()
+    return frozenset((cpu.get("flags") or cpu.get("Features") or "").split())
+
+
 def cpu_quota() -> float | None:
     """CPUs that the control group allows (a container's limit), None where unlimited or unknown."""
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
@@ -68,8 +74,7 @@ def scheduling() -> str:
 
 def describe_machine() -> dict[str, Any]:
     """Name and features of CPU, memory and operating system; None where it cannot be read."""
-    cpu = _cpuinfo()
-    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
+    cpu, flags = _cpuinfo(), cpu_flags()
     load = None
     with contextlib.suppress(OSError):
         load = [round(v, 2) for v in os.getloadavg()]

@@ -15,6 +15,7 @@ from small_bundle import ATTENTION, KEPT, QUANTISED, build_small_bundle
 from streamsplat_edge.calibration import cpu
 from streamsplat_edge.calibration.qdq import quantised_nodes
 from streamsplat_edge.cli import main
+from streamsplat_edge.runtime import processor
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.bundle_writing import VariantSource, write_bundle
 from streamsplat_edge.runtime.engines import select_variant
@@ -85,7 +86,8 @@ def test_info_and_verify_know_it(
     path = shutil.copytree(made[0] / "int8.bundle", tmp_path / "own.bundle")
     assert main(["info", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"quantised +int8 \(mse, 6 samples\): worst frame [\d.]+ dB, 10 needed", shown)
+    assert "int8 (mse, 6 samples); every frame needed 10 dB against fp32" in shown
+    assert re.search(r"TensorRT: worst frame [\d.]+ dB", shown)
     assert main(["verify", str(path), "--frames", "2"]) == 0
     assert "onnxruntime int8  rendered frames" in capsys.readouterr().out
     assert Bundle.load(path).verification["thresholds"]["int8"] == {"psnr_db": 10.0}
@@ -267,17 +269,84 @@ def test_few_samples_are_warned_about(
     assert re.search(r"warning: only \d+ samples, ranges settle at about 128", capsys.readouterr().err)
 
 
-def test_a_quantised_bundle_is_not_quantised_again(
-    made: tuple[Path, dict[str, object]], clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_bundle_for_cpus_leaves_the_others_alone(
+    bundle: Bundle,
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = made[0] / "int8.bundle"
-    assert main(command(Bundle.load(path), clips, tmp_path / "again.bundle")) == 2
-    assert "is quantised already: stage encode has encode.int8.onnx" in capsys.readouterr().err
-    # One that only says that it is not.
+    """Files for CPUs like this one alone; --slower, since products this small gain nothing anywhere."""
+    monkeypatch.setattr(cpu, "ENGINES", ("onnxruntime",))
+    out = tmp_path / "cpu.bundle"
+    arguments = ("--target", "cpu", "--no-sensitivity")
+    assert main(command(bundle, clips, out, *arguments, "--slower", "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    (choice,) = report["cpu"]
+    assert report["target"] == "cpu" and report["gate"]["psnr_db"] is None and report["gate"]["passed"]
+    assert choice["psnr_db"]["worst"] >= 10 and set(choice["chosen"]) == {"encode", "deform"}
+    made = Bundle.load(out)
+    kind = processor.kind_of_this_cpu()
+    assert choice["processor"]["kind"] == kind
+    for stage, form in choice["chosen"].items():
+        variant = select_variant(made, stage, "onnxruntime")
+        assert (variant.precision, variant.faster_on) == (form, kind)
+        assert select_variant(made, stage, "onnxruntime", device="cuda").precision == "fp32"
+        assert select_variant(made, stage, "tensorrt").precision == "fp32", "nothing was measured for it"
+    assert main(["info", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"for onnxruntime; of CPUs for {kind} (as here)" in shown
+    assert re.search(r"onnxruntime: encode int8[a-z-]*, deform int8[a-z-]*, worst frame [\d.]+ dB", shown)
+    assert "TensorRT:" not in shown
+    assert main(["verify", str(out), "--frames", "2"]) == 0
+
+
+@pytest.mark.usefixtures("no_cpu_forms")
+def test_targets_that_cannot_be_meant(
+    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.bundle"
+    refused = {
+        ("cpu", "--no-sensitivity"): "Nothing is gained on this CPU",
+        ("cpu", "--precision", "fp8"): "FP8 is for TensorRT alone",
+        ("cpu", "--force-quality"): "Saving below the gate is for TensorRT's files alone",
+    }
+    for options, message in refused.items():
+        assert main(command(bundle, clips, out, "--target", *options)) == 2
+        assert message in capsys.readouterr().err and not out.exists()
+    plain = build_small_bundle(tmp_path / "plain" / "plain.bundle", engines=("onnxruntime", "openvino"))
+    assert main(command(plain, clips, out, "--target", "tensorrt")) == 2
+    assert "has no files for TensorRT" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.usefixtures("no_cpu_forms")
+def test_a_quantised_bundle_is_calibrated_again_from_its_fp32_files(
+    made: tuple[Path, dict[str, object]],
+    pristine: Bundle,
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, out = made[0] / "int8.bundle", tmp_path / "again.bundle"
+    again = ("--no-sensitivity", "--precision", "fp8")
+    assert main(command(Bundle.load(path), clips, out, *again)) == 0
+    for stage in pristine.stage_names:
+        precisions = [v.precision for v in Bundle.load(out).variants(stage)]
+        assert precisions == ["fp8", "fp32"], "what was quantised before is left out"
+    # Without fp32 files there is nothing to start from or to compare with.
+    own = shutil.copytree(path, tmp_path / "own.bundle")
     manifest = json.loads((path / "bundle.json").read_text())
     for stage in manifest["stages"].values():
-        stage["variants"] = [{**stage["variants"][0], "precision": "fp32"}]
-    own = shutil.copytree(path, tmp_path / "own.bundle")
+        stage["variants"] = [v for v in stage["variants"] if v["precision"] != "fp32"]
+        for variant in stage["variants"]:
+            variant.pop("faster_on", None)
     (own / "bundle.json").write_text(json.dumps(manifest))
-    assert main(command(Bundle.load(own), clips, tmp_path / "again.bundle")) == 2
+    capsys.readouterr()
+    assert main(command(Bundle.load(own), clips, tmp_path / "third.bundle")) == 2
+    assert "is quantised already: stage encode has encode.int8.onnx and no fp32" in capsys.readouterr().err
+    # One that only says that it has.
+    for stage in manifest["stages"].values():
+        stage["variants"] = [{**stage["variants"][0], "precision": "fp32"}]
+    (own / "bundle.json").write_text(json.dumps(manifest))
+    assert main(command(Bundle.load(own), clips, tmp_path / "third.bundle")) == 2
     assert "encode.int8.onnx is quantised already" in capsys.readouterr().err

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_bundle import QUANTISED
+from video_samples import write_video
 
 from streamsplat_edge.benchmarks import table
 from streamsplat_edge.benchmarks.calibration import __main__ as command
-from streamsplat_edge.benchmarks.calibration import cpu_forms, result, study
+from streamsplat_edge.benchmarks.calibration import chain, cpu_forms, result, study
 from streamsplat_edge.calibration import cpu
 from streamsplat_edge.calibration.calibrate import ENOUGH
 from streamsplat_edge.calibration.options import Options
 from streamsplat_edge.calibration.ranges import METHODS
 from streamsplat_edge.cli import main as streamsplat_edge
 from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.bundle_writing import VariantSource, write_bundle
 from streamsplat_edge.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,3 +214,33 @@ def test_forms_for_cpus_as_a_table(
     line = next(line for line in text.splitlines() if "static, all layers" in line)
     assert f"x{timings['int8']['ratio']:.2f}" in line
     assert ("**" in text.split("bold")[1]) == bool(choice["chosen"])
+
+
+def test_the_chain_with_and_without_int8(
+    pristine: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = {}
+    for stage in pristine.stage_names:
+        (variant,) = pristine.variants(stage)
+        source = VariantSource(variant.path, variant.inputs, variant.outputs)
+        stages[stage] = [source]
+        if stage == "encode":  # what is in it does not matter here, only that it is taken
+            engines = ("onnxruntime",)
+            stages[stage].insert(
+                0, replace(source, precision="int8-dynamic", engines=engines, file="fast.onnx")
+            )
+    path = tmp_path / "q.bundle"
+    write_bundle(path, "q", pristine.model, stages, provenance={}, quality={})
+    out = tmp_path / "chain.json"
+    command_line = [str(path), "--clip", str(clips / "other.mp4"), "--seconds", "0.01"]
+    assert chain.main([*command_line, "--engine", "onnxruntime", "--json", str(out)]) == 0
+    (entry,) = json.loads(out.read_text())["engines"]
+    assert entry["files"] == {"encode": "fast.onnx"}
+    assert "int8-dynamic" in entry["stages"]["taken"]["encode"]
+    assert "fp32" in entry["stages"]["fp32"]["encode"] and entry["interval"]["fp32"]["ratio"] == 1
+    text = table.document([out])
+    assert f"x{entry['interval']['taken']['ratio']:.3f}" in text and "fast.onnx" in capsys.readouterr().out
+    short = tmp_path / "short.mp4"
+    write_video(short, [np.zeros((48, 64, 3), np.uint8)] * 3)
+    assert chain.main([str(path), "--clip", str(short)]) == 2
+    assert "shorter than 5 frames" in capsys.readouterr().err

@@ -259,6 +259,28 @@ def test_the_faster_form_is_chosen_and_judged_in_its_engine(
     assert failed.files == {} and "are needed" in failed.reason
 
 
+def test_a_small_stage_stays_in_fp32(
+    judge: Judge,
+    pristine: Bundle,
+    recorded: recording.Recording,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of the time of a stage of one millisecond is nothing beside one of a hundred."""
+
+    def compared(variants, inputs, name, **_):
+        size = 1.0 if "tokens_0" in inputs else 100.0
+        return {key: Timing(size, 1.0 if key == "fp32" else 0.5) for key in variants}, {}
+
+    monkeypatch.setattr(cpu, "compare", compared)
+    arguments = ("onnxruntime", sources_of(pristine), decisions_of(pristine), CLIPS, recorded, judge)
+    assert set(cpu.choose_forms(*arguments, tmp_path / "a", min_psnr=0).files) == {"encode"}
+    assert set(cpu.choose_forms(*arguments, tmp_path / "b", min_psnr=0, slower=True).files) == {
+        "encode",
+        "deform",
+    }
+
+
 def test_what_is_slower_is_not_used_unless_told(
     judge: Judge,
     pristine: Bundle,

@@ -20,6 +20,7 @@ from small_model import ATTENDING, small_model
 from streamsplat_edge.calibration.layers import Layer, find_layers, load_graph
 from streamsplat_edge.calibration.qdq import count, insert, quantised_nodes
 from streamsplat_edge.calibration.recipe import Recipe
+from streamsplat_edge.calibration.sources import fp32
 from streamsplat_edge.export.build import BuildOptions, build_plan
 from streamsplat_edge.export.graphs import write_graph
 from streamsplat_edge.export.precision import lowered
@@ -96,7 +97,7 @@ def test_a_small_base_is_quantised_where_the_recipe_says(tmp_path: Path) -> None
 def test_the_demo_bundle_would_be_quantised_where_the_recipe_says(tmp_path: Path) -> None:
     bundle = Bundle.load(ROOT / "demo" / "tiny.bundle")
     for stage in bundle.stage_names:
-        found = check_stage(bundle.variants(stage)[0].path, stage, tmp_path)
+        found = check_stage(fp32(bundle, stage).path, stage, tmp_path)
         assert found >= 3 if stage != "depth" else found == 0, "its small depth network stays"
 
 
@@ -109,7 +110,7 @@ def test_plans_of_the_demo_bundle_compute_in_it(
     bundle = Bundle.load(ROOT / "demo" / "tiny.bundle")
     module = trt_api.load("tensorrt_rtx")
     for stage in bundle.stage_names:
-        variant = bundle.variants(stage)[0]
+        variant = fp32(bundle, stage)
         path = tmp_path / f"{stage}.onnx"
         model, layers = quantised(variant.path, stage, precision)
         onnx.save(model, path)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_bundle import build_fake_bundle, fake_model
 
-from streamsplat_edge.runtime import bundle_writing
+from streamsplat_edge.runtime import bundle_writing, processor
 from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import VariantSource, store_quality, write_bundle
 from streamsplat_edge.runtime.errors import BundleError, OutputError
@@ -368,6 +368,47 @@ def test_several_variants(folder: Path, tmp_path: Path) -> None:
     stages["encode"] = [first, first]
     with pytest.raises(BundleError, match=r"Two files of the bundle are named encode\.onnx"):
         rewrite(folder, tmp_path / "w.bundle", stages=stages)
+
+
+def test_files_for_some_cpus(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken unasked where they pay, passed over elsewhere, and always to be had by their precision."""
+    stages = sources(folder)
+    first = stages["encode"][0]
+    engines = ["onnxruntime", "tensorrt"]
+    fast = VariantSource(
+        first.source, first.inputs, first.outputs, "int8", engines, "encode.int8.onnx", faster_on="x86-vnni"
+    )
+    stages["encode"] = [fast, first]
+    bundle = rewrite(folder, tmp_path / "v.bundle", stages=stages)
+
+    def taken(engine: str, precision: str | None = None, device: str = "cpu") -> str:
+        return bundle.variant("encode", engine, precision, device).precision
+
+    for flags, expected in (({"avx2", "avx_vnni"}, "int8"), ({"avx2"}, "fp32"), (set(), "fp32")):
+        monkeypatch.setattr(processor, "_flags", lambda flags=flags: frozenset(flags))
+        assert taken("onnxruntime") == expected
+        assert taken("onnxruntime", "int8") == "int8" and taken("onnxruntime", "fp32") == "fp32"
+        assert taken("onnxruntime", device="cuda") == "fp32", "it was never measured on a GPU"
+        assert taken("tensorrt", device="cuda") == "int8", "what a CPU is good at does not concern TensorRT"
+        assert taken("openvino") == "fp32"
+    with pytest.raises(
+        BundleError, match=r"encode\.int8\.onnx \(int8: onnxruntime, tensorrt, faster on x86-vnni"
+    ):
+        bundle.variant("encode", "openvino", "int8")
+    entry = bundle.manifest["stages"]["encode"]["variants"]
+    assert entry[0]["faster_on"] == "x86-vnni" and "faster_on" not in entry[1]
+    stages["encode"] = [fast]
+    with pytest.raises(BundleError, match=r"`stages\.encode\.variants` must list a file for every"):
+        rewrite(folder, tmp_path / "w.bundle", stages=stages)
+    edit(bundle.path, set_at("stages.encode.variants.0.faster_on", "z80"))
+    assert "faster_on` must be one of x86-vnni, arm-dotprod, any-cpu" in refusal(bundle.path).message
+
+
+def test_kinds_of_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {("avx512_vnni",): "x86-vnni", ("asimddp",): "arm-dotprod", ("avx2",): "any-cpu", (): "any-cpu"}
+    for flags, kind in kinds.items():
+        monkeypatch.setattr(processor, "_flags", lambda flags=flags: frozenset(flags))
+        assert processor.kind_of_this_cpu() == kind and processor.is_kind(kind)
 
 
 def test_existing_target(folder: Path, tmp_path: Path) -> None:

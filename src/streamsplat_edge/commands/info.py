@@ -6,8 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import Bundle, StageVariant
 from ..runtime.cuda.budget import board_bytes, budget
+from ..runtime.processor import is_kind
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,6 +56,7 @@ def describe(bundle: Bundle) -> list[str]:
             engines = ", ".join(variant.engines)
             lines.append(
                 f"    {stage}: {variant.path.name}, {variant.precision}, {size:.2f} MB, for {engines}"
+                f"{_where(variant)}"
             )
             for arrow, specs in (("in ", variant.inputs), ("out", variant.outputs)):
                 tensors = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in specs)
@@ -66,22 +68,41 @@ def describe(bundle: Bundle) -> list[str]:
     return lines
 
 
+def _where(variant: StageVariant) -> str:
+    """On which CPUs the file is taken unasked, where not on all machines."""
+    if variant.faster_on is None:
+        return ""
+    return f"; of CPUs for {variant.faster_on} ({'as' if is_kind(variant.faster_on) else 'not'} here)"
+
+
 def _quantisation(made: dict[str, Any]) -> list[str]:
-    """One line of what `calibrate` did; loud where the result was saved against the gate."""
+    """What `calibrate` did, a line for TensorRT's files and one per CPU engine; loud where the result was
+    saved against the gate."""
     if not made:
         return []
-    gate = made.get("gate")
-    gate = gate if isinstance(gate, dict) else {}
-    psnr = gate.get("psnr_db")
-    worst = psnr.get("worst") if isinstance(psnr, dict) else None
+    gate = _object(made.get("gate"))
     lines = [
         f"  quantised   {_short(made.get('precision'))} ({_short(made.get('method'))}, "
-        f"{_short(made.get('samples'))} samples): worst frame {_short(worst)} dB, "
-        f"{_short(gate.get('min_psnr_db'))} needed"
+        f"{_short(made.get('samples'))} samples); every frame needed {_short(gate.get('min_psnr_db'))} dB "
+        "against fp32"
     ]
+    if gate.get("psnr_db") is not None:
+        lines.append(f"    TensorRT: worst frame {_short(_object(gate['psnr_db']).get('worst'))} dB")
+    choices = made.get("cpu")
+    for choice in choices if isinstance(choices, list) else ():
+        choice = _object(choice)
+        chosen = ", ".join(f"{_short(s)} {_short(f)}" for s, f in _object(choice.get("chosen")).items())
+        if chosen:
+            worst = _object(choice.get("psnr_db")).get("worst")
+            lines.append(f"    {_short(choice.get('engine'))}: {chosen}, worst frame {_short(worst)} dB")
     if gate.get("passed") is not True:
         lines.append("    BELOW THE GATE: saved by --force-quality; frames differ visibly from fp32")
     return lines
+
+
+def _object(value: object) -> dict[str, Any]:
+    """These fields are free-form: what is no object has no entries."""
+    return value if isinstance(value, dict) else {}
 
 
 def _verification(result: dict[str, Any]) -> list[str]:
