@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from .result import MEASURED
 
 FORMAT, VERSION = "streamsplat-gpu-chain", 1
 GOAL = 4.0  # of the issue: this many times the published way, end to end per new frame
-NOT_RUN = "not run"
+NOT_RUN, FAILED = "not run", "failed"
 _SECONDS = 1 / 30  # from frame to frame of the source
 
 
@@ -102,15 +103,19 @@ def measure(
         try:
             row = _Row(method, method.opener(bench))
             one_round(row, frames, protocol, timed=False)
-        except StreamSplatError as error:
-            results[method.name] |= {"status": NOT_RUN, "reason": str(error)}
+        except Exception as error:  # compilers of others: one that breaks must not end the comparison
+            results[method.name] |= _failure(error)
             continue
         results[method.name] |= {"status": MEASURED, "ready_seconds": time.perf_counter() - start}
         rows.append(row)
     for number in range(protocol.rounds):
         say(f"round {number + 1} of {protocol.rounds}")
-        for row in rows:
-            one_round(row, frames, protocol, timed=True)
+        for row in list(rows):
+            try:
+                one_round(row, frames, protocol, timed=True)
+            except Exception as error:
+                results[row.method.name] |= _failure(error)
+                rows.remove(row)
     base = next((row for row in rows if not row.method.ours), None)
     for row in rows:
         results[row.method.name] |= _numbers(row, protocol) | _against(row, base)
@@ -135,6 +140,14 @@ def measure(
         "goal": GOAL,
         "methods": list(results.values()),
     }
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, StreamSplatError):
+        return {"status": NOT_RUN, "reason": str(error)}
+    traceback.print_exception(error)
+    lines = str(error).strip().splitlines()
+    return {"status": FAILED, "reason": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"}
 
 
 def _numbers(row: _Row, protocol: Protocol) -> dict[str, Any]:

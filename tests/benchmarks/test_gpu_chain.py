@@ -61,6 +61,32 @@ def test_what_does_not_run_says_why(measured: dict[str, Any]) -> None:
         assert row["status"] == "not run" and row["reason"]
 
 
+def test_one_that_breaks_does_not_end_the_comparison(device: OnCpuDevice) -> None:
+    class Breaking:
+        """As a compiler does, or an engine out of memory."""
+
+        def __init__(self, calls: int) -> None:
+            self.description: dict[str, str] = {}
+            self._calls = calls
+
+        def key_frame(self, picture: np.ndarray, time: float, times: Any) -> list[np.ndarray]:
+            self._calls -= 1
+            if self._calls < 0:
+                raise RuntimeError("BackendCompilerFailed\nmore")
+            return []
+
+        def reset(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    bench = methods.Bench(models.random_model(ATTENDING), lambda: device)
+    breaking = [methods.Method(f"b{n}", "breaks", lambda _, n=n: Breaking(n)) for n in (0, 5)]  # type: ignore[misc]
+    found = measure.measure([*breaking, methods.BY_NAME["eager-bf16"]], bench, PROTOCOL, lambda _: None)
+    assert [row["status"] for row in found["methods"]] == ["failed", "failed", "measured"]
+    assert all(row["reason"] == "RuntimeError: BackendCompilerFailed" for row in found["methods"][:2])
+    assert "nothing to compare" in result.verdict(found)
+
+
 def test_shown_as_text_and_table(measured: dict[str, Any], tmp_path: Path) -> None:
     text = "\n".join(result.text(measured))
     assert "goal of 4 times the published way" in text and "ours, torch eager, fp16" in text
