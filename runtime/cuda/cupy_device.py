@@ -184,10 +184,14 @@ class CupyDevice:
         cupy = self.cupy
         with self.translated("taking over an array"), self.stream:
             if not isinstance(array, cupy.ndarray):
-                if hasattr(array, "__cuda_array_interface__"):
+                # DLPack first: torch has both, and only by DLPack is its stream waited for.
+                if hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
+                    try:
+                        array = cupy.from_dlpack(array)
+                    except BufferError as error:  # a tensor that wants gradients, say
+                        raise InputError(f"{type(array).__name__} cannot be taken over: {error}.") from error
+                elif hasattr(array, "__cuda_array_interface__"):
                     array = cupy.asarray(array)
-                elif hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
-                    array = cupy.from_dlpack(array)
                 else:
                     raise InputError(
                         f"{type(array).__name__} is no array on a GPU.",

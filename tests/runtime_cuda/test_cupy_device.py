@@ -225,6 +225,35 @@ def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
         device.adopt(FakeArray(inner, device=1))
 
 
+def test_an_array_with_both_interfaces_is_waited_for(cupy: FakeCupy) -> None:
+    """torch's `__cuda_array_interface__` (version 2) names no stream; its DLPack waits in the one it is told."""
+    told: list[int] = []
+
+    class Tensor:
+        inner = np.zeros(4, np.float32)
+        problem: Exception | None = None
+
+        @property
+        def __cuda_array_interface__(self) -> dict[str, object]:
+            return {"shape": (4,), "typestr": "<f4", "data": (self.inner.ctypes.data, False), "version": 2}
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+        def __dlpack__(self, *, stream: int, max_version: object = None, copy: object = None) -> np.ndarray:
+            if self.problem is not None:
+                raise self.problem
+            told.append(stream)
+            return self.inner
+
+    device, tensor = CupyDevice(), Tensor()
+    assert device.address(device.adopt(tensor)) == tensor.inner.ctypes.data
+    assert told == [device.queue]
+    tensor.problem = BufferError("Can't export tensors that require gradient, use tensor.detach()")
+    with pytest.raises(InputError, match=r"Tensor cannot be taken over: .*use tensor\.detach"):
+        device.adopt(tensor)
+
+
 def test_the_default_stream_is_waited_for_on_the_device(cupy: FakeCupy) -> None:
     device = CupyDevice()
     device.follow_default()
