@@ -226,7 +226,7 @@ def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
 
 
 def test_an_array_with_both_interfaces_is_waited_for(cupy: FakeCupy) -> None:
-    """torch's `__cuda_array_interface__` (version 2) names no stream; its DLPack waits in the one it is told."""
+    """torch's `__cuda_array_interface__` (version 2) names no stream; its DLPack waits in the one told."""
     told: list[int] = []
 
     class Tensor:
