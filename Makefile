@@ -117,7 +117,9 @@ gpu-bench: $(GPU_READY)  ## on an NVIDIA GPU: speed of the rasterizers (JSON in 
 	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.raster_cuda \
 	  --json benchmarks/results/raster-cuda-$$name.json && \
 	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.raster_compare \
-	  --json benchmarks/results/raster-compare-$$name.json
+	  --json benchmarks/results/raster-compare-$$name.json && \
+	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.gpu_chain \
+	  --json benchmarks/results/gpu-chain-$$name.json
 	$(GPU_PYTHON) -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
 
 docs: .venv-test/.installed  ## the documentation as a site, links checked (out/site/index.html)
