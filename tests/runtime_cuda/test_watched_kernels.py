@@ -37,10 +37,8 @@ class WatchedDevice(OnCpuDevice):
             self.native.on_cpu_allow(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
         return array
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return self._told(super().zeros(shape, dtype))
-
-    pinned = zeros
+    def _allocated(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return self._told(super()._allocated(shape, dtype))
 
     def adopt(self, array: Any) -> np.ndarray:
         return self._told(super().adopt(array))
