@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .machine import usable_cores
+
+
+class Given(argparse.Action):
+    """Stores the value, and the option in `given`: also who gives a default expects something of it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.given = {*getattr(namespace, "given", ()), self.option_strings[0]}
 
 
 def whole(text: str, minimum: int, why: str = "") -> int:
@@ -19,6 +38,15 @@ def whole(text: str, minimum: int, why: str = "") -> int:
 def count(text: str) -> int:
     """0 or more."""
     return whole(text, 0)
+
+
+def threads(text: str) -> int:
+    """0 (all cores) or more; beyond the cores there are, as many as these, with a note."""
+    wanted, cores = count(text), usable_cores()
+    if wanted > cores:
+        have = f"{cores} cores" if cores > 1 else "1 core"
+        print(f"note: --threads {wanted}: this process may use {have}; {cores} will run", file=sys.stderr)
+    return min(wanted, cores)
 
 
 def positive(text: str) -> int:

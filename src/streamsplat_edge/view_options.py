@@ -7,6 +7,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from . import option_types
+
 if TYPE_CHECKING:
     from .runtime.view.viewer import LiveViewer
 
@@ -20,23 +22,35 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
     """Options for `open_viewer`."""
     parser.add_argument(
         "--view-host",
+        action=option_types.Given,
         default="127.0.0.1",
         metavar="HOST",
         help="address the page is served on (default: 127.0.0.1, this machine only). Others need the token "
         f"that is printed with the address, or the one in {TOKEN_VARIABLE}",
     )
     parser.add_argument(
-        "--view-port", type=int, default=8400, metavar="N", help="port of the page, 0 for any (default: 8400)"
+        "--view-port",
+        action=option_types.Given,
+        type=int,
+        default=8400,
+        metavar="N",
+        help="port of the page, 0 for any (default: 8400)",
     )
     parser.add_argument(
         "--view-seconds",
+        action=option_types.Given,
         type=float,
         default=20.0,
         metavar="S",
         help="seconds of the stream that the page can go back (default: 20)",
     )
     parser.add_argument(
-        "--view-memory", type=int, default=256, metavar="MB", help="memory for them at most (default: 256)"
+        "--view-memory",
+        action=option_types.Given,
+        type=int,
+        default=256,
+        metavar="MB",
+        help="memory for them at most (default: 256)",
     )
 
 

@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
 
         return run_many(args)
     args.input = args.inputs[0]
-    outputs = check_arguments(args)
     live = live_options(args)
+    outputs = check_arguments(args)
     bundle = Bundle.load(find_bundle(args.bundle))
     with ExitStack() as stack, Stop() as stop:
         reader = stack.enter_context(
