@@ -16,7 +16,12 @@ def main(args: argparse.Namespace) -> int:
         board_bytes(args.device)  # refused before the hashes are computed
     bundle = Bundle.load(args.bundle)
     if args.json:
-        report = {"path": str(bundle.path), "hashes_verified": True, **bundle.manifest}
+        report = {
+            "path": str(bundle.path),
+            "hashes_verified": True,
+            "unusable_plans": bundle.unusable_plans(),
+            **bundle.manifest,
+        }
         if args.device is not None:
             report["memory"] = {"device": args.device, **vars(budget(bundle))}
         print(json.dumps(report, indent=2))
@@ -63,6 +68,10 @@ def describe(bundle: Bundle) -> list[str]:
                 lines.append(f"      {arrow} {tensors}")
     plans = [f"{p.stage} {p.runtime} {p.version} on {p.device}" for p in bundle.plans]
     lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
+    lines += [
+        f"    NOT USABLE: {file} {problem}; streamsplat-edge build makes it again"
+        for file, problem in bundle.unusable_plans().items()
+    ]
     lines += _quantisation(bundle.quantisation) + _verification(bundle.verification)
     lines += _section("provenance", bundle.provenance) + _section("quality", bundle.quality)
     return lines
