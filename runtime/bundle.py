@@ -164,7 +164,7 @@ class Bundle:
 
     @property
     def verification(self) -> dict[str, Any]:
-        """Thresholds and the last result of `streamsplat-edge verify` for exactly these files."""
+        """Thresholds and the last results of `streamsplat-edge verify` for exactly these files."""
         return self._manifest.verification
 
     @property
@@ -187,6 +187,11 @@ class Bundle:
     @property
     def stage_names(self) -> tuple[str, ...]:
         return tuple(self._manifest.stages)
+
+    @property
+    def precisions(self) -> list[str]:
+        """Of all stage files, sorted."""
+        return sorted({entry.precision for files in self._manifest.stages.values() for entry in files})
 
     def variants(self, stage: str) -> tuple[StageVariant, ...]:
         """All files of a stage in manifest order (the exporter puts the preferred one first)."""

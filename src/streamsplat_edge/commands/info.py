@@ -115,17 +115,21 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _verification(result: dict[str, Any]) -> list[str]:
-    """One line of the last `verify`, and the rendered PSNR of each engine it ran."""
-    if "passed" not in result:
-        return ["  verified    no"]
+    """What `verify` found: against the model or, where there is none of that, the fp32 files; then against
+    the fp32 files where there are both."""
+    lines = _verified(result, "verified") if "passed" in result else ["  verified    no"]
+    own = _object(result.get("against_own_files"))
+    return lines + (_verified(own, "") if "passed" in own else [])
+
+
+def _verified(result: dict[str, Any], title: str) -> list[str]:
+    """One line of a `verify`, and the rendered PSNR of each engine it ran."""
     word = "passed" if result["passed"] is True else "FAILED"
-    lines = [
-        f"  verified    {word}, against {_short(result.get('reference'))} on {_short(result.get('source'))}"
+    against = f"against {_short(result.get('reference'))} on {_short(result.get('source'))}"
+    frames = _object(result.get("psnr_db")).items()
+    return [f"  {title:<11} {word}, {against}"] + [
+        f"    {_short(label)}: rendered frames {_short(value)} dB" for label, value in frames
     ]
-    frames = result.get("psnr_db")
-    for label, value in frames.items() if isinstance(frames, dict) else ():
-        lines.append(f"    {_short(label)}: rendered frames {_short(value)} dB")
-    return lines
 
 
 def _section(title: str, values: dict[str, Any]) -> list[str]:
