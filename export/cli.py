@@ -156,7 +156,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from .triton import check_repository, write_repository
 
     if arguments.triton is not None:
-        check_repository(arguments.triton)
+        check_repository(arguments.triton, arguments.name)
     source = Source(arguments.checkpoint, arguments.preset, arguments.dino, arguments.depth, arguments.size)
     bundle, report = export_bundle(
         source,
