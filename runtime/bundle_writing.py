@@ -107,7 +107,10 @@ def write_bundle(
                 **({"quantisation": dict(quantisation)} if quantisation else {}),
             }
             _write_manifest(scratch / MANIFEST_NAME, manifest)
-            Bundle.load(scratch)
+            damaged = Bundle.load(scratch).unusable_plans(verify_hashes=False)
+            if damaged:
+                file, problem = next(iter(damaged.items()))
+                raise BundleError(f"The plan given for {file} {problem}.", "Build it again.")
             _swap_in(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -134,8 +137,8 @@ def store(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> Bundle:
 
     Args:
         path: the bundle's folder.
-        fields: any of `plans` (a list of `PlanEntry` as dicts; the files must be there), `quality` and
-            `verification`.
+        fields: any of `plans` (a list of `PlanEntry` as dicts; their files are in place already), `quality`
+            and `verification`.
 
     Raises:
         BundleError: `path` is not a valid bundle, or would not be one with these fields.

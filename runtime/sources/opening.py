@@ -61,7 +61,10 @@ def open_live(
         VideoError: what went wrong, with a hint, and without the password of the URI.
     """
     if uri.kind == "gstreamer":
-        process = GStreamerProcess(uri.target, connect=connect, silence=silence, stopped=stopped)
+        try:
+            process = GStreamerProcess(uri.target, connect=connect, silence=silence, stopped=stopped)
+        except VideoError as error:
+            raise VideoError(uri.redact(error.message), uri.redact(error.hint)) from None
         return process.container, process.close
     kind = None
     if uri.kind == "camera":

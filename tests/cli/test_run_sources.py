@@ -17,6 +17,8 @@ from rtsp_samples import RtspServer, encode, need_rtsp_server, script
 from video_samples import sample_clip, truncated_clip, write_video
 
 from streamsplat_edge import cli
+from streamsplat_edge.commands.run import shown_name
+from streamsplat_edge.runtime.sources import parse_uri
 from streamsplat_edge.runtime.video import open_video
 
 
@@ -52,6 +54,17 @@ def test_a_live_source_that_is_lost(tmp_path: Path, fake_bundle: Path, call: Any
     assert result.returncode == 3 and "was lost after" in result.stderr
     counted = re.search(r"(\d+) frames of .*\n  live \(latest\): (\d+) frames dropped", result.stdout)
     assert counted and 20 <= int(counted[1]) + int(counted[2]) <= 21, "every frame is accounted for"
+
+
+def test_titles_of_pages_and_windows() -> None:
+    """Everyone who looks sees them."""
+    for text, title in (
+        ("/home/me/clips/a.mp4", "a.mp4"),
+        ("camera:0", "camera:0"),
+        ("rtsp://admin:hunter2@10.0.0.5/x", "rtsp://admin:***@10.0.0.5/x"),
+        ("gst:rtspsrc location=rtsp://10.0.0.5/x user-pw=hunter2", "GStreamer pipeline"),
+    ):
+        assert shown_name(parse_uri(text).shown) == title
 
 
 @pytest.mark.rtsp

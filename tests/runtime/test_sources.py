@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.sources import LiveOptions, PushSource, SourceClock, Timeline, parse_uri
+from streamsplat_edge.runtime.video import open_video
 
 # URIs
 
@@ -51,15 +55,94 @@ def test_uris_that_mean_nothing(text: str) -> None:
     ("url", "shown"),
     [
         ("rtsp://admin:pa:ss@10.0.0.1:554/cam?x=1", "rtsp://admin:***@10.0.0.1:554/cam?x=1"),
+        ("rtsp://admin:pa#s@s@10.0.0.1/cam", "rtsp://admin:***@10.0.0.1/cam"),
+        ("rtsp://admin:pa/ss@10.0.0.1/cam", "rtsp://admin:***@10.0.0.1/cam"),
+        ("rtsp://admin:pa?ss@10.0.0.1/cam", "rtsp://admin:***@10.0.0.1/cam"),
+        ("rtsp://me@corp.com:pass@10.0.0.1/cam", "rtsp://me@corp.com:***@10.0.0.1/cam"),
         ("rtsp://admin@host/cam", "rtsp://admin@host/cam"),
+        ("rtsp://host:554/cam?n=1", "rtsp://host:554/cam?n=1"),
         ("http://host/a?user=me&Token=abc&n=5&apikey=z", "http://host/a?user=me&Token=***&n=5&apikey=***"),
-        ("rtsp://host/user:secret@x", "rtsp://host/user:secret@x"),  # a path, not credentials
+        ("http://host/a?pw=a#b&n=5&Signature=x", "http://host/a?pw=***&n=5&Signature=***"),
+        (
+            "rtsp://h/user=a&password=HUNTER2&channel=1",
+            "rtsp://h/user=a&password=***&channel=1",
+        ),
+        ("rtsp://h/user=a_password=b_channel=1.sdp?x", "rtsp://h/user=a_password=***"),
+        ("rtsp://u:a@h/?passwd=b&user-pw=c&auth=d", "rtsp://u:***@h/?passwd=***&user-pw=***&auth=***"),
+        # More than need be: a path may look like credentials.
+        ("rtsp://host/user:secret@x", "rtsp://host/user:***@x"),
     ],
 )
 def test_secrets_are_never_shown(url: str, shown: str) -> None:
     uri = parse_uri(url)
     assert uri.shown == shown and uri.target == url
     assert uri.redact(f"Input/output error: '{url}'") == f"Input/output error: '{shown}'"
+    assert url == shown or url not in repr(uri)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "shown"),
+    [
+        (
+            "rtspsrc location=rtsp://admin:SECRET@h/x user-pw=HUNTER2 latency=0 ! rtph264depay ! avdec_h264",
+            "rtspsrc location=rtsp://admin:***@h/x user-pw=*** latency=0 ! rtph264depay ! avdec_h264",
+        ),
+        (
+            "rtspsrc location=\"rtsp://h/?a=1&token=SECRET&b=2\" user-pw = 'HUN TER2' ! x",
+            'rtspsrc location="rtsp://h/?a=1&token=***&b=2" user-pw = *** ! x',
+        ),
+        (r"x user-pw=SEC\ RET\"S proxy-pw=\"HUN TER2\" ! x", 'x user-pw=*** proxy-pw=***" ! x'),
+        (r"""x user-pw="SEC\" RET"'HUNTER2 ! x""", "x user-pw=***"),
+        (
+            r"""souphttpsrc extra-headers="h,Authorization=(string)\"Basic SECRET\"" cookies=SECRET ! x""",
+            "souphttpsrc extra-headers=*** cookies=*** ! x",
+        ),
+        (
+            "a location=rtsp://u:SEC@RET@h/x ! b ! c location=http://v:SECRET@h",
+            "a location=rtsp://u:***@h/x ! b ! c location=http://v:***@h",
+        ),
+        ("v4l2src device=/dev/video2 ! image/jpeg,framerate=30/1 ! jpegdec",) * 2,
+    ],
+)
+def test_secrets_of_a_pipeline(pipeline: str, shown: str) -> None:
+    uri = parse_uri(f"gst:{pipeline}")
+    assert uri.shown == f"gst:{shown}" and uri.target == pipeline
+    assert not {"SECRET", "HUNTER2"} & set(re.findall(r"\w+", uri.shown + repr(uri)))
+
+
+def test_what_other_programs_repeat() -> None:
+    uri = parse_uri("gst:rtspsrc location=rtsp://a:'S%23C RET'@h user-pw=\"HUNTER2\" user-id=ab proxy-pw=ab")
+    said = uri.redact('could not set "user-pw" to "HUNTER2"; S#C RET, S%23C RET; "ab" about')
+    assert said == 'could not set "user-pw" to ***; ***, ***; "***" about'
+    uri = parse_uri("rtsp://admin:pa/ss@h/x")
+    assert uri.redact("port 'pa/ss' of rtsp://admin:pa/ss@h is none") == (
+        "port '***' of rtsp://admin:***@h is none"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["srt://admin:HUNTER2@h", "rtsp:/admin:HUNTER2@h/x", "rtsp:admin:HUNTER2@h/x"]
+)
+def test_addresses_with_a_mistake_are_refused_without_the_password(text: str) -> None:
+    with pytest.raises(VideoError) as caught:
+        parse_uri(text)
+    assert "HUNTER2" not in str(caught.value) + caught.value.hint and "admin:***@h" in caught.value.message
+
+
+def test_what_gstreamer_says_about_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that fails: neither its complaint nor the command to try has the password."""
+    program = tmp_path / "gst-launch-1.0"
+    program.write_text("#!/bin/sh\necho \"ERROR: could not set 'user-pw' to 'HUNTER2' of $*\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    secrets = "SECRET", "HUNTER2"
+    with pytest.raises(VideoError) as caught:
+        open_video(f"gst:rtspsrc location=rtsp://u:{secrets[0]}@h user-pw={secrets[1]} ! x")
+    error = caught.value
+    assert "ERROR: could not set 'user-pw' to '***'" in error.message
+    assert "location=rtsp://u:***@h user-pw=*** ! x" in error.hint
+    shown = "".join(traceback.format_exception(error))
+    assert f"{secrets[1]} ! x" not in shown and not any(secret in error.hint for secret in secrets)
 
 
 # Time lines

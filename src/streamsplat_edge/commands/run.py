@@ -82,7 +82,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def shown_name(uri: str) -> str:
-    """What a page may call an input: the name of a file, not where on this machine it lies."""
+    """What a page may call an input: a file's name, not where on this machine it lies, and no pipeline."""
+    if uri.startswith("gst:"):
+        return "GStreamer pipeline"
     return uri if "://" in uri else Path(uri).name
 
 
