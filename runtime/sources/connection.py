@@ -17,6 +17,7 @@ import av.error
 
 from ..errors import VideoError
 from ..video.frames import as_rate
+from ..video.reading import DAMAGE
 from .clock import SourceClock
 
 # A read that took longer than this had to wait: nothing was queued, so nothing is behind because of us.
@@ -127,7 +128,7 @@ class Connection:
                     raise ConnectionLost(str(error)) from error
                 packets = self.container.demux(self._stream)
                 continue
-            except (av.error.FFmpegError, OSError) as error:
+            except DAMAGE as error:
                 # A read that libav broke off for its time-out comes back as any of several errors.
                 silent = time.perf_counter() - asked > 0.9 * self.silence
                 raise ConnectionLost(
@@ -171,7 +172,7 @@ class Connection:
             frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:  # flushed already
             return
-        except (av.error.FFmpegError, OSError):
+        except DAMAGE:
             self._damage(arrival)
             return
         milliseconds = (time.perf_counter() - start) * 1e3

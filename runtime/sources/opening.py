@@ -12,6 +12,7 @@ import av.error
 
 from ..errors import VideoError
 from ..video.decoding import check_accelerated, undecodable
+from ..video.reading import DAMAGE
 from .gstreamer import GStreamerProcess
 from .uri import LIVE_SCHEMES, SourceUri
 
@@ -81,8 +82,9 @@ def open_live(
             options={**defaults, **options},
             timeout=(connect, silence),
             hwaccel=accelerator,
+            metadata_errors="replace",
         )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DAMAGE as error:
         # A time-out comes back as any of several errors. The cause is left out: it would show the password.
         late = time.monotonic() - asked > 0.9 * connect
         raise _explained(uri, error, f"no answer within {connect:g} s" if late else "") from None

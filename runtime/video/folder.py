@@ -7,11 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
 
 from ..errors import VideoError
 from .frames import VideoFrame, to_rgb
 from .reader import IMAGE_SUFFIXES, VideoReader
+from .reading import DAMAGE
 
 
 class FolderReader(VideoReader):
@@ -47,12 +47,12 @@ class FolderReader(VideoReader):
         for place, path in enumerate(self._paths):
             try:
                 with av.open(str(path)) as container:
-                    frame = next(container.decode(video=0))
-            except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration):
+                    image = to_rgb(next(container.decode(video=0)))
+            except (*DAMAGE, StopIteration):
                 self._damaged.append(path.name)
                 continue
             start = place if start is None else start
-            yield VideoFrame(to_rgb(frame), float((place - start) / self.rate), index)
+            yield VideoFrame(image, float((place - start) / self.rate), index)
             index += 1
         if self._damaged:
             some = ", ".join(self._damaged[:3]) + (", ..." if len(self._damaged) > 3 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
@@ -16,6 +17,7 @@ import av.error
 from ..errors import InputError, VideoError
 from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
 from .frames import RATE_MAX, Converter, as_rate
+from .reading import DAMAGE, Reading, reason
 from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
 if TYPE_CHECKING:
@@ -158,7 +160,7 @@ def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerat
 
 def _open_container(uri: str, accelerator: Any) -> Any:
     try:
-        return av.open(uri, hwaccel=accelerator)
+        return av.open(uri, hwaccel=accelerator, metadata_errors="replace")
     except RuntimeError as error:  # PyAV's, where no stream can be accelerated
         if accelerator is None:
             raise
@@ -170,7 +172,7 @@ def _open_container(uri: str, accelerator: Any) -> Any:
             f"{uri}: not a video, or damaged beyond use.",
             "An MP4 cut off while being written lacks its index (moov): only a repair tool can help.",
         ) from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise VideoError(
             f"{uri}: cannot be opened: {error}.", "Check that it is a video that a player can open."
         ) from error
@@ -179,12 +181,14 @@ def _open_container(uri: str, accelerator: Any) -> Any:
 class FileReader(VideoReader):
     """Decodes the first real video stream of a container; multi-threaded, tolerant of damage.
 
-    `accelerated`: the container was opened with an accelerator, which must be what decodes.
+    `accelerated`: the container was opened with an accelerator, which must be what decodes. `close` may be
+    called from another thread than the one that iterates (see `Reading`).
     """
 
     def __init__(self, uri: str, container: Any, *, threads: int = 0, accelerated: bool = False) -> None:
         super().__init__(uri)
         self._container = container
+        self._reading = Reading(container.close)
         try:
             self._stream = self._pick_stream()
             if accelerated:
@@ -206,7 +210,7 @@ class FileReader(VideoReader):
             self._origin: float | None = None
             self._last = -1.0
             self._frames = self._decode()
-            self._first = next(self._frames, None)
+            self._first = self._reading.next(self._frames)
             if self._first is None:
                 why = f": {self._failure}" if self._failure else ""
                 raise VideoError(
@@ -215,6 +219,12 @@ class FileReader(VideoReader):
                     if not accelerated
                     else f"The GPU may not decode this profile, chroma format or size. {SOFTWARE_HINT}",
                 )
+        except DAMAGE as error:
+            container.close()
+            raise VideoError(
+                f"{uri}: cannot be read: {reason(error)}.",
+                "Check that a player can play it; it may be damaged.",
+            ) from error
         except BaseException:
             container.close()
             raise
@@ -254,6 +264,7 @@ class FileReader(VideoReader):
             with contextlib.suppress(ValueError):
                 h, m, s = stream.metadata["DURATION"].split(":")
                 seconds = int(h) * 3600 + int(m) * 60 + float(s)
+                seconds = seconds if math.isfinite(seconds) else None
         elif self._container.duration and len(self._container.streams) == 1:
             seconds = self._container.duration / 1e6
         if self.frames_estimate is None and seconds:
@@ -265,13 +276,15 @@ class FileReader(VideoReader):
         while True:
             try:
                 packet = next(packets, None)
-            except (av.error.FFmpegError, OSError) as error:
-                self._failure = str(error)
+            except DAMAGE as error:
+                self._failure = reason(error)
                 yield from self._convert(None)
                 break
             if packet is None:
                 break
             yield from self._convert(packet)
+            if packet.size == 0 and packet.pts is None and packet.dts is None:
+                break  # the last: PyAV would go on with streams that appeared on the way, and fail
         self._conclude()
 
     def _convert(self, packet: Any) -> Iterator[DecodedFrame]:
@@ -279,15 +292,20 @@ class FileReader(VideoReader):
             frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:
             return
-        except (av.error.FFmpegError, OSError) as error:
+        except DAMAGE as error:
             self._damaged += 1
-            self._failure = self._failure or str(error)
+            self._failure = self._failure or reason(error)
             return
         for frame in frames:
             if frame.is_corrupt:  # decoded with parts missing: worse than no frame
                 self._damaged += 1
                 continue
-            picture = taken(frame, self._converter)
+            try:
+                picture = taken(frame, self._converter)
+            except DAMAGE as error:  # of a format or size that cannot be
+                self._damaged += 1
+                self._failure = self._failure or reason(error)
+                continue
             timestamp = self._time(frame)
             index, self._decoded = self._decoded, self._decoded + 1
             yield with_picture(picture, timestamp, index)
@@ -339,10 +357,11 @@ class FileReader(VideoReader):
         if self._first is not None:
             first, self._first = self._first, None
             yield first
-        yield from self._frames
+        while (frame := self._reading.next(self._frames)) is not None:
+            yield frame
 
     def close(self) -> None:
-        self._container.close()
+        self._reading.close()
 
 
 def _is_cover(stream: Any) -> bool:

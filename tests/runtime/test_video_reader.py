@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from video_samples import audio_only, moving_square, sample_clip, truncated_clip
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.sources import LiveOptions, opening
 from streamsplat_edge.runtime.video import encode_png, open_video
-from streamsplat_edge.runtime.video.reader import FileReader
 
 
 def frames_of(path: Path | str, **kwargs: object) -> list:
@@ -270,44 +268,13 @@ def test_a_step_back_in_time_does_not_stop_the_clock(tmp_path: Path) -> None:
     assert times[-1] == pytest.approx(99 / 25, abs=0.1)
 
 
-class FailingContainer:
-    """A container whose demuxer fails after some packets, like a disk or a network that goes away."""
-
-    def __init__(self, container: Any, packets: int) -> None:
-        self._container, self._packets = container, packets
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._container, name)
-
-    def demux(self, stream: Any) -> Iterator[Any]:
-        for i, packet in enumerate(self._container.demux(stream)):
-            if i == self._packets:
-                raise OSError(5, "Input/output error")
-            yield packet
-
-
-def test_an_error_while_reading_ends_the_video_and_is_said(tmp_path: Path) -> None:
-    path = sample_clip(tmp_path / "a.mp4", 40, options={"bf": "0"})
-    with FileReader(str(path), FailingContainer(av.open(str(path)), 12)) as reader:
-        assert len(list(reader)) == 12, "frames that the decoder still holds are not lost"
-        assert reader.truncated is not None and "Input/output error" in reader.truncated
-
-
-def test_an_error_before_the_first_frame(tmp_path: Path) -> None:
-    path = sample_clip(tmp_path / "a.mp4", 10)
-    with pytest.raises(VideoError, match="not a single frame"):
-        FileReader(str(path), FailingContainer(av.open(str(path)), 0))
-
-
 def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No camera here: a file stands in for the device, opened the way a camera is."""
     path = sample_clip(tmp_path / "a.mp4", 5)
     opened: list[tuple[str, Any, dict[str, str]]] = []
     real = av.open
 
-    def open_device(
-        uri: str, *, format: str, options: dict[str, str], timeout: object, hwaccel: object
-    ) -> Any:
+    def open_device(uri: str, *, format: str, options: dict[str, str], hwaccel: object, **_: object) -> Any:
         assert hwaccel is None
         opened.append((uri, format, options))
         return real(str(path))

@@ -35,6 +35,8 @@ def write_video(
     source_format: str = "rgb24",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
     colorspace: int | None = None,
     clock: Fraction = CLOCK,
     rate: int = 25,
@@ -45,12 +47,15 @@ def write_video(
     if source_format == "yuv420p":
         height = height * 2 // 3
     container: Any = av.open(str(path), "w", options=container_options or {})
+    container.metadata.update(metadata or {})
     with container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = clock
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for image, time in zip(images, times, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=source_format)
             frame.pts, frame.time_base = round(time / clock), clock
