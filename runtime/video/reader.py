@@ -17,7 +17,7 @@ import av.error
 from ..errors import InputError, VideoError
 from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
 from .frames import RATE_MAX, Converter, as_rate
-from .reading import DAMAGE, Reading, reason
+from .reading import DAMAGE, Reading, open_aside, reason
 from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
 if TYPE_CHECKING:
@@ -125,8 +125,10 @@ def open_video(
     from ..sources.live import LiveReader, open_network
 
     if source.kind == "network":
-        return open_network(source, live, threads=threads, accelerator=accelerator)
-    return LiveReader(source, live)
+        return open_aside(lambda: open_network(source, live, threads=threads, accelerator=accelerator))
+    if source.kind == "camera":
+        return open_aside(lambda: LiveReader(source, live))
+    return LiveReader(source, live)  # waits for a process, which can be interrupted and must be ended
 
 
 def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerator: Any) -> VideoReader:

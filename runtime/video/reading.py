@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
 
 import av.error
 
 T = TypeVar("T")
+
+
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=Closeable)
 
 _CLOSE_SECONDS = 0.5
 
@@ -69,3 +77,31 @@ class Reading:
                 self._release()
             finally:
                 self._busy.release()
+
+
+def open_aside(action: Callable[[], Opened]) -> Opened:
+    """What `action` opens, in a thread of its own: Ctrl-C does not wait for a server that says nothing.
+
+    libav cannot be interrupted from outside; what was given up ends at its time-out and is closed then.
+    """
+    outcome: Future[Opened] = Future()
+
+    def work() -> None:
+        try:
+            opened = action()
+        except BaseException as error:
+            if outcome.set_running_or_notify_cancel():
+                outcome.set_exception(error)
+            return
+        if outcome.set_running_or_notify_cancel():
+            outcome.set_result(opened)
+        else:
+            opened.close()
+
+    try:
+        threading.Thread(target=work, name="open", daemon=True).start()
+        return outcome.result()
+    except BaseException:
+        if not outcome.cancel() and outcome.exception() is None:
+            outcome.result().close()
+        raise

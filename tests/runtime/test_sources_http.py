@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
+import socket
 import stat
 import threading
 import time
@@ -21,6 +23,7 @@ from video_samples import moving_square, sample_clip
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.sources import LiveOptions
 from streamsplat_edge.runtime.video import open_video
+from streamsplat_edge.runtime.video.reading import open_aside
 
 QUICK = LiveOptions(connect_seconds=10, silence_seconds=2, first_wait=0.05, attempts=0)
 
@@ -98,6 +101,60 @@ def test_http_errors_say_what_to_do(url: str, path: str, word: str) -> None:
         open_video(f"{url}/{path}?token=abc", live=QUICK)
     assert word in caught.value.hint.lower()
     assert "token=***" in caught.value.message and "abc" not in str(caught.value)
+
+
+def test_ctrl_c_while_a_server_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for libav, which goes on until its time-out; what it opens then is closed."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        accepted.append(server.accept()[0])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    accepted: list[socket.socket] = []
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job starts with it ignored
+    try:
+        threading.Thread(target=accept, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            open_video(f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4", live=QUICK)
+        opening = [thread for thread in threading.enumerate() if thread.name == "open"]
+        assert opening, "libav still waits"
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for each in (*accepted, server):
+            each.close()
+    for thread in opening:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_what_was_opened_too_late_is_closed() -> None:
+    class Opened:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    opened, go, before = Opened(), threading.Event(), signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def action() -> Opened:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert go.wait(60)
+        return opened
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            open_aside(action)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not opened.closed
+    threads = [thread for thread in threading.enumerate() if thread.name == "open"]
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert opened.closed
 
 
 # GStreamer
