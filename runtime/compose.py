@@ -209,7 +209,12 @@ class MomentKeeper:
 
 
 def contact_sheet(
-    moments: Sequence[Moment], title: str, facts: Sequence[str], *, panel_height: int = 198
+    moments: Sequence[Moment],
+    title: str,
+    facts: Sequence[str],
+    *,
+    panel_height: int = 198,
+    aspect: float | None = None,
 ) -> Image:
     """One picture that explains a run: a row per moment, a column per view, titles and measurements.
 
@@ -218,12 +223,12 @@ def contact_sheet(
         title: the headline.
         facts: one line each under the headline (what was run, how fast, how well).
         panel_height: pixels of one picture.
+        aspect: width over height of the input as it is to be shown; None is that of its pixels.
     """
     gap, gutter = 12, 176
-    aspect = (
-        min(2.2, max(0.5, moments[0].source.shape[1] / moments[0].source.shape[0])) if moments else 16 / 9
-    )
-    width = round(panel_height * aspect)
+    if aspect is None:
+        aspect = moments[0].source.shape[1] / moments[0].source.shape[0] if moments else 16 / 9
+    width = round(panel_height * min(2.2, max(0.5, aspect)))
     top = 24 + 36 + 26 * len(facts) + 22
     sheet = np.full(
         (top + 30 + len(moments) * (panel_height + gap) + 40, gutter + 4 * (width + gap) + gap, 3),

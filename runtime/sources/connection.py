@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
 
 from ..errors import VideoError
-from ..video.frames import as_rate
+from ..video.frames import as_rate, pixel_aspect
 from ..video.reading import DAMAGE
 from .clock import SourceClock
 
@@ -102,6 +103,10 @@ class Connection:
         # Frame threads hold back as many frames as there are threads; slices cost no delay.
         self._stream.thread_type = "SLICE"
         self.rate = as_rate(self._stream.average_rate or self._stream.codec_context.framerate)
+
+    def pixel_aspect(self, picture: Picture) -> Fraction:
+        """Of one of its pictures; see `frames.pixel_aspect`."""
+        return pixel_aspect(self._stream, picture.frame)
 
     def __iter__(self) -> Iterator[Picture]:
         """Raises ConnectionLost when there will be no more, after the frames that the decoder still holds."""

@@ -102,6 +102,7 @@ class LiveReader(VideoReader):
             self._connection.close()
             raise
         self.height, self.width = picture_size(picture_of(self._waiting))
+        self.pixel_aspect = self._connection.pixel_aspect(first)
 
     @property
     def counters(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ import av.error
 
 from ..errors import InputError, VideoError
 from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
-from .frames import RATE_MAX, Converter, as_rate
+from .frames import RATE_MAX, Converter, as_rate, pixel_aspect
 from .reading import DAMAGE, Reading, open_aside, reason
 from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
@@ -41,6 +41,7 @@ class VideoReader(ABC):
     Attributes:
         uri: what was opened.
         width, height: size of the first frame in pixels, upright. Later frames may differ.
+        pixel_aspect: width over height of a pixel as it is to be shown, of the first frame.
         rate: nominal frames per second.
         frames_estimate: number of frames the container announces, None where it does not say.
         live: frames arrive in real time, whether somebody is ready for them or not.
@@ -52,11 +53,17 @@ class VideoReader(ABC):
         self.uri = uri
         self.width = 0
         self.height = 0
+        self.pixel_aspect = Fraction(1)
         self.rate = Fraction(25)
         self.frames_estimate: int | None = None
         self.live = False
         self.truncated: str | None = None
         self.notes: list[str] = []
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width of the first frame as it is to be shown, in square pixels."""
+        return self.height, max(1, round(self.width * self.pixel_aspect))
 
     @property
     def dropped(self) -> int:
@@ -309,6 +316,8 @@ class FileReader(VideoReader):
                 self._failure = self._failure or reason(error)
                 continue
             timestamp = self._time(frame)
+            if self._decoded == 0:
+                self.pixel_aspect = pixel_aspect(self._stream, frame)
             index, self._decoded = self._decoded, self._decoded + 1
             yield with_picture(picture, timestamp, index)
 

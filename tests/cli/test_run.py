@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,6 +14,8 @@ from video_samples import moving_square, sample_clip, write_video
 from streamsplat_edge import cli
 from streamsplat_edge.commands.view import Viewer
 from streamsplat_edge.runtime.compose import psnr
+from streamsplat_edge.runtime.outputs.ply import read_ply
+from streamsplat_edge.runtime.panels import Panels
 from streamsplat_edge.runtime.pipeline import Rendered
 from streamsplat_edge.runtime.preprocess import Resizer
 from streamsplat_edge.runtime.video import encode_png, open_video
@@ -75,6 +78,29 @@ def test_reconstruction_keeps_the_shape_of_the_input(tmp_path: Path, fake_bundle
         assert (context.width, context.height) == (WIDTH, HEIGHT)
         shown = context.width * context.sample_aspect_ratio / context.height
     assert shown == pytest.approx(1.0, abs=0.02)
+
+
+def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path, fake_bundle: Path, call) -> None:
+    """As much of a picture as 64x64 pixels of 2:1: wide, whatever is shown of it and where."""
+    clip = sample_clip(tmp_path / "clip.mp4", 5, height=64, width=64, aspect=Fraction(2))
+    arguments = ("run", clip, "--bundle", fake_bundle)
+    result = call(
+        *(*arguments, "-o", tmp_path / "plain.mp4", "--save", tmp_path / "scene.ply"),
+        *("--contact-sheet", tmp_path / "sheet.png"),
+    )
+    assert result.returncode == 0, result.stderr
+    with av.open(str(tmp_path / "plain.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        shown = context.width * (context.sample_aspect_ratio or 1) / context.height
+    assert shown == pytest.approx(2.0, abs=0.02)
+    assert read_ply(next(tmp_path.glob("**/*.ply"))).picture.aspect == 2.0
+    layout = "input,reconstruction"
+    assert call(*arguments, "-o", tmp_path / "two.mp4", "--layout", layout).returncode == 0
+    panels = Panels((64, 128), layout.split(","))
+    assert frames_of(tmp_path / "two.mp4")[0].image.shape[:2] == (panels.height, panels.width)
+    assert panels.panel_width == 2 * panels.panel_height
+    with open_video(tmp_path / "sheet.png") as square:
+        assert square.width == 176 + 4 * (2 * 198 + 12) + 12
 
 
 def test_folder_in_folder_out_and_the_quality_that_is_reported(

@@ -69,6 +69,27 @@ def test_rotation_metadata_is_applied(tmp_path: Path, matrix: tuple, expected: A
     assert close(frame.image, expected(image), 8)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_pixels_that_are_not_square(tmp_path: Path, suffix: str) -> None:
+    path = sample_clip(tmp_path / f"wide{suffix}", 3, aspect=Fraction(4, 3))
+    with open_video(path) as reader:
+        assert (reader.width, reader.height, reader.pixel_aspect) == (64, 48, Fraction(4, 3))
+        assert reader.shown_size == (48, 85)
+
+
+@pytest.mark.parametrize(("matrix", "aspect"), [((0, 1, -1, 0), "3/4"), ((-1, 0, 0, -1), "4/3")])
+def test_pixels_turn_with_the_picture(tmp_path: Path, matrix: tuple, aspect: str) -> None:
+    path = turn(sample_clip(tmp_path / "wide.mp4", 3, aspect=Fraction(4, 3)), matrix)
+    with open_video(path) as reader:
+        assert reader.pixel_aspect == Fraction(aspect)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(1), Fraction(11), Fraction(1, 11)])
+def test_square_pixels_and_shapes_that_cannot_be(tmp_path: Path, aspect: Fraction) -> None:
+    with open_video(sample_clip(tmp_path / "a.mkv", 3, aspect=aspect)) as reader:
+        assert reader.pixel_aspect == 1 and reader.shown_size == (48, 64)
+
+
 def test_odd_sizes(tmp_path: Path) -> None:
     image = moving_square(1, 47, 61)
     path = write_video(tmp_path / "odd.mkv", [image] * 2, codec="ffv1", pixel_format="bgr0")
@@ -270,7 +291,7 @@ def test_a_step_back_in_time_does_not_stop_the_clock(tmp_path: Path) -> None:
 
 def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No camera here: a file stands in for the device, opened the way a camera is."""
-    path = sample_clip(tmp_path / "a.mp4", 5)
+    path = sample_clip(tmp_path / "a.mp4", 5, aspect=Fraction(4, 3))
     opened: list[tuple[str, Any, dict[str, str]]] = []
     real = av.open
 
@@ -285,5 +306,6 @@ def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for uri in ("camera:3", "/dev/video3", "v4l2:///dev/video3"):
         with open_video(uri, live=options) as reader:
             assert reader.live and reader.frames_estimate is None and reader.uri == uri
+            assert reader.shown_size == (48, 85)
             assert len(list(reader)) == 5 and reader.truncated is not None
     assert opened == [("/dev/video3", "v4l2", {"framerate": "10"})] * 3
