@@ -15,6 +15,7 @@ import av
 import av.error
 
 from ..errors import InputError, VideoError
+from . import exif
 from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
 from .frames import RATE_MAX, Converter, as_rate, pixel_aspect
 from .reading import DAMAGE, Reading, open_aside, reason
@@ -104,7 +105,8 @@ def open_video(
     """Opens a recording or a live source; `sources.parse_uri` lists the forms.
 
     Args:
-        uri: a path (video file or folder of images, sorted by name), `camera:N`, `rtsp://`, `http(s)://`, ...
+        uri: a path (video file, image, or folder of images, sorted by name), `camera:N`, `rtsp://`,
+            `http(s)://`, ...
         folder_rate: frames per second given to the images of a folder.
         threads: decoding threads for recordings, 0 = as many as there are cores.
         live: patience and options for a live source.
@@ -139,11 +141,11 @@ def open_video(
 
 
 def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerator: Any) -> VideoReader:
+    from .folder import FolderReader
+
     path = Path(text)
     try:
         if path.is_dir():
-            from .folder import FolderReader
-
             if not 0 < folder_rate <= RATE_MAX:
                 raise InputError(
                     f"The rate of the folder is {folder_rate} frames per second.",
@@ -163,6 +165,8 @@ def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerat
         raise VideoError(
             f"{path}: cannot be read: {error.strerror or error}.", "Check the path and its permissions."
         ) from error
+    if path.suffix.lower() in exif.SUFFIXES and accelerator is None:
+        return FolderReader(path, Fraction(folder_rate))
     container = _open_container(text, accelerator)
     return FileReader(text, container, threads=threads, accelerated=accelerator is not None)
 
