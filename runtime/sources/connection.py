@@ -32,7 +32,11 @@ _ARRIVALS = 64  # packets whose arrival is remembered until their frame comes ou
 
 
 class ConnectionLost(Exception):
-    """The connection is of no more use; the text says why."""
+    """The connection is of no more use; the text says why. `final`: the source came to its regular end."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 @dataclass
@@ -80,6 +84,7 @@ class Connection:
         silence: seconds after which the container breaks off a read, for the message.
         stopped: asked between packets; True ends the iteration.
         release: called after the container was closed (to end a process that fed it, say).
+        finished: asked when the packets ended: whether there will never be more.
     """
 
     container: Any
@@ -88,6 +93,7 @@ class Connection:
     silence: float
     stopped: Callable[[], bool]
     release: Callable[[], None] = lambda: None
+    finished: Callable[[], bool] = lambda: False
     _clock: SourceClock = field(default_factory=SourceClock)
     _arrivals: dict[int, float] = field(default_factory=dict)
     _resync_until: float = 0.0  # whole frames are left out until a key frame comes or this moment passes
@@ -141,7 +147,7 @@ class Connection:
                 ) from error
             arrival = time.perf_counter()
             if packet is None or packet.size == 0:
-                raise ConnectionLost("the source ended")
+                raise ConnectionLost("the source ended", final=self.finished())
             self._unreadable = 0
             lag = self._observe(packet, arrival)
             if arrival - asked > _WAITED_SECONDS:

@@ -16,7 +16,7 @@ from ..video.reading import Reading
 from ..video.surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 from .clock import Timeline
 from .connection import Connection, ConnectionLost, Picture, SourceEvents
-from .opening import is_live, open_live
+from .opening import Opened, is_live, open_live
 from .uri import SourceUri
 
 _JITTER = 0.2  # of each wait, so that many readers do not knock at a rebooted server at the same moment
@@ -55,11 +55,12 @@ class LiveReader(VideoReader):
     """Iterates the frames of a camera, network stream or pipeline for as long as it can be had.
 
     Time stamps go on increasing across connections by the time that passed; `VideoFrame.segment` grows at
-    each break, so that no motion is predicted across it. Frames may change their size at any time.
+    each break, so that no motion is predicted across it. Frames may change their size at any time. A pipeline
+    that comes to its own end ends the iteration; one that is not live waits for whoever takes its frames.
 
     Args:
         uri: what to open. options: see `LiveOptions`.
-        opened: a container (with its release) that was opened already; None opens one.
+        opened: what was opened already; None opens it.
         accelerator: see `video.decoding.acceleration`, also for later connections.
 
     Raises:
@@ -71,11 +72,11 @@ class LiveReader(VideoReader):
         uri: SourceUri,
         options: LiveOptions | None = None,
         *,
-        opened: tuple[Any, Any] | None = None,
+        opened: Opened | None = None,
         accelerator: Any = None,
     ) -> None:
         super().__init__(uri.shown)
-        self.live = True
+        self.live = self.reconnects = True
         self.events = SourceEvents()
         self._uri, self._options, self._accelerator = uri, options or LiveOptions(), accelerator
         self._timeline = Timeline()
@@ -120,7 +121,7 @@ class LiveReader(VideoReader):
                 if waiting is None:
                     waiting = self._frame(self._next())
             except ConnectionLost as error:
-                if not self._reconnect(self._uri.redact(error)):
+                if error.final or not self._reconnect(self._uri.redact(error)):
                     return
             else:
                 yield waiting
@@ -143,9 +144,10 @@ class LiveReader(VideoReader):
         self.events.repaired_times += placed.repaired
         index, self._index = self._index, self._index + 1
         milliseconds = picture.decode_ms + (time.perf_counter() - start) * 1e3
-        return with_picture(image, placed.timestamp, index, picture.captured, milliseconds, placed.segment)
+        captured = picture.captured if self.live else None
+        return with_picture(image, placed.timestamp, index, captured, milliseconds, placed.segment)
 
-    def _connect(self, opened: tuple[Any, Any] | None = None) -> None:
+    def _connect(self, opened: Opened | None = None) -> None:
         """Makes the next connection the current one. Raises VideoError where there is none."""
         options = self._options
 
@@ -153,7 +155,7 @@ class LiveReader(VideoReader):
             return self._reading.closed
 
         def connect() -> None:
-            container, release = opened or open_live(
+            source = opened or open_live(
                 self._uri,
                 connect=options.connect_seconds,
                 silence=options.silence_seconds,
@@ -163,11 +165,18 @@ class LiveReader(VideoReader):
             )
             try:
                 self._connection = Connection(
-                    container, self.events, options.keep_up, options.silence_seconds, closed, release=release
+                    source.container,
+                    self.events,
+                    options.keep_up and source.live,
+                    options.silence_seconds,
+                    closed,
+                    release=source.release,
+                    finished=source.finished,
                 )
             except VideoError as error:
                 raise VideoError(f"{self.uri}: {error.message}", error.hint) from error
             self._pictures = iter(self._connection)
+            self.live = source.live
 
         self._reading.run(connect)
 
@@ -229,6 +238,6 @@ def open_network(
         stopped=lambda: False,
         accelerator=accelerator,
     )
-    if is_live(uri, opened[0]):
+    if is_live(uri, opened.container):
         return LiveReader(uri, options, opened=opened, accelerator=accelerator)
-    return FileReader(uri.shown, opened[0], threads=threads, accelerated=accelerator is not None)
+    return FileReader(uri.shown, opened.container, threads=threads, accelerated=accelerator is not None)

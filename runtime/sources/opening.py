@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -16,7 +16,22 @@ from ..video.reading import DAMAGE
 from .gstreamer import GStreamerProcess
 from .uri import LIVE_SCHEMES, SourceUri
 
-Release = Callable[[], None]
+
+class Opened(NamedTuple):
+    """A container, and what is known of what feeds it.
+
+    Attributes:
+        release: called once the container was closed.
+        finished: asked once the data ended: whether that was the regular end, after which nothing comes.
+        live: frames come in real time, whether somebody takes them or not.
+    """
+
+    container: Any
+    release: Callable[[], None]
+    finished: Callable[[], bool]
+    live: bool
+
+
 # RTP over TCP by default: it passes firewalls, and no packet is lost to a full socket buffer.
 # The server has announced the format, so nothing needs to be probed: the first frame comes at once, also from
 # a camera of one frame per second.
@@ -48,8 +63,8 @@ def open_live(
     options: Mapping[str, str],
     stopped: Callable[[], bool],
     accelerator: Any = None,
-) -> tuple[Any, Release]:
-    """An opened container, and what to call once it was closed.
+) -> Opened:
+    """An opened container.
 
     Args:
         uri: of kind camera, network or gstreamer.
@@ -63,7 +78,7 @@ def open_live(
     """
     if uri.kind == "gstreamer":
         process = GStreamerProcess(uri.target, connect=connect, silence=silence, stopped=stopped)
-        return process.container, process.close
+        return Opened(process.container, process.close, process.finished, process.live)
     kind = None
     if uri.kind == "camera":
         if not Path(uri.target).exists():
@@ -99,11 +114,15 @@ def open_live(
         except VideoError:
             container.close()
             raise
-    return container, _nothing
+    return Opened(container, _nothing, _never, True)
 
 
 def _nothing() -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 def is_live(uri: SourceUri, container: Any) -> bool:

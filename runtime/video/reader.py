@@ -46,6 +46,7 @@ class VideoReader(ABC):
         rate: nominal frames per second.
         frames_estimate: number of frames the container announces, None where it does not say.
         live: frames arrive in real time, whether somebody is ready for them or not.
+        reconnects: it is opened again when it breaks off; what comes may be live without saying so.
         truncated: None, or a sentence: where and why decoding ended early. Final after the last frame.
         notes: sentences about repairs (time stamps, damaged packets) worth telling the user.
     """
@@ -58,6 +59,7 @@ class VideoReader(ABC):
         self.rate = Fraction(25)
         self.frames_estimate: int | None = None
         self.live = False
+        self.reconnects = False
         self.truncated: str | None = None
         self.notes: list[str] = []
 
