@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from video_samples import moving_square, sample_clip, write_video
+from video_samples import moving_square, sample_clip, sample_photo, write_video
 
 from streamsplat_edge import cli
 from streamsplat_edge.commands.view import Viewer
 from streamsplat_edge.runtime.compose import psnr
 from streamsplat_edge.runtime.outputs.ply import read_ply
+from streamsplat_edge.runtime.outputs.tracks import Tracks
 from streamsplat_edge.runtime.panels import Panels
 from streamsplat_edge.runtime.pipeline import Rendered
 from streamsplat_edge.runtime.preprocess import Resizer
@@ -78,6 +80,38 @@ def test_reconstruction_keeps_the_shape_of_the_input(tmp_path: Path, fake_bundle
         assert (context.width, context.height) == (WIDTH, HEIGHT)
         shown = context.width * context.sample_aspect_ratio / context.height
     assert shown == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "one.png", "one.jpg", "folder", "limited"])
+def test_a_single_picture_is_a_still_scene(tmp_path: Path, fake_bundle: Path, call, name: str) -> None:
+    picture, limit = tmp_path / name, ()
+    if name == "folder":
+        picture.mkdir()
+        (picture / "a.png").write_bytes(encode_png(moving_square(0)))
+    elif name == "limited":
+        picture, limit = sample_clip(tmp_path / "long.mp4", 5), ("--max-frames", 1)
+    elif name == "one.png":
+        picture.write_bytes(encode_png(moving_square(0)))
+    elif name == "one.jpg":
+        sample_photo(picture)
+    else:
+        sample_clip(picture, 1)
+    out = tmp_path / "out"
+    out.mkdir()
+    saved = [word for file in ("scene.ply", "tracks.npz", "%02d.png") for word in ("--save", out / file)]
+    result = call(
+        *("run", picture, "--bundle", fake_bundle, *limit, "-o", out / "o.mp4", "--layout", "side-by-side"),
+        *(*saved, "--contact-sheet", out / "sheet.png", "--json"),
+    )
+    assert result.returncode == 0, result.stderr
+    stats = json.loads(result.stdout)
+    assert (stats["frames"]["total"], stats["frames"]["key"]) == (1, 1)
+    assert stats["input_problems"]["truncated"] is None
+    assert len(frames_of(out / "o.mp4")) == 1
+    cloud = read_ply(out / "scene.ply")
+    assert cloud.time == 0.0 and cloud.count > 0
+    with closing(Tracks(out / "tracks.npz")) as tracks:
+        assert len(tracks.times) == 1
 
 
 def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path, fake_bundle: Path, call) -> None:

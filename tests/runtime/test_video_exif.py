@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from video_samples import moving_square, sample_clip
+from video_samples import moving_square, sample_photo
 
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.video import open_video
@@ -43,10 +42,7 @@ def segment(orientation: int, order: str = "<", *, before: int = 2) -> bytes:
 @pytest.fixture
 def plain(tmp_path: Path) -> bytes:
     """A JPEG as libav writes it, without EXIF."""
-    path = sample_clip(
-        tmp_path / "plain.mjpeg", 1, codec="mjpeg", pixel_format="yuvj420p", clock=Fraction(1, 25)
-    )
-    return path.read_bytes()
+    return sample_photo(tmp_path / "plain.jpg").read_bytes()
 
 
 def photo(plain: bytes, path: Path, *segments: bytes) -> Path:

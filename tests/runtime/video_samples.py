@@ -71,6 +71,13 @@ def sample_clip(path: Path, frames: int = 12, height: int = 48, width: int = 64,
     return write_video(path, [moving_square(i, height, width) for i in range(frames)], **kwargs)
 
 
+def sample_photo(path: Path) -> Path:
+    """Frame 0 of `moving_square` as a JPEG without EXIF."""
+    stream = path.with_suffix(".mjpeg")
+    coded = {"codec": "mjpeg", "pixel_format": "yuvj420p", "clock": Fraction(1, 25)}
+    return sample_clip(stream, 1, **coded).replace(path)
+
+
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     """Writes a display matrix (a, b, c, d) into the header of an MP4, as phones do when held upright.
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, EXIT_REFUSED
 from ..runtime.bundle import Bundle
 from ..runtime.compose import contact_sheet, panel_aspect
-from ..runtime.errors import DeviceLostError, VideoError
+from ..runtime.errors import DeviceLostError
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
@@ -190,11 +190,6 @@ class Run:
                 return
             self.decoded += 1
             yield frame
-        if self.decoded == 1 and not self.stop.event.is_set():
-            raise VideoError(
-                f"{self.reader.uri}: has a single frame, nothing can move.",
-                "Pass a video or a folder with at least two frames.",
-            )
 
     def begin(self) -> None:
         """What takes the frames, and what shows them."""
