@@ -18,6 +18,19 @@ PACKAGES := runtime training export calibration benchmarks
 CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type) tests/runtime_cuda/*.$(type) examples/cpp/*.$(type)))
 PIP := bin/python -m pip --disable-pip-version-check
 
+# Requirements of an extra, as they were installed.
+EXTRA = .venv-test/bin/python -c 'import sys, importlib.metadata as m; \
+  print(*(r.split(";")[0] for r in m.requires("streamsplat-edge") if r.endswith("\"%s\"" % sys.argv[1])), sep="\n")'
+
+# The tests marked `gpu`. The rest needs packages that .venv-gpu lacks, and one that is missing would end the run.
+GPU_TESTS := tests/rasterizer_cuda tests/runtime_cuda tests/runtime/test_decoding.py
+# An environment that holds the package with its kernels (STREAMSPLAT_CUDA=ON), torch, CuPy and pytest; nothing is
+# installed into another one than .venv-gpu.
+GPU_PYTHON ?= .venv-gpu/bin/python
+GPU_READY := $(if $(filter .venv-gpu/bin/python,$(GPU_PYTHON)),.venv-gpu/.installed)
+# Calls that CUDA refuses are errors of Python already; torch, CuPy and cuda-python ask for some that are not there.
+SANITIZER := compute-sanitizer --error-exitcode 9 --report-api-errors no
+
 DEMO_CLIP := demo/clip.mp4
 DEMO_BUNDLE := demo/tiny.bundle
 
@@ -25,7 +38,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 test-quantised \
   test-quantised-half test-quantised-rest \
-  test-rtsp test-browser test-serve test-cuda gpu-check docs coverage bench clean check-tools
+  test-rtsp test-browser test-serve test-cuda test-cupy gpu-check gpu-test gpu-sanitize gpu-bench docs coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -81,26 +94,41 @@ test-cuda: .venv-test/.installed
 	@command -v nvcc >/dev/null || { echo "error: nvcc was not found. Install the CUDA toolkit and add its bin folder to PATH." >&2; exit 1; }
 	.venv-test/bin/python -m pytest -m nvcc
 
-# Sanitizers see single allocations, not the pools of torch and CuPy. Their tests are the small ones: they run a hundred times slower.
-gpu-check: .venv-gpu/.installed  ## on an NVIDIA GPU: gradients, memory errors, races, and speed (JSON in benchmarks/results)
-	@.venv-gpu/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+gpu-check:  ## on an NVIDIA GPU: the three that follow, one after the other
+	@$(MAKE) --no-print-directory gpu-test && $(MAKE) --no-print-directory gpu-sanitize && \
+	  $(MAKE) --no-print-directory gpu-bench
+
+gpu-test: $(GPU_READY)  ## on an NVIDIA GPU: the tests marked gpu (GPU_PYTHON=python3 takes an environment that is there)
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 	  echo "error: torch sees no CUDA device. Where it is a CPU build, name another: make gpu-check TORCH=..." >&2; exit 1; }
-	.venv-gpu/bin/python -m pytest -m gpu
+	$(GPU_PYTHON) -m pytest -m gpu $(GPU_TESTS)
+
+test-cupy: .venv-cupy/.installed  ## our use of CuPy against the real one, and the kernels by NVRTC; needs no GPU (seconds)
+	.venv-cupy/bin/python -c 'import cupy'
+	.venv-cupy/bin/python -m pytest -rs tests/runtime_cuda/test_cupy_device.py
+
+# Sanitizers see single allocations, not the pools of torch and CuPy. Their tests are the small ones: they run a hundred
+# times slower.
+gpu-sanitize: $(GPU_READY)  ## on an NVIDIA GPU: memory errors, races and barriers by compute-sanitizer, where it is installed
 	@command -v compute-sanitizer >/dev/null || echo "compute-sanitizer was not found: memory and races were NOT checked"
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
-	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
-	    .venv-gpu/bin/python -m pytest -m gpu tests/rasterizer_cuda -k "cpp_version or culled or empty" || exit 1; done; fi
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool \
+	    $(GPU_PYTHON) -m pytest -m gpu tests/rasterizer_cuda -k "cpp_version or culled or empty" || exit 1; done; fi
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck synccheck; do \
-	  STREAMSPLAT_NO_POOL=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
-	    .venv-gpu/bin/python -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times or turned" || exit 1; done; fi
-	name=`.venv-gpu/bin/python -c 'import torch; print("-".join(torch.cuda.get_device_name(0).lower().split()))'` && \
-	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_grad --device cuda \
+	  STREAMSPLAT_NO_POOL=1 $(SANITIZER) --tool $$tool \
+	    $(GPU_PYTHON) -m pytest -m gpu tests/runtime_cuda -k "ties or odd or long or times or turned or finite" || exit 1; done; fi
+
+gpu-bench: $(GPU_READY)  ## on an NVIDIA GPU: speed of the rasterizers (JSON in benchmarks/results, tables in docs)
+	name=`$(GPU_PYTHON) -c 'import torch; print("-".join(torch.cuda.get_device_name(0).lower().split()))'` && \
+	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.raster_grad --device cuda \
 	  --json benchmarks/results/raster-grad-$$name.json && \
-	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_cuda \
+	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.raster_cuda \
 	  --json benchmarks/results/raster-cuda-$$name.json && \
-	  .venv-gpu/bin/python -m streamsplat_edge.benchmarks.raster_compare \
-	  --json benchmarks/results/raster-compare-$$name.json
-	.venv-gpu/bin/python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
+	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.raster_compare \
+	  --json benchmarks/results/raster-compare-$$name.json && \
+	  $(GPU_PYTHON) -m streamsplat_edge.benchmarks.gpu_chain \
+	  --json benchmarks/results/gpu-chain-$$name.json
+	$(GPU_PYTHON) -m streamsplat_edge.benchmarks.table benchmarks/results/*.json --update docs/benchmarks.md
 
 docs: .venv-test/.installed  ## the documentation as a site, links checked (out/site/index.html)
 	.venv-test/bin/python -m mkdocs build --strict
@@ -131,7 +159,7 @@ bench: .venv/.installed  ## speed of the rasterizer and of the whole chain on th
 	  --json $(RESULTS)/fps.json
 
 clean:  ## remove environments, builds, caches and out/
-	rm -rf .venv .venv-test .venv-gpu build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-test .venv-gpu .venv-cupy build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: $(NATIVE)
@@ -154,7 +182,16 @@ clean:  ## remove environments, builds, caches and out/
 .venv-gpu/.installed: $(NATIVE)
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-gpu/bin/pip || $(PYTHON) -m venv --clear .venv-gpu
-	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train,gpu]'
+	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train,export,gpu]'
+	@touch $@
+
+# Everything of .venv-test, and CuPy, which is kept out of there: tests must pass without it.
+.venv-cupy/.installed: .venv-test/.installed
+	.venv-test/bin/python -m venv --clear --without-pip .venv-cupy
+	.venv-test/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > `.venv-cupy/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/of_test.pth
+	$(EXTRA) gpu > .venv-cupy/requirements.txt
+	.venv-test/$(PIP) --python .venv-cupy/bin/python install -r .venv-cupy/requirements.txt
 	@touch $@
 
 # Says what is missing before pip fails with a page of text.

@@ -1,7 +1,7 @@
 """Results as Markdown: `python -m streamsplat_edge.benchmarks.table benchmarks/results/*.json`.
 
 Reads the JSON of the benchmarks `fps`, `soak`, `rasterizer`, `raster_cuda`, `raster_grad`, `raster_compare`,
-`scaling`, `device_model` and `calibration`, and of `streamsplat-edge bench` and `eval`.
+`scaling`, `device_model`, `gpu_chain` and `calibration`, and of `streamsplat-edge bench` and `eval`.
 With `--update README.md` the tables replace what stands between the two marker lines there: no number in the
 README is typed by hand.
 """
@@ -22,6 +22,7 @@ from .bench import summary
 from .calibration import chain_result, cpu_result
 from .calibration import result as calibration
 from .device_model import result as device_model
+from .gpu_chain import result as gpu_chain
 from .markdown import markdown
 from .raster_compare import tables as raster_compare
 from .scaling import result as scaling
@@ -242,6 +243,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "streamsplat-raster-compare": raster_compare.table_lines,
     "streamsplat-scaling": scaling.table_lines,
     "streamsplat-device-model": device_model.table_lines,
+    "streamsplat-gpu-chain": gpu_chain.table_lines,
     calibration.FORMAT: calibration.table_lines,
     cpu_result.FORMAT: cpu_result.table_lines,
     chain_result.FORMAT: chain_result.table_lines,

@@ -47,7 +47,8 @@ static_assert(kPatchWidth * kPatchHeight == kWarp && kTile % kPatchWidth == 0 &&
               "patches of a warp tile the tile");
 
 // Keys that are sorted at a time: up to 4 per thread in registers, 8 KB of shared memory. With the tables below a block
-// takes 19 KB, so that five are resident where an SM has 100 KB (8.6, 8.9) and eight, the limit by threads, on 9.0.
+// takes 20,000 bytes, so that shared memory leaves room for the four blocks that registers allow, where an SM has 100
+// KB (8.6, 8.9) or more; the 64 KB of SM 7.5 hold three.
 constexpr int kSortCapacity = 1024;
 static_assert(kSortCapacity >= kThreads && kSortCapacity % kThreads == 0 && (kSortCapacity & (kSortCapacity - 1)) == 0,
               "a power of two of whole rounds of threads");

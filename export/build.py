@@ -227,7 +227,7 @@ def build_plan(
             plan multiplies in another type than the graph.
     """
     log = BuildLog(module)
-    builder = module.Builder(log.logger)
+    builder = trt_api.started(module, "Builder", log.logger, log.errors)
     network = trt_api.create_network(module, builder)
     config = builder.create_builder_config()
     _configure(module, config, options)
@@ -302,7 +302,7 @@ def _set_batch(builder: Any, config: Any, network: Any, options: BuildOptions) -
 
 
 def _inspected(module: Any, log: BuildLog, content: bytes) -> list[Any]:
-    engine = module.Runtime(log.logger).deserialize_cuda_engine(content)
+    engine = trt_api.started(module, "Runtime", log.logger, log.errors).deserialize_cuda_engine(content)
     if engine is None:
         return []
     inspector = engine.create_engine_inspector()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from .font import draw_text, text_size
+from .font import ADVANCE, draw_text, text_size
 
 Image = npt.NDArray[np.uint8]  # RGB [h, w, 3]
 Colour = tuple[int, int, int]
@@ -221,7 +222,8 @@ def contact_sheet(
     Args:
         moments: rows from top to bottom.
         title: the headline.
-        facts: one line each under the headline (what was run, how fast, how well).
+        facts: a line each under the headline, or several where the sheet is narrow (what was run, how fast,
+            how well).
         panel_height: pixels of one picture.
         aspect: width over height of the input as it is to be shown; None is that of its pixels.
     """
@@ -229,14 +231,17 @@ def contact_sheet(
     if aspect is None:
         aspect = moments[0].source.shape[1] / moments[0].source.shape[0] if moments else 16 / 9
     width = round(panel_height * min(2.2, max(0.5, aspect)))
-    top = 24 + 36 + 26 * len(facts) + 22
-    sheet = np.full(
-        (top + 30 + len(moments) * (panel_height + gap) + 40, gutter + 4 * (width + gap) + gap, 3),
-        PAPER,
-        np.uint8,
+    sheet_width = gutter + 4 * (width + gap) + gap
+    lines = [line for fact in facts for line in _wrapped(fact, sheet_width - 48)]
+    foot = _wrapped(
+        "Key frames pass through the network; frames in between are the same Gaussians, moved and faded.",
+        sheet_width - 48,
     )
+    top = 24 + 36 + 26 * len(lines) + 22
+    bottom = top + 30 + len(moments) * (panel_height + gap) + 8
+    sheet = np.full((bottom + 26 * len(foot) + 6, sheet_width, 3), PAPER, np.uint8)
     draw_text(sheet, 24, 24, title, INK, 4)
-    for i, line in enumerate(facts):
+    for i, line in enumerate(lines):
         draw_text(sheet, 24, 70 + 26 * i, line, DIM, 2)
     captions = [CAPTIONS[name] for name in PICTURES]
     remarks = ("", "", "near = bright", "camera turned")
@@ -253,9 +258,14 @@ def contact_sheet(
             sheet[y : y + panel_height, x : x + width] = resize(moment.picture(name), width, panel_height)
         x = gutter + 3 * (width + gap) + width
         chip(sheet, x - 4, y + 4, moment.angles, INK, 2)
-    foot = "Key frames pass through the network; frames in between are the same Gaussians, moved and faded."
-    draw_text(sheet, 24, sheet.shape[0] - 32, foot, DIM, 2)
+    for i, line in enumerate(foot):
+        draw_text(sheet, 24, bottom + 26 * i, line, DIM, 2)
     return sheet
+
+
+def _wrapped(text: str, pixels: int) -> list[str]:
+    """Lines of text of scale 2 that are no wider."""
+    return textwrap.wrap(text, pixels // (2 * ADVANCE))
 
 
 def _row_label(sheet: Image, y: int, moment: Moment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,20 +14,26 @@ from ..engines.trt_api import cuda_device
 from ..errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from . import kernels, layout
 
-# cudaError_t and CUresult have the same numbers for these.
+# cudaError_t and CUresult have the same numbers for these. In `LOST` is all after which the process must be
+# started again, by CUDA's own headers, and what is as bad.
 _OUT_OF_MEMORY = 2
 _TIMED_OUT = 702
 LOST = {
     214: "an uncorrectable memory error of the GPU",
+    226: "an error of the hardware, which it has contained",
     700: "a kernel used memory that is not its own",
     702: "a kernel ran too long, and the system's watchdog ended it",
     709: "its context was destroyed",
     710: "a kernel failed an assertion",
+    714: "an error in the stack of the hardware",
     715: "a kernel was damaged",
     716: "a kernel used a misaligned address",
     717: "a kernel used a wrong kind of address",
     718: "a kernel jumped to nowhere",
     719: "a kernel failed",
+    721: "a kernel left memory of the tensor cores behind",
+    810: "the MPS server has ended this program's part",
+    911: "a device beside the GPU failed",
     999: "the driver does not say why",
 }
 # cudaDeviceAttr: integrated, can map host memory, has one address space with the host.
@@ -51,6 +58,7 @@ class CupyDevice:
     def __init__(self, index: int = 0) -> None:
         self.kind = "cuda"
         self.lost = False
+        self._open = False
         self.index = index
         self.cupy = _import_cupy()
         found = cuda_device(index)
@@ -73,6 +81,7 @@ class CupyDevice:
                     f"{self.capability}: {error}.",
                     f"Install again, or delete {kernels.cache_folder()}.",
                 ) from error
+        self._open = True
         self._functions: dict[str, Any] = {}
         memory = "mapped memory, " if self.mapped else ""
         self.description = f"{self.name}, {memory}kernels by {source}, CuPy {self.cupy.__version__}"
@@ -93,17 +102,40 @@ class CupyDevice:
             status = int(getattr(error, "status", 0))
             if status == _OUT_OF_MEMORY:
                 raise self._memory_error(what, str(error)) from error
-            if status not in LOST:
+            if status not in LOST and not (self._open and self._is_silent()):
                 raise EngineError(
                     f"CUDA failed while {what}: {error}.", "See `streamsplat-edge doctor`."
                 ) from error
-            self.lost = True
+            self._lose()
+            why = LOST.get(status, "it answers nothing any more")
             raise DeviceLostError(
-                f"The GPU was lost while {what}: {LOST[status]} ({error}).",
+                f"The GPU was lost while {what}: {why} ({error}).",
                 "Use a smaller size or a shorter launch, or a GPU without a screen."
                 if status == _TIMED_OUT
                 else "Start the program again; if it comes back, look at `dmesg` for an Xid message.",
             ) from error
+
+    def _is_silent(self) -> bool:
+        """Whether the device refuses the most harmless of questions, too: it has fallen off the bus, say."""
+        try:
+            self.cupy.cuda.runtime.memGetInfo()
+        except Exception:
+            return True
+        return False
+
+    def _lose(self) -> None:
+        """From now on whatever CuPy frees is refused, and Python would print a traceback for each."""
+        if self.lost:
+            return
+        self.lost = True
+        cuda, told = self.cupy.cuda, sys.unraisablehook
+        refused = cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError
+
+        def hook(unraisable: Any) -> None:
+            if not issubclass(unraisable.exc_type, refused):
+                told(unraisable)
+
+        sys.unraisablehook = hook
 
     def _memory_error(self, what: str, words: str) -> EngineError:
         available = None
@@ -152,10 +184,18 @@ class CupyDevice:
         cupy = self.cupy
         with self.translated("taking over an array"), self.stream:
             if not isinstance(array, cupy.ndarray):
-                if hasattr(array, "__cuda_array_interface__"):
+                # DLPack first: it is told this stream, and makes it wait for the array's. The other interface
+                # leaves the stream out in torch (its version 2), and nothing would be in order.
+                if hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
+                    try:
+                        array = cupy.from_dlpack(array)
+                    except BufferError as error:  # the library's: a tensor that requires gradients, say
+                        raise InputError(
+                            f"{type(array).__name__} cannot be taken over: {error}.",
+                            "Pass a plain array; of torch, tensor.detach().",
+                        ) from error
+                elif hasattr(array, "__cuda_array_interface__"):
                     array = cupy.asarray(array)
-                elif hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
-                    array = cupy.from_dlpack(array)
                 else:
                     raise InputError(
                         f"{type(array).__name__} is no array on a GPU.",
@@ -259,8 +299,13 @@ def _import_cupy() -> Any:
     except ImportError as error:
         raise EngineError(
             f"CuPy cannot be imported: {error}.",
-            "pip install 'streamsplat-edge[gpu]' (CUDA 13), or cupy-cuda12x where the driver is of CUDA 12.",
+            f"pip install 'streamsplat-edge[gpu]'; where the driver is of CUDA 12, {_install(12)}.",
         ) from error
+
+
+def _install(cuda: int) -> str:
+    """The command for a driver of this major version. CuPy finds that package of NVRTC from 14 on."""
+    return f"pip install 'cupy-cuda{cuda}x>=14' nvidia-cuda-nvrtc{'' if cuda > 12 else f'-cu{cuda}'}"
 
 
 def _check_driver(cupy: Any, found: bool, index: int) -> None:
@@ -275,7 +320,8 @@ def _check_driver(cupy: Any, found: bool, index: int) -> None:
         have, need = (f"{v // 1000}.{v % 1000 // 10}" for v in (driver, wanted))
         raise EngineError(
             f"The NVIDIA driver supports CUDA {have}, but this CuPy is built for CUDA {need}.",
-            f"Update the driver, or replace CuPy: pip install cupy-cuda{driver // 1000}x.",
+            f"Update the driver, or replace CuPy: pip uninstall -y cupy-cuda{wanted // 1000}x, then "
+            f"{_install(driver // 1000)}.",
         )
     if not found:
         raise EngineError(

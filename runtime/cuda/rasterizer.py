@@ -44,8 +44,9 @@ class DeviceSplats:
     """Gaussians on the device, float32 and C-contiguous, shapes as in `runtime.rasterizer.Splats`.
 
     Arrays of any library that has DLPack or `__cuda_array_interface__` are taken without a copy, and their
-    stream is waited for on the device. What is given as a CuPy array was written in the device's stream, or
-    is finished.
+    stream is waited for on the device, by DLPack where the array has it. What is given as a CuPy array, or
+    has only an interface without a stream, was written in the device's stream, or is finished. They are kept
+    from being freed until the device has read them; whoever writes into them waits by himself.
     """
 
     means: Any
@@ -217,9 +218,10 @@ class CudaRasterizer:
             frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
         frames["background"] = check_background(background)
         params = self.params.copy()
-        params["count"] = self._bind(splats, params)
+        params["count"], arrays = self._bind(splats, params)
         path = "canonical" if views is None and splats.quats is None else "general"
-        return self.run(frames, f"project_given_{path}", int(params["count"]), f"blend_given_{path}", params)
+        kernels = f"project_given_{path}", int(params["count"]), f"blend_given_{path}"
+        return self.run(frames, *kernels, params, keep=arrays)
 
     def run(
         self,
@@ -230,6 +232,7 @@ class CudaRasterizer:
         *arguments: np.ndarray,
         into: Mapping[Output, Any] | None = None,
         start: Start | None = None,
+        keep: object = None,
     ) -> DeviceImages:
         """Upload `frames` [T] of `layout.RASTER_FRAME`, start both kernels, and fetch the counts.
 
@@ -237,26 +240,27 @@ class CudaRasterizer:
             frames: 1 to `times` of them: so many images are rendered.
             arguments: what `arguments` gives for the same `into`, then others.
             start: starts both kernels, given what is baked into them, and a function that does it.
+            keep: what must not be freed before the device is done.
         """
         count, params, arrays = len(frames), arguments[0], self._images if into is None else into
         for name, array in arrays.items():
             if array is not None and array.shape[0] < count:
                 raise InputError(f"There is room for {array.shape[0]} of {count} images in {name}.")
-        slot = self._ring.acquire()
-        staged = slot.buffers.frames[:count]
-        np.copyto(staged, frames)
-        self.device.copy(self._buffers["frames"][:count], staged)
         baked = project, rows, blend, count, *(structure.tobytes() for structure in arguments)
 
         def enqueue() -> None:
             self.enqueue(project, rows, blend, *arguments, times=count)
 
-        if start is None:
-            enqueue()
-        else:
-            start(baked, enqueue)
-        self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
-        self._ring.release(slot)
+        with self._ring.use() as slot:
+            slot.keeps = keep
+            staged = slot.buffers.frames[:count]
+            np.copyto(staged, frames)
+            self.device.copy(self._buffers["frames"][:count], staged)
+            if start is None:
+                enqueue()
+            else:
+                start(baked, enqueue)
+            self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
         images = {name: arrays[name][:count] if params[_FIELDS[name]] else None for name in OUTPUTS}
         return DeviceImages(**images, _slot=slot, _generation=slot.generation, _count=count)
 
@@ -291,9 +295,9 @@ class CudaRasterizer:
             params[_FIELDS[name]] = self.device.address(array)
         return params
 
-    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> int:
-        """Puts the addresses of the Gaussians into the arguments; returns their number."""
-        count = -1
+    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> tuple[int, list[Any]]:
+        """Puts the addresses of the Gaussians into the arguments; returns their number, and the arrays."""
+        count, arrays = -1, []
         for name, width in (("means", 3), ("scales", 3), ("opacity", 0), ("rgb", 3), ("quats", 4)):
             value = getattr(splats, name)
             if value is None and name == "quats":
@@ -310,11 +314,12 @@ class CudaRasterizer:
             if not array.flags.c_contiguous:
                 raise InputError(f"{name} is not C-contiguous.", "Pass a contiguous copy.")
             params[name] = self.device.address(array)
+            arrays.append(array)
         if count > self.capacity:
             raise InputError(
                 f"{count} Gaussians exceed the capacity of {self.capacity}.", "Make a larger rasterizer."
             )
-        return count
+        return count, arrays
 
 
 def extent_number(extent: str) -> int:

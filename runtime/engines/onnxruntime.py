@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32"}
+_LIBRARIES = (
+    "The libraries of CUDA and cuDNN must be those that it was built for: "
+    "pip install 'onnxruntime-gpu[cuda,cudnn]'; look at `streamsplat-edge doctor`."
+)
 
 
 class OnnxRuntimeEngine(BoundEngine):
@@ -52,21 +58,30 @@ class OnnxRuntimeEngine(BoundEngine):
         # deform 2 to 3 times slower (420 against 130 ms) and the renders after it up to 2 times.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         chosen: Any = provider
-        if memory is not None and device == "cuda":  # in order with the kernels, without waiting between
-            chosen = provider, {"device_id": str(memory.index), "user_compute_stream": str(memory.queue)}
+        if device == "cuda":
+            _preload(ort)
+            chosen = provider, _cuda_options(memory)
+        said = io.StringIO()
         try:
-            self._session: Any = ort.InferenceSession(variant.path, options, providers=[chosen])
+            # Not with its fallback, which loads the file on the CPU instead and says why on stdout. Releases
+            # up to 1.19 do so all the same.
+            with contextlib.redirect_stdout(said):
+                self._session: Any = ort.InferenceSession(
+                    variant.path, options, providers=[chosen], enable_fallback=0
+                )
         except Exception as error:  # ONNX Runtime's exceptions have no common public base class
             raise failure(
                 f"ONNX Runtime cannot load {variant.path}: {error}",
-                "Export the bundle again, or update onnxruntime.",
+                _LIBRARIES if device == "cuda" else "Export the bundle again, or update onnxruntime.",
                 memory,
             ) from error
         obtained = self._session.get_providers()
         if not obtained or obtained[0] != provider:
-            raise EngineError(
-                f"{provider} was asked for, but ONNX Runtime chose {', '.join(obtained)}.",
-                "Check the CUDA and cuDNN libraries (`streamsplat-edge doctor`), or use --device cpu.",
+            reason = " ".join(line for line in said.getvalue().splitlines() if line.startswith("EP Error"))
+            raise failure(
+                f"{provider} was asked for, but ONNX Runtime chose {', '.join(obtained)}. {reason}".strip(),
+                f"{_LIBRARIES} Or use --device cpu.",
+                memory,
             )
         self._session.disable_fallback()
         for kind, declared, found in (
@@ -144,6 +159,25 @@ def _import() -> Any:
             f"ONNX Runtime cannot be imported ({error}).",
             "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
         ) from error
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA and cuDNN from NVIDIA's packages, where they are: the loader does not look there by itself.
+
+    Releases from 1.21 on can. What is missing is printed, and then told again by the session's failure.
+    """
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            preload()
+
+
+def _cuda_options(memory: Device | None) -> dict[str, str]:
+    """Of the CUDA provider: fp32 stays fp32, and with `memory` its stream, without waiting between."""
+    options = {"use_tf32": "0"}  # since 1.18; else products round their inputs to 10 bits
+    if memory is not None:
+        options |= {"device_id": str(memory.index), "user_compute_stream": str(memory.queue)}
+    return options
 
 
 def require_device(engine: str, device: str) -> None:

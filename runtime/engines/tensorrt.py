@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bundle import Plan, StageVariant, sha256_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..cuda.device import Device
 
 _DTYPES = {"FLOAT": "float32"}
+_ALIGNMENT = 256  # of every address, by the header of `IExecutionContext::setTensorAddress`
 
 
 class TensorRtEngine(BoundEngine):
@@ -57,7 +58,10 @@ class TensorRtEngine(BoundEngine):
                 f"CuPy cannot be imported: {error}.", "pip install 'streamsplat-edge[gpu]'."
             ) from error
         self._logger = module.Logger(module.Logger.ERROR)
-        self._runtime = module.Runtime(self._logger)
+        self._runtime = trt_api.started(module, "Runtime", self._logger)
+        # Before anything is loaded: the run-time cache is taken only where a CUDA context is current.
+        with self._translated("a stream was made"):
+            self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
         content = plan.path.read_bytes()
         self._engine: Any = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
@@ -80,7 +84,6 @@ class TensorRtEngine(BoundEngine):
         for spec in self.inputs:
             if found["input"][spec.name][1] != spec.shape:  # its batch is free
                 self._context.set_input_shape(spec.name, spec.shape)
-        self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
         if memory is not None:
             self.graph_refusal = None
         self.precision = variant.precision
@@ -90,24 +93,41 @@ class TensorRtEngine(BoundEngine):
         if self._memory is not None:
             return self._bind_device(self._memory, inputs + outputs)
         cupy, context, stream = self._cupy, self._context, self._stream
-        pairs = [
-            (spec.name, array, cupy.empty(spec.shape, spec.dtype))
-            for spec, array in zip(self.inputs + self.outputs, inputs + outputs, strict=True)
-        ]
+        with self._translated("buffers were made"):
+            pairs = [
+                (spec.name, array, cupy.empty(spec.shape, spec.dtype))
+                for spec, array in zip(self.inputs + self.outputs, inputs + outputs, strict=True)
+            ]
         sources, targets = pairs[: len(inputs)], pairs[len(inputs) :]
 
         def run() -> None:
-            for name, _, buffer in pairs:
-                context.set_tensor_address(name, buffer.data.ptr)
-            for _, array, buffer in sources:
-                buffer.set(array, stream=stream)
-            if not context.execute_async_v3(stream.ptr):
-                raise EngineError(f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above.")
-            for _, array, buffer in targets:
-                buffer.get(stream=stream, out=array)
-            stream.synchronize()
+            with self._translated("it ran"):
+                for name, _, buffer in pairs:
+                    context.set_tensor_address(name, buffer.data.ptr)
+                for _, array, buffer in sources:
+                    buffer.set(array, stream=stream)
+                if not context.execute_async_v3(stream.ptr):
+                    raise EngineError(
+                        f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above."
+                    )
+                for _, array, buffer in targets:
+                    buffer.get(stream=stream, out=array)
+                stream.synchronize()
 
         return run
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        """CuPy's errors as `EngineError`; `what` was done when they came. A device has its own such words."""
+        try:
+            yield
+        except MemoryError as error:  # its OutOfMemoryError is one
+            raise out_of_memory(f"The GPU is full: stage `{self.stage}`, when {what}: {error}") from error
+        except RuntimeError as error:  # its errors of CUDA are
+            raise EngineError(
+                f"CUDA failed in stage `{self.stage}`, when {what}: {error}.",
+                "See `streamsplat-edge doctor`.",
+            ) from error
 
     def _bind_device(self, memory: Device, arrays: list[Any]) -> Callable[[], None]:
         context, queue = self._context, memory.queue
@@ -115,6 +135,14 @@ class TensorRtEngine(BoundEngine):
             (spec.name, memory.address(array))
             for spec, array in zip(self.inputs + self.outputs, arrays, strict=True)
         ]
+
+        for name, address in addresses:
+            if address % _ALIGNMENT:
+                raise EngineError(
+                    f"TensorRT takes tensors at multiples of {_ALIGNMENT} bytes, and `{name}` of stage "
+                    f"`{self.stage}` begins elsewhere at this size of the model.",
+                    "Export it at a height and width that are multiples of 16, or use --engine onnxruntime.",
+                )
 
         def run() -> None:
             for name, address in addresses:
@@ -127,8 +155,9 @@ class TensorRtEngine(BoundEngine):
 
     def close(self) -> None:
         super().close()
-        if self._cache is not None:
-            self._keep(bytes(self._cache.serialize()))
+        compiled = None if self._cache is None else self._cache.serialize()
+        if compiled is not None:  # it fails without an exception, where the GPU was lost, say
+            self._keep(bytes(compiled))
         self._context = self._engine = self._cache = None
 
     def _keep(self, compiled: bytes) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,32 @@ def load(runtime: str) -> Any:
         raise EngineError(f"There is no runtime {runtime!r}.", f"Use one of {', '.join(RUNTIMES)}.")
     try:
         module = importlib.import_module(runtime)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # a library that it needs shows as any of them
         raise EngineError(f"{runtime} cannot be imported: {error}.", f"{RUNTIMES[runtime]}.") from error
     if not hasattr(module, "__version__"):  # a folder of type stubs, which imports as an empty namespace
         raise EngineError(f"{runtime} is not installed, only its type stubs.", f"{RUNTIMES[runtime]}.")
     return module
+
+
+def started(module: Any, kind: str, logger: Any, said: Sequence[str] = ()) -> Any:
+    """`module.Runtime` or `module.Builder`.
+
+    Args:
+        said: messages that the logger has kept; none where it prints them.
+
+    Raises:
+        EngineError: it does not start on this machine. The module's own words for that are a TypeError, which
+            says that a factory returned nullptr; the reason goes to the logger.
+    """
+    try:
+        return getattr(module, kind)(logger)
+    except TypeError as error:
+        reason = "; ".join(said) or "its messages above say why"
+        raise EngineError(
+            f"{module.__name__} {module.__version__} cannot start here: {reason}.",
+            "The driver must be of the CUDA that it was built for, or newer (error 35 means: older). "
+            "`nvidia-smi` shows the driver's: update the driver, or install TensorRT for that CUDA.",
+        ) from error
 
 
 def cuda_device(index: int = 0) -> Device | None:

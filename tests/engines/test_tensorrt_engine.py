@@ -54,6 +54,7 @@ class Context:
         self.streams: list[int] = []
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        assert address % 256 == 0, "NvInferRuntime.h: at least 256-byte alignment"
         self.addresses[name] = address
         return True
 
@@ -112,10 +113,11 @@ class Memory:
 
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         self.array = np.zeros(shape, dtype)
-        self.data = SimpleNamespace(ptr=id(self.array))
+        self.data = SimpleNamespace(ptr=512 * (len(Memory.at) + 1))  # as aligned as CuPy's
         Memory.at[self.data.ptr] = self.array
 
     def set(self, array: np.ndarray, stream: object) -> None:
+        assert isinstance(array, np.ndarray) and array.dtype == self.array.dtype
         self.array[...] = array
 
     def get(self, stream: object, out: np.ndarray) -> None:
@@ -150,7 +152,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StageVariant,
     logger: Any = type("Logger", (), {"ERROR": 1, "__init__": lambda _self, _level: None})
     runtime = type("Runtime", (), {"__init__": lambda *_: None, "deserialize_cuda_engine": deserialize})
     module: Any = SimpleNamespace(
-        __version__="9.9", Logger=logger, Runtime=runtime, TensorIOMode=SimpleNamespace(INPUT="in")
+        __name__="tensorrt_rtx",
+        __version__="9.9",
+        Logger=logger,
+        Runtime=runtime,
+        TensorIOMode=SimpleNamespace(INPUT="in"),
     )
     stream = SimpleNamespace(ptr=1, synchronize=lambda: None)
     cupy: Any = SimpleNamespace(empty=Memory, cuda=SimpleNamespace(Stream=lambda non_blocking: stream))
@@ -192,6 +198,13 @@ def test_arrays_of_a_device_are_taken_where_they_are(made: Made) -> None:
         engine.run(arrays, arrays)
         assert loaded[-1].contexts[0].streams == [77]
         assert engine.graph_refusal is None, "it only launches, in the device's stream"
+        first = arrays[variant.inputs[0].name]
+        aside: Any = SimpleNamespace(**vars(first) | {"data": SimpleNamespace(ptr=first.data.ptr + 16)})
+        with pytest.raises(
+            EngineError, match=r"multiples of 256 bytes, and `rgbd` of stage `encode`"
+        ) as error:
+            engine.run({**arrays, variant.inputs[0].name: aside}, arrays)
+        assert "--engine onnxruntime" in error.value.hint
     with create("tensorrt_rtx", variant, device="cuda") as engine:
         assert engine.graph_refusal is not None, "it copies and waits"
     size = np.prod(variant.inputs[0].shape)
@@ -281,6 +294,81 @@ def test_refusals(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
             refuses(message)
     variant.plans[0].path.write_bytes(b"palm")
     refuses("truncated or was changed")
+
+
+def test_a_driver_older_than_tensorrt(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pybind11's words for a constructor that gives nothing, which is all that Python hears of it."""
+    variant, _ = made
+
+    def refuse(*_: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(sys.modules["tensorrt_rtx"].Runtime, "__init__", refuse)
+    with pytest.raises(EngineError, match=r"9\.9 cannot start here: its messages above.*error 35") as error:
+        create("tensorrt_rtx", variant, device="cuda")
+    assert "update the driver" in error.value.hint
+
+
+@pytest.mark.parametrize("error", [OSError("libnvinfer.so.10: cannot open"), RuntimeError("no such symbol")])
+def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(trt_api.importlib, "import_module", fail)
+    with pytest.raises(EngineError, match=f"tensorrt cannot be imported: {error}") as told:
+        trt_api.load("tensorrt")
+    assert told.value.hint
+
+
+def test_errors_of_cupy_are_told(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own: OutOfMemoryError is a MemoryError, those of CUDA are RuntimeErrors."""
+    variant, _ = made
+
+    def fail(error: Exception) -> Any:
+        def raising(*_: object, **__: object) -> None:
+            raise error
+
+        return raising
+
+    full, broken = MemoryError("Out of memory allocating 8 bytes"), RuntimeError("cudaErrorLaunchFailure")
+    cupy: Any = sys.modules["cupy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy, "empty", fail(full))
+        with pytest.raises(DeviceMemoryError, match=r"stage `encode`, when buffers .*8 bytes \(1024 MiB"):
+            run(variant)
+    with monkeypatch.context() as patch:
+        patch.setattr(Memory, "get", fail(broken))
+        with pytest.raises(EngineError, match="stage `encode`, when it ran: cudaErrorLaunchFailure"):
+            run(variant)
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.cuda, "Stream", fail(broken))
+        with pytest.raises(EngineError, match="when a stream was made"):
+            run(variant)
+
+
+def test_a_cache_that_a_lost_gpu_does_not_give(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant, _ = made
+    monkeypatch.setattr(RuntimeCache, "serialize", lambda _: None)
+    run(variant)
+    assert not variant.plans[0].path.with_suffix(".cache").exists()
+
+
+def test_the_cache_is_read_where_a_context_is_current(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX takes it only then; CuPy's stream makes the context."""
+    variant, _ = made
+    run(variant)
+    order: list[str] = []
+    cuda: Any = sys.modules["cupy"].cuda
+    stream = cuda.Stream
+
+    def made_stream(**options: Any) -> Any:
+        order.append("stream")
+        return stream(**options)
+
+    monkeypatch.setattr(cuda, "Stream", made_stream)
+    monkeypatch.setattr(RuntimeCache, "deserialize", lambda *_: order.append("cache"))
+    run(variant)
+    assert order == ["stream", "cache"]
 
 
 def test_the_real_module_has_these_calls() -> None:

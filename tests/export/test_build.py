@@ -203,6 +203,24 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     assert "--workspace" in error.value.hint
 
 
+def test_a_driver_older_than_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words go to the logger, and Python hears of a factory that returned nullptr."""
+    module = trt_api.load("tensorrt_rtx")
+
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            logger.log(module.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(module, "Builder", Builder)
+    variant = SimpleNamespace(path=tmp_path / "stage.onnx", stage="encode", precision="fp32")
+    with pytest.raises(
+        EngineError, match="cannot start here: CUDA initialization failure with error: 35"
+    ) as e:
+        build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
+    assert "update the driver" in e.value.hint
+
+
 _CYCLE = """
 import gc, sys
 from pathlib import Path

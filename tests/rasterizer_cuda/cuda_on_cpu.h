@@ -22,6 +22,8 @@
 #include <string>
 #include <vector>
 
+#include "watch_on_cpu.h"
+
 #define __global__ static
 #define __device__
 #define __launch_bounds__(...)
@@ -45,19 +47,22 @@ inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 // A fiber gives way at barriers and exchanges only, so that nothing comes between a read and its write.
 template <class T>
-T atomicAdd(T* at, T value) {
+UNWATCHED T atomicAdd(T* at, T value) {
+  cuda_on_cpu::watch().touch(at, sizeof(T), true, true);
   const T old = *at;
   *at = static_cast<T>(old + value);
   return old;
 }
 template <class T>
-T atomicMin(T* at, T value) {
+UNWATCHED T atomicMin(T* at, T value) {
+  cuda_on_cpu::watch().touch(at, sizeof(T), true, true);
   const T old = *at;
   *at = std::min(old, value);
   return old;
 }
 template <class T>
-T atomicMax(T* at, T value) {
+UNWATCHED T atomicMax(T* at, T value) {
+  cuda_on_cpu::watch().touch(at, sizeof(T), true, true);
   const T old = *at;
   *at = std::max(old, value);
   return old;
@@ -80,6 +85,11 @@ class Block {
     body_ = &body;
     threads_ = threads;
     random_ = schedule * 0x9E3779B97F4A7C15u | 1;
+    Watch& seen = watch();
+    seen.shared_begin = reinterpret_cast<std::uintptr_t>(__start_cuda_shared);
+    seen.shared_end = reinterpret_cast<std::uintptr_t>(__stop_cuda_shared);
+    seen.stop = &Block::stop;
+    seen.next_block();
     std::memset(__start_cuda_shared, 0xFF, static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared));
     for (int i = 0; i < threads; ++i) fibers_[i]->start();
     const int warps = threads / kLanes;
@@ -141,18 +151,26 @@ class Block {
     current_ = i;
     threadIdx.x = static_cast<unsigned>(i);
     Fiber& fiber = *fibers_[i];
-    if (_setjmp(scheduler_) != 0) return;
+    watch().thread = i;
+    watch().stack_begin = reinterpret_cast<std::uintptr_t>(fiber.stack.get());
+    watch().stack_end = watch().stack_begin + kStack;
+    if (_setjmp(scheduler_) != 0) {
+      if (watch().failed()) throw std::logic_error(watch().take_problem() + where(i));
+      return;
+    }
     if (fiber.started) _longjmp(fiber.resume, 1);
     fiber.started = true;
     setcontext(&fiber.context);
   }
 
   void wait(State state, int line, std::uint64_t value) {
+    set_watching(false);
     Fiber& fiber = *fibers_[current_];
     fiber.state = state;
     fiber.line = line;
     fiber.value = value;
     if (_setjmp(fiber.resume) == 0) _longjmp(scheduler_, 1);
+    set_watching(true);
   }
 
   template <class Test>
@@ -196,9 +214,12 @@ class Block {
       barrier_sum_ += static_cast<int>(fiber.value);
     }
     if (done > 0) return false;
+    watch().barrier();
     for (int i = 0; i < threads_; ++i) fibers_[i]->state = State::kReady;
     return true;
   }
+
+  static void stop();
 
   std::string where(int thread) const { return ", line " + std::to_string(fibers_[thread]->line); }
 
@@ -228,6 +249,8 @@ inline void Block::enter() {
   b.fibers_[b.current_]->state = State::kDone;
   _longjmp(b.scheduler_, 1);
 }
+
+UNWATCHED inline void Block::stop() { _longjmp(block().scheduler_, 1); }
 
 inline void check_mask(unsigned mask) {
   if (mask != 0xFFFFFFFFu) throw std::logic_error("only exchanges of whole warps are known here");

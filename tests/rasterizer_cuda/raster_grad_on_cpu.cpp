@@ -1,4 +1,5 @@
 // cuda/raster_grad.cu and cuda/raster_grad_sort.cu for the CPU: the same kernels behind the same C interface.
+#include <tuple>
 #include <utility>
 
 #include "cuda_on_cpu.h"
@@ -21,10 +22,14 @@ struct DeviceScope {
 
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), std::int64_t blocks, int threads, void*, const Arguments&... arguments) {
+  cuda_on_cpu::watch().next_launch();
   try {
     for (std::int64_t b = 0; b < blocks; ++b) {
       blockIdx.x = static_cast<unsigned>(b);
-      cuda_on_cpu::block().run(threads, [&] { kernel(arguments...); });
+      cuda_on_cpu::block().run(threads, [&] {
+        std::tuple<Parameters...> given(arguments...);
+        cuda_on_cpu::call(kernel, given);
+      });
     }
   } catch (const std::logic_error& error) {
     last_error = error.what();

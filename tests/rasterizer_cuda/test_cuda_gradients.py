@@ -92,7 +92,7 @@ def test_empty(render: Runner, batch: int, count: int) -> None:
 
 
 def test_batch_equals_single_images(render: Runner) -> None:
-    grad_scenes.check_batch(render)
+    grad_scenes.check_batch(render, on_gpu=render.library is None)
 
 
 def test_no_gradient_through_the_alpha_clamp(render: Runner) -> None:

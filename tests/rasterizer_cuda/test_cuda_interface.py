@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grad_scenes
 import pytest
 import torch
+from compile_on_cpu import edited_sources
 from grad_scenes import scene, upstream
 from kernels_on_cpu import CUDA, OnCpu, build
 from torch import Tensor
@@ -137,24 +137,10 @@ def test_errors_of_the_native_side_are_put_into_words(
         rasterizer_cuda.RasterizeCuda.apply(library, 50, 70, *scene(42, 5))
 
 
-def broken(tmp_path: Path, edit: Callable[[str], str]) -> OnCpu:
-    """The kernels with a change."""
-    sources = tmp_path / "cuda"
-    sources.mkdir()
-    for path in CUDA.glob("*.[hc]*"):
-        (sources / path.name).write_text(path.read_text())
-    kernels = sources / "raster_grad_kernels.cuh"
-    text = edit(kernels.read_text())
-    assert text != kernels.read_text()
-    kernels.write_text(text)
-    return OnCpu(build(tmp_path, sources))
-
-
 def test_a_missing_barrier_would_show(tmp_path: Path) -> None:
     """The last barrier of a round of unblend, which keeps fast warps from overwriting what slow ones read."""
-    library = broken(
-        tmp_path, lambda text: re.sub(r"__syncthreads\(\);  // before the next round.*", "", text)
-    )
+    barrier = r"__syncthreads\(\);  // before the next round.*"
+    library = OnCpu(build(tmp_path, edited_sources(tmp_path, "raster_grad_kernels.cuh", barrier, "")))
     inputs, up = scene(37, 300, sigma=3.0, opaque=0.7, size=(40, 50)), upstream(3, 1, 40, 50)
     results = []
     for number in range(3):

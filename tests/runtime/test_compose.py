@@ -137,6 +137,14 @@ def test_contact_sheet_holds_every_row() -> None:
     assert contact_sheet([], "nothing", []).ndim == 3
 
 
+def test_facts_of_a_contact_sheet_are_wrapped_where_it_is_narrow() -> None:
+    short = contact_sheet([moment()], "title", ["fact"])
+    long = contact_sheet([moment()], "title", [" ".join(["fact"] * 80)])
+    assert long.shape[1] == short.shape[1] and long.shape[0] > short.shape[0]
+    margin = long[70 : 70 + long.shape[0] - short.shape[0], -20:]
+    assert (margin == margin[0, 0]).all(), "no line runs over the edge"
+
+
 def test_keeper_is_bounded_and_spreads_its_choice() -> None:
     keeper = MomentKeeper(capacity=12)
     gap = 4

@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from streamsplat_edge.runtime import engines
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.engines import base, onnxruntime
 from streamsplat_edge.runtime.engines.openvino import choose_precision, process_core
-from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError
+from streamsplat_edge.runtime.errors import BundleError, DeviceMemoryError, EngineError, InputError
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="the extra [openvino] is not installed"
@@ -214,18 +215,57 @@ def test_cuda_without_cuda_is_an_error(bundle: Bundle) -> None:
         engines.create("onnxruntime", bundle.variant("encode", "onnxruntime"), device="cuda")
 
 
-def test_silent_fallback_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime lists the CUDA provider, fails to start it, and hands out a CPU session with a warning."""
-    runtime = importlib.import_module("onnxruntime")
-    original = runtime.InferenceSession
-    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(
-        runtime,
-        "InferenceSession",
-        lambda path, options, providers: original(path, options, providers=["CPUExecutionProvider"]),
-    )
+class Sessions:
+    """ONNX Runtime with a CUDA provider that does not start: what its Python does then, by release.
+
+    `told`: what a session was asked for. `problem`: what the provider raises; None is a release that logs it.
+    `asks`: whether this release has the option `enable_fallback` (1.20 on).
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, problem: str | None, *, asks: bool = True) -> None:
+        runtime: Any = importlib.import_module("onnxruntime")
+        self._original, self._problem, self._asks = runtime.InferenceSession, problem, asks
+        self.told: list[Any] = []
+        self.preloaded = 0
+        monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+        monkeypatch.setattr(runtime, "InferenceSession", self._open)
+        monkeypatch.setattr(runtime, "preload_dlls", self._preload, raising=False)
+
+    def _preload(self) -> None:
+        self.preloaded += 1
+        print("Failed to load libcudnn.so.9")  # as it does
+
+    def _open(self, path: Any, options: Any, *, providers: Any, enable_fallback: int = 1) -> Any:
+        self.told += providers
+        if self._problem is not None:
+            if self._asks and not enable_fallback:
+                raise RuntimeError(self._problem)
+            print("*************** EP Error ***************")
+            print(f"EP Error {self._problem} when using {providers}")
+        return self._original(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_provider_that_does_not_start_is_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asks: bool
+) -> None:
+    """Not a session on the CPU, and nothing on stdout, where a command's JSON goes."""
+    variant = bundle.variant("encode", "onnxruntime")
+    sessions = Sessions(monkeypatch, None)
     with pytest.raises(EngineError, match="CUDAExecutionProvider was asked for, but ONNX Runtime chose CPU"):
-        engines.create("onnxruntime", bundle.variant("encode", "onnxruntime"), device="cuda")
+        engines.create("onnxruntime", variant, device="cuda")
+    assert sessions.preloaded == 1, "NVIDIA's packages are not where the loader looks"
+    assert sessions.told == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    Sessions(monkeypatch, "CUDA failure 35: driver version is insufficient", asks=asks)
+    with pytest.raises(EngineError, match=r"CUDA failure 35.*onnxruntime-gpu\[cuda,cudnn\]"):
+        engines.create("onnxruntime", variant, device="cuda")
+    sessions = Sessions(monkeypatch, "CUDA failure 2: out of memory", asks=asks)
+    memory: Any = SimpleNamespace(index=0, queue=77)
+    with pytest.raises(DeviceMemoryError, match="CUDA failure 2"):
+        engines.create("onnxruntime", variant, device="cuda", memory=memory)
+    options = {"use_tf32": "0", "device_id": "0", "user_compute_stream": "77"}
+    assert sessions.told == [("CUDAExecutionProvider", options)]
+    assert not capsys.readouterr().out
 
 
 def test_device_inputs_are_bound_afresh(bundle: Bundle) -> None:

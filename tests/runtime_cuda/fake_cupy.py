@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -30,7 +31,8 @@ class FakeArray:
             array = np.frombuffer(memptr.mem.owner.buffer, dtype, int(np.prod(array))).reshape(array)
             assert array.ctypes.data == memptr.mem.ptr and array.nbytes <= memptr.mem.size
         self.array, self.device = array, SimpleNamespace(id=device)
-        self.shape, self.dtype, self.nbytes, self.flags = array.shape, array.dtype, array.nbytes, array.flags
+        self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
+        self.flags = SimpleNamespace(c_contiguous=array.flags.c_contiguous)  # there is no `writeable`
         self.data = SimpleNamespace(ptr=array.ctypes.data)
         self.ndim = array.ndim
 
@@ -55,18 +57,50 @@ class FakeStream:
         self.waited_for = event.stream
 
     def synchronize(self) -> None:
-        pass
+        if self.capturing:  # cudaErrorStreamCaptureUnsupported, and the capture is of no use any more
+            self.spoilt = True
+            raise CudaError(900)
 
-    capturing = False
+    capturing = spoilt = False
 
     def begin_capture(self) -> None:
         assert not self.capturing
-        self.capturing = True
+        self.capturing, self.spoilt = True, False
 
     def end_capture(self) -> Any:
         assert self.capturing
         self.capturing = False
+        if self.spoilt:
+            raise CudaError(901, "cudaErrorStreamCaptureInvalidated")
         return SimpleNamespace(upload=self.graphs.append, launch=self.graphs.append)
+
+
+class FakeEvent:
+    """What is asked of the device through it fails where `touch` does."""
+
+    def __init__(self, touch: Any) -> None:
+        self._touch = touch
+        self.stream: Any = None
+
+    @property
+    def done(self) -> bool:
+        """False, not an error, where the device is lost: CuPy does not check `cudaEventQuery`."""
+        try:
+            self._touch()
+        except CudaError as error:
+            self._touch = _raising(error)
+            return False
+        return True
+
+    def synchronize(self) -> None:
+        self._touch()
+
+
+def _raising(error: Exception) -> Any:
+    def touch() -> None:
+        raise error
+
+    return touch
 
 
 FakeStream.null = FakeStream()  # type: ignore[attr-defined]
@@ -83,6 +117,7 @@ class FakeCupy(ModuleType):
         self.error: Exception | None = None
         self.driver_version, self.runtime_version = 13000, 13020
         self.attributes: dict[int, int] = {}
+        self.silent = False  # the device answers nothing any more
         self.host_allocations: list[int] = []  # flags
         self.get_default_memory_pool = lambda: SimpleNamespace(total_bytes=lambda: 5 << 20)
         self.launches: list[tuple[Any, ...]] = []
@@ -91,7 +126,7 @@ class FakeCupy(ModuleType):
             CUDARuntimeError=CudaError,
             driverGetVersion=lambda: self.driver_version,
             runtimeGetVersion=lambda: self.runtime_version,
-            memGetInfo=lambda: (300 << 20, 8000 << 20),
+            memGetInfo=self._memory,
             memcpyAsync=self._copy,
             memcpyDefault=4,
             deviceGetAttribute=lambda attribute, index: self.attributes.get(attribute, 0),
@@ -102,7 +137,7 @@ class FakeCupy(ModuleType):
             runtime=runtime,
             Device=lambda index: SimpleNamespace(use=lambda: None),
             Stream=FakeStream,
-            Event=lambda **_: SimpleNamespace(done=True, synchronize=self._touch),
+            Event=lambda **_: FakeEvent(self._touch),
             get_elapsed_time=lambda begin, end: 1.5,
             function=SimpleNamespace(Module=lambda: self),
             alloc_pinned_memory=self._pinned,
@@ -122,12 +157,19 @@ class FakeCupy(ModuleType):
         if error is not None:
             raise error
 
+    def _memory(self) -> tuple[int, int]:
+        if self.silent:
+            raise CudaError(100)
+        return 300 << 20, 8000 << 20
+
     def load(self, code: bytes) -> None:
+        assert type(code) is bytes  # nothing else is taken
         self._touch()
         self.code = code
 
     def get_function(self, name: str) -> Any:
         def start(grid: Any, block: Any, arguments: Any, *, stream: Any) -> None:
+            assert type(grid) is type(block) is tuple and all(type(a) is np.ndarray for a in arguments)
             self._touch()
             self.launches.append((name, grid, block, [bytes(a.tobytes()) for a in arguments], stream.ptr))
 
@@ -138,14 +180,23 @@ class FakeCupy(ModuleType):
         return FakeArray(np.zeros(shape, dtype))
 
     def asarray(self, array: Any) -> FakeArray:
-        return FakeArray(np.asarray(array.inner))
+        interface = array.__cuda_array_interface__
+        shape, dtype = interface["shape"], np.dtype(interface["typestr"])
+        assert interface.get("strides") is None
+        memory = (ctypes.c_uint8 * (int(np.prod(shape)) * dtype.itemsize)).from_address(interface["data"][0])
+        return FakeArray(np.frombuffer(memory, dtype).reshape(shape))
 
     def from_dlpack(self, array: Any) -> FakeArray:
-        return FakeArray(array.__dlpack__(stream=FakeStream.ptr, max_version=(1, 0)))
+        assert array.__dlpack_device__()[0] in (2, 13)
+        try:
+            capsule = array.__dlpack__(stream=FakeStream.ptr, max_version=(1, 0), copy=None)
+        except TypeError:
+            capsule = array.__dlpack__(stream=FakeStream.ptr)
+        return FakeArray(capsule)
 
     def _pinned(self, size: int) -> bytearray:
         self._touch()
-        return bytearray(b"\xff" * size)
+        return bytearray(b"\xff" * (-(-size // 512) * 512))  # from a pool, whose blocks are that large
 
     def _mapped(self, size: int, flags: int) -> Any:
         self._touch()
@@ -154,6 +205,7 @@ class FakeCupy(ModuleType):
         return SimpleNamespace(buffer=buffer, ptr=np.frombuffer(buffer, np.uint8).ctypes.data)
 
     def _copy(self, *arguments: Any) -> None:
+        assert all(type(argument) is int for argument in arguments)
         self._touch()
         self.copies.append(arguments)
 

@@ -53,10 +53,18 @@ class OnCpuDevice:
         self.native.on_cpu_schedule(ctypes.c_uint64(number))
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        if dtype.fields is not None:  # as CuPy, which has no structures
+            shape, dtype = (*shape, dtype.itemsize), np.dtype(np.uint8)
+        return self._allocated(shape, dtype)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return self._allocated(shape, np.dtype(dtype))
+
+    def _allocated(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if self._capturing is not None:
             raise EngineError("Memory was allocated during a capture.")
         self.allocations += 1
-        dtype = np.dtype(dtype)
         size = int(np.prod(shape)) * dtype.itemsize
         memory = np.full(size + 2 * GUARD + 16, FILL, np.uint8)
         start = GUARD + (-(memory.ctypes.data + GUARD)) % 16  # as aligned as the widest load needs
@@ -69,8 +77,6 @@ class OnCpuDevice:
     def check_guards(self) -> None:
         for memory in self._memory:
             assert (memory[:GUARD] == FILL).all() and (memory[-GUARD:] == FILL).all()
-
-    pinned = zeros
 
     mapped = False
 
@@ -108,8 +114,12 @@ class OnCpuDevice:
             raise EngineError(f"{kernel}: {problem.decode()}")
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
-        if target.ctypes.data != source.ctypes.data:
-            self.run_as("copy", lambda: np.copyto(target, source))
+        """Bytes, whatever their shapes: `cudaMemcpyAsync` knows none."""
+        assert target.nbytes == source.nbytes
+        assert target.flags.c_contiguous and source.flags.c_contiguous
+        if target.nbytes and target.ctypes.data != source.ctypes.data:
+            to, there, size = target.ctypes.data, source.ctypes.data, target.nbytes
+            self.run_as("copy", lambda: ctypes.memmove(to, there, size) and None)
 
     def capture(self, enqueue: Callable[[], None], *, warm_up: bool = True) -> Callable[[], None]:
         if warm_up:

@@ -1,6 +1,7 @@
 // cuda/streamsplat.cu for the CPU: its kernels, started by name, and the layout of their arguments.
 #include <map>
 #include <string>
+#include <tuple>
 
 #include "cuda_on_cpu.h"
 // After it, because that needs its definitions:
@@ -14,7 +15,10 @@ using Kernel = std::function<void(const void* const*)>;
 
 template <class... Parameters, std::size_t... Number>
 Kernel by_address(void (*kernel)(Parameters...), std::index_sequence<Number...>) {
-  return [kernel](const void* const* arguments) { kernel(*static_cast<const Parameters*>(arguments[Number])...); };
+  return [kernel](const void* const* arguments) {
+    std::tuple<Parameters...> given(*static_cast<const Parameters*>(arguments[Number])...);
+    cuda_on_cpu::call(kernel, given);
+  };
 }
 template <class... Parameters>
 Kernel by_address(void (*kernel)(Parameters...)) {
@@ -48,6 +52,7 @@ EXPORT const char* on_cpu_launch(const char* name, const unsigned grid[3], unsig
                                  const void* const* arguments) {
   const auto kernel = kKernels.find(name);
   if (kernel == kKernels.end()) return "no such kernel";
+  cuda_on_cpu::watch().next_launch();
   try {
     for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
       for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
@@ -62,6 +67,9 @@ EXPORT const char* on_cpu_launch(const char* name, const unsigned grid[3], unsig
 
 // Order of warps and lanes: 0 in order, 1 in reverse, from 2 on a seed.
 EXPORT void on_cpu_schedule(std::uint64_t schedule) { cuda_on_cpu::block().schedule = schedule; }
+
+// Where kernels that are watched may read and write.
+EXPORT void on_cpu_allow(const void* memory, std::size_t size) { cuda_on_cpu::watch().allow(memory, size); }
 
 // Sizes and offsets that runtime/cuda/layout.py repeats.
 EXPORT void on_cpu_layout(std::size_t* to) {

@@ -7,6 +7,7 @@ Tests named `[on_cpu]` run the kernels' own source on the CPU. Those marked `gpu
 from __future__ import annotations
 
 import ctypes
+import weakref
 
 import golden_render
 import numpy as np
@@ -15,7 +16,7 @@ from kernel_rasterizer import KernelRasterizer, download, fetch, upload
 from reference_renderer import assert_close, assert_identical, random_splats, render
 
 from streamsplat_edge.runtime.cuda import layout
-from streamsplat_edge.runtime.cuda.rasterizer import OUTPUTS, CudaRasterizer
+from streamsplat_edge.runtime.cuda.rasterizer import OUTPUTS, CudaRasterizer, DeviceSplats
 from streamsplat_edge.runtime.rasterizer import Rasterizer, Splats, View
 from streamsplat_edge.runtime.scene import to_bytes
 
@@ -243,6 +244,21 @@ def test_a_rasterizer_is_as_new_after_every_frame(any_device) -> None:
         want = KernelRasterizer(any_device).render(splats)
         assert_identical(download(any_device, images), want)
         assert images.stats[0] == want.stats
+
+
+def test_arrays_live_until_the_device_has_read_them(device) -> None:
+    """Gaussians that the caller lets go of at once: their memory could be another tensor's too early."""
+    rasterizer = CudaRasterizer(device, 64, 96, 50)
+    splats = random_splats(50, seed=34)
+    arrays = [np.array(getattr(splats, name)) for name in FIELDS]
+    watched = [weakref.ref(array) for array in arrays]
+    images = rasterizer.render(DeviceSplats(*arrays))
+    del arrays
+    assert images.stats and all(array() is not None for array in watched)
+    others = upload(device, splats)
+    for _ in range(4):  # the ring of frames has gone round
+        rasterizer.render(others)
+    assert all(array() is None for array in watched)
 
 
 def test_images_that_are_not_wanted_are_not_written(any_device) -> None:

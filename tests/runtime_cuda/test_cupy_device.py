@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from compile_on_cpu import CUDA
-from fake_cupy import FakeArray, FakeCupy, FakeStream, OutOfMemoryError, cupy
+from fake_cupy import CudaError, FakeArray, FakeCupy, FakeStream, OutOfMemoryError, cupy
 
 from streamsplat_edge.runtime.cuda import cupy_device, kernels, layout
 from streamsplat_edge.runtime.cuda.cupy_device import CupyDevice
-from streamsplat_edge.runtime.errors import EngineError, InputError
+from streamsplat_edge.runtime.cuda.ring import Ring
+from streamsplat_edge.runtime.errors import DeviceLostError, EngineError, InputError
 from streamsplat_edge.runtime.video.surface import Plane
 
 __all__ = ["cupy"]
@@ -33,8 +35,11 @@ def test_no_driver(cupy: FakeCupy) -> None:
 
 def test_cupy_for_another_cuda(cupy: FakeCupy) -> None:
     cupy.driver_version = 12060
-    with pytest.raises(EngineError, match=r"supports CUDA 12\.6.*CuPy is built for CUDA 13\.2.*cupy-cuda12x"):
+    with pytest.raises(EngineError, match=r"supports CUDA 12\.6.*CuPy is built for CUDA 13\.2") as error:
         CupyDevice()
+    # Both packages are called `cupy`, and the kernels need NVRTC as well.
+    assert "uninstall -y cupy-cuda13x" in error.value.hint
+    assert "install 'cupy-cuda12x>=14' nvidia-cuda-nvrtc-cu12." in error.value.hint
     cupy.driver_version = 13000  # an older minor version is enough
     assert "Test GPU" in CupyDevice().description
 
@@ -62,7 +67,8 @@ def test_out_of_memory_says_what_is_free(cupy: FakeCupy, error: int | Exception)
     assert not device.lost
 
 
-def test_a_time_out_and_other_losses(cupy: FakeCupy) -> None:
+def test_a_time_out_and_other_losses(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a loss changes it
     device = CupyDevice()
     cupy.fail(702)
     with pytest.raises(EngineError, match=r"lost while starting blend: .*too long.*smaller size"):
@@ -80,6 +86,57 @@ def test_a_time_out_and_other_losses(cupy: FakeCupy) -> None:
     with pytest.raises(EngineError, match="CUDA failed while copying"):
         device.copy(*ends)
     assert not device.lost
+
+
+def test_a_device_that_answers_nothing_is_lost(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number it gives: 46 and 100 were seen after a GPU had fallen off the bus."""
+    told: list[type] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    device = CupyDevice()
+    cupy.silent = True
+    cupy.fail(100)
+    with pytest.raises(DeviceLostError, match=r"lost while starting blend: it answers nothing.*dmesg"):
+        device.launch("blend", (1, 1, 1))
+    # What CuPy frees from now on is refused, in destructors; a page of tracebacks would follow the message.
+    for error in (CudaError(700), ValueError("another's")):
+        sys.unraisablehook(SimpleNamespace(exc_type=type(error)))  # type: ignore[arg-type]
+    assert told == [ValueError]
+    cupy.fail(100)
+    with pytest.raises(DeviceLostError):
+        device.launch("blend", (1, 1, 1))
+
+
+def test_a_device_in_use_by_others_is_not_lost(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise CudaError(46, "cudaErrorDevicesUnavailable")
+
+    cupy.silent = True
+    monkeypatch.setattr(cupy.cuda, "Device", lambda index: SimpleNamespace(use=refuse))
+    with pytest.raises(EngineError, match="failed while opening the device: cudaErrorDevicesUn") as error:
+        CupyDevice()
+    assert not isinstance(error.value, DeviceLostError)
+
+
+def test_all_errors_that_end_a_process_are_losses() -> None:
+    """By CUDA's own header, where it is installed."""
+    found = next(Path("/usr/local").glob("cuda*/include/driver_types.h"), None)
+    if found is None:
+        pytest.skip("CUDA's headers are not installed")
+    entries = re.findall(r"/\*\*((?:(?!\*/).)*?)\*/\s*cudaError\w+\s*=\s*(\d+)", found.read_text(), re.S)
+    final = {int(number) for words, number in entries if "relaunched" in words}
+    assert len(final) > 8 and final <= cupy_device.LOST.keys()
+
+
+def test_an_event_of_a_lost_device_is_waited_for(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy says "not done" instead of failing: the wait that follows tells."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    device = CupyDevice()
+    ring: Ring[int] = Ring(1, lambda: 0, device.record)
+    with ring.use():
+        pass
+    cupy.fail(719)
+    with pytest.raises(DeviceLostError, match="a kernel failed"), ring.use():
+        pass
 
 
 def test_what_is_asked_of_cupy(cupy: FakeCupy) -> None:
@@ -145,23 +202,75 @@ def test_graphs_are_captured_after_a_warm_up(cupy: FakeCupy) -> None:
     with pytest.raises(EngineError, match="CUDA failed while starting blend"):
         device.capture(broken)
     assert not device.stream.capturing, "the stream can be used again"
+    # Waiting breaks a capture, and ending it says so.
+    with pytest.raises(EngineError, match="capturing a graph: cudaErrorStreamCaptureInvalidated"):
+        device.capture(device.synchronize, warm_up=False)
+    assert not device.stream.capturing
 
 
 def test_arrays_of_other_libraries(cupy: FakeCupy) -> None:
     device = CupyDevice()
     inner = np.zeros(4, np.float32)
-    interface = SimpleNamespace(__cuda_array_interface__={}, inner=inner)
+    described = {"shape": (4,), "typestr": "<f4", "data": (inner.ctypes.data, False), "version": 3}
+    interface = SimpleNamespace(__cuda_array_interface__=described)
     dlpack = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda **_: inner)
     # Of a decoder, which takes no stream: see `Plane`.
     chroma = Plane(SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda: inner, line_size=64))
     for given in (interface, dlpack, chroma, FakeArray(inner)):
         assert device.address(device.adopt(given)) == inner.ctypes.data
+    # As torch, whose array interface knows no stream: nothing would wait for what it has started.
+    told: list[int] = []
+
+    def give(*, stream: int, **_: object) -> np.ndarray:
+        told.append(stream)
+        return inner
+
+    tensor = SimpleNamespace(
+        __cuda_array_interface__={}, inner=np.ones(4), __dlpack_device__=lambda: (2, 0), __dlpack__=give
+    )
+    assert device.address(device.adopt(tensor)) == inner.ctypes.data and told == [FakeStream.ptr]
+
+    def refuse(**_: object) -> None:
+        raise BufferError("Can't export tensors that require gradient")
+
+    leaf = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=refuse)
+    with pytest.raises(InputError, match=r"cannot be taken over: Can't export.*tensor\.detach\(\)"):
+        device.adopt(leaf)
     on_host = SimpleNamespace(__dlpack_device__=lambda: (1, 0))
     for given in (on_host, [1.0], np.zeros(3)):
         with pytest.raises(InputError, match="no array on a GPU"):
             device.adopt(given)
     with pytest.raises(InputError, match="on GPU 1, not on 0"):
         device.adopt(FakeArray(inner, device=1))
+
+
+def test_an_array_with_both_interfaces_is_waited_for(cupy: FakeCupy) -> None:
+    """torch's `__cuda_array_interface__` (version 2) names no stream; its DLPack waits in the one told."""
+    told: list[int] = []
+
+    class Tensor:
+        inner = np.zeros(4, np.float32)
+        problem: Exception | None = None
+
+        @property
+        def __cuda_array_interface__(self) -> dict[str, object]:
+            return {"shape": (4,), "typestr": "<f4", "data": (self.inner.ctypes.data, False), "version": 2}
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+        def __dlpack__(self, *, stream: int, max_version: object = None, copy: object = None) -> np.ndarray:
+            if self.problem is not None:
+                raise self.problem
+            told.append(stream)
+            return self.inner
+
+    device, tensor = CupyDevice(), Tensor()
+    assert device.address(device.adopt(tensor)) == tensor.inner.ctypes.data
+    assert told == [device.queue]
+    tensor.problem = BufferError("Can't export tensors that require gradient, use tensor.detach()")
+    with pytest.raises(InputError, match=r"Tensor cannot be taken over: .*use tensor\.detach"):
+        device.adopt(tensor)
 
 
 def test_the_default_stream_is_waited_for_on_the_device(cupy: FakeCupy) -> None:
@@ -307,6 +416,34 @@ def test_the_real_cupy_has_these_calls() -> None:
     assert issubclass(cuda.memory.OutOfMemoryError, MemoryError)
     assert issubclass(cuda.driver.CUDADriverError, RuntimeError)  # made by the driver only
     assert cuda.runtime.CUDARuntimeError(700).status == 700
+
+
+def test_real_arrays_are_as_the_code_takes_them() -> None:
+    """CuPy's own arrays over host memory: nothing of this asks a driver."""
+    real = pytest.importorskip("cupy", reason="CuPy (extra [gpu]) is not installed")
+    cuda, memory = real.cuda, np.zeros(4096, np.uint8)
+    owned = cuda.UnownedMemory(memory.ctypes.data, memory.nbytes, memory, 0)
+    rgbd = real.ndarray((1, 4, 8, 8), np.float32, cuda.MemoryPointer(owned, 0))
+    for planes, first, count in ((rgbd[:, :3], 0, 3), (rgbd[:, 3:], 3, 1)):
+        assert planes.shape == (1, count, 8, 8) and planes.flags.c_contiguous
+        assert planes.data.ptr == memory.ctypes.data + first * 256 and planes.nbytes == count * 256
+        assert planes.device.id == 0 and planes.dtype == np.dtype("float32")
+    slots = real.ndarray((3, 1, 5, 9), np.float32, cuda.MemoryPointer(owned, 0))
+    assert slots[1].shape == (1, 5, 9) and slots[1].data.ptr == memory.ctypes.data + 180
+    assert slots[1:2].flags.c_contiguous and not hasattr(slots.flags, "writeable")
+    block = SimpleNamespace(ptr=memory.ctypes.data, size=512)
+    host = np.frombuffer(cuda.PinnedMemoryPointer(block, 0), np.float32, 7)
+    assert host.shape == (7,) and host.flags.writeable
+
+
+def test_real_events_do_not_fail_when_asked() -> None:
+    event = pytest.importorskip("cupy", reason="CuPy (extra [gpu]) is not installed").cuda.Event
+    if cupy_device.cuda_device(0) is not None:
+        pytest.skip("with a driver, this number is no event")
+    made = event.__new__(event)
+    made.ptr = 1
+    assert not made.done
+    made.ptr = 0
 
 
 def test_the_real_cupy_passes_structures_by_value() -> None:

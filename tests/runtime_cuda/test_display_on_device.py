@@ -49,9 +49,6 @@ class Watched(OnCpuDevice):
         self.of_device.append(array)
         return array
 
-    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return super().zeros(shape, dtype)
-
     def adopt(self, array: Any) -> np.ndarray:
         self.foreign.append(array)
         return np.asarray(array)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from compile_on_cpu import CUDA
+from compile_on_cpu import edited_sources
 from kernel_rasterizer import KernelRasterizer
 from on_cpu_device import OnCpuDevice, build
 from reference_renderer import assert_identical, random_splats
@@ -52,14 +51,7 @@ BARRIERS = {
 @pytest.mark.parametrize("what", BARRIERS)
 def test_a_missing_barrier_would_show(tmp_path: Path, what: str) -> None:
     name, pattern = BARRIERS[what]
-    sources = tmp_path / "cuda"
-    sources.mkdir()
-    for path in CUDA.glob("*.[hc]*"):
-        (sources / path.name).write_text(path.read_text())
-    text = (sources / name).read_text()
-    edited, changes = re.subn(pattern, r"\1", text, count=1)
-    assert changes == 1
-    (sources / name).write_text(edited)
+    sources = edited_sources(tmp_path, name, pattern, r"\1")
     # Keys that were lost index outside of the splats: in a process of its own, where that may end it.
     program = "import sys, test_kernels_on_cpu as t; t.print_orders(sys.argv[1])"
     done = subprocess.run(

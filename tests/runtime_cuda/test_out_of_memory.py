@@ -28,15 +28,13 @@ class Full(OnCpuDevice):
 
     room: float = float("inf")
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        self.room -= int(np.prod(shape)) * np.dtype(dtype).itemsize
+    def _allocated(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        self.room -= int(np.prod(shape)) * dtype.itemsize
         if self.room < 0:
             raise DeviceMemoryError(
                 "Out of memory on Test GPU while allocating: 1 of 8 MiB are free.", "Close.", 400 * MIB
             )
-        return super().zeros(shape, dtype)
-
-    pinned = zeros
+        return super()._allocated(shape, dtype)
 
 
 @pytest.fixture
