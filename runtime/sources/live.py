@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, VideoError
+from ..video.file import FileReader
 from ..video.frames import Converter
-from ..video.reader import FileReader, VideoReader
+from ..video.reader import VideoReader
 from ..video.reading import Reading
 from ..video.surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 from .clock import Timeline

@@ -20,7 +20,7 @@ from video_samples import sample_clip, truncated_clip, write_video
 from streamsplat_edge import cli
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.video import open_video
-from streamsplat_edge.runtime.video.reader import FileReader
+from streamsplat_edge.runtime.video.file import FileReader
 
 
 @pytest.mark.rtsp

@@ -15,7 +15,7 @@ from video_samples import sample_clip
 from streamsplat_edge.runtime.errors import StreamSplatError, VideoError
 from streamsplat_edge.runtime.sources.connection import Connection, ConnectionLost, SourceEvents
 from streamsplat_edge.runtime.video import open_video
-from streamsplat_edge.runtime.video.reader import FileReader
+from streamsplat_edge.runtime.video.file import FileReader
 
 
 class FailingContainer:
