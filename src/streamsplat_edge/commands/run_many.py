@@ -169,6 +169,7 @@ def _finish(stream: _Stream) -> dict[str, Any]:
         job.fail(failure)
     try:
         if stream.spoiled:
+            assert job.error is not None
             stream.files.__exit__(type(job.error), job.error, None)
     except Exception as failure:
         job.fail(failure)
