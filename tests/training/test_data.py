@@ -80,7 +80,8 @@ def test_damaged_caches_are_refused(cache: Cache, tmp_path: Path) -> None:
     cut = Cache(copied(cache, tmp_path / "4", lambda index: None))
     cut.clips[0].path.write_bytes(cut.clips[0].path.read_bytes()[:-1])
     cut.clips[1].path.unlink()
-    for clip in cut.clips[:2]:
+    cut.clips[2].path.write_bytes(b"")
+    for clip in cut.clips[:3]:
         with pytest.raises(InputError, match="cannot be read"):
             _ = clip.frames
     short = Cache(copied(cache, tmp_path / "5", lambda index: index["clips"][0]["numbers"].pop()))

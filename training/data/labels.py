@@ -44,7 +44,10 @@ def read_inverse_depth(path: Path, height: int, width: int) -> F16:
         ValueError: unreadable, or with values that are not finite (they are counted).
     """
     if path.suffix.lower() == ".npy":
-        values = np.load(path)
+        try:
+            values = np.load(path)
+        except EOFError as error:  # an empty file
+            raise ValueError(str(error)) from None
     else:
         values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if values is None:

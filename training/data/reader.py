@@ -167,6 +167,6 @@ def load(path: Path, mapped: bool = False) -> NDArray[Any]:
     """An array file of the cache. InputError where it is gone or damaged."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # EOFError: an empty file
         raise InputError(f"{path} cannot be read ({error}).", PREPARE_AGAIN) from None
     return array
