@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -81,10 +82,18 @@ def test_damaged_caches_are_refused(cache: Cache, tmp_path: Path) -> None:
     cut = Cache(copied(cache, tmp_path / "4", lambda index: None))
     cut.clips[0].path.write_bytes(cut.clips[0].path.read_bytes()[:-1])
     cut.clips[1].path.unlink()
-    cut.clips[2].path.write_bytes(b"")
-    for clip in cut.clips[:3]:
+    for clip in cut.clips[:2]:
         with pytest.raises(InputError, match="cannot be read"):
             _ = clip.frames
+    whole = cut.clips[2].path.read_bytes()
+    with io.BytesIO() as archive:
+        np.savez(archive, a=np.zeros(3))
+        zipped = archive.getvalue()
+    assert b"'shape': (" in whole[:128]
+    for content in (b"", whole[:50], whole[:128].replace(b"), ", b"(, "), zipped, zipped[:40], b"no array"):
+        cut.clips[2].path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            _ = cut.clips[2].frames
     short = Cache(copied(cache, tmp_path / "5", lambda index: index["clips"][0]["numbers"].pop()))
     with pytest.raises(InputError, match=r"has 19 frames, index\.json says 18"):
         _ = short.clips[0].frames
