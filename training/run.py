@@ -113,16 +113,16 @@ class Run:
         )
 
     def _start(self, progress: bool) -> None:
-        """Weights to begin with: from files, or from nothing with a warm start."""
+        """Weights to begin with: from files, parts after the whole, or from nothing with a warm start."""
         initialise(self.model)
-        if self.recipe.init_depth:
-            load_part(self.model, Path(self.recipe.init_depth), "depth")
         if self.recipe.init:
             init = Path(self.recipe.init)
             (load_weights if holds_dynamic_half(init) else load_static_weights)(self.model, init)
             if self.recipe.init_motion:
                 load_part(self.model, Path(self.recipe.init_motion), "motion")
-        elif self.recipe.warm_start:
+        if self.recipe.init_depth:  # in place of the one that `init` holds
+            load_part(self.model, Path(self.recipe.init_depth), "depth")
+        if self.recipe.warm_start and not self.recipe.init:
             error = warm_start(self.model, self.mixer, self.recipe.warm_start, _WARM_START_BATCH, progress)
             if progress:
                 tqdm.write(

@@ -26,6 +26,7 @@ from streamsplat_edge.training.checkpoint import (
     load_static_weights,
     load_weights,
     read_config,
+    save_weights,
 )
 from streamsplat_edge.training.data.loader import Mixer
 from streamsplat_edge.training.model import StreamSplat
@@ -258,6 +259,25 @@ def test_depth_reaches_a_model_that_takes_it(recipe: Recipe, tmp_path: Path) -> 
         with_depth, stage="dynamic", optimizer="adamw", warm_start=0, init=str(weights), frames=4
     )
     assert train(second, tmp_path / "dynamic", progress=False).step == 2
+
+
+def test_a_depth_network_of_its_own_takes_the_place_of_that_of_the_weights(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    def weights(seed: int, part: Any) -> Path:
+        torch.manual_seed(seed)
+        path = tmp_path / f"{part}.safetensors"
+        save_weights(StreamSplat(stage_1.config), path, {}, part)
+        return path
+
+    stage_1 = replace(recipe, model=MODEL, init_depth="x", warm_start=0, steps=1, optimizer="adamw")
+    static, depth = weights(1, "static"), weights(2, "depth")
+    both = replace(stage_1, init=str(static), init_depth=str(depth))
+    trained = load_file(str(train(both, tmp_path / "run", progress=False).weights))
+    given = load_file(str(depth))
+    assert given and all(torch.equal(trained[name], value) for name, value in given.items())
+    assert not torch.equal(load_file(str(static))["model.depth_encoder.head.weight"],
+                           given["model.depth_encoder.head.weight"])  # fmt: skip
 
 
 def test_dino_is_used_and_not_saved(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
