@@ -64,6 +64,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the demo bundle and a second of video, under the names that documents use."""
     for name in (DEMO_BUNDLE, "tiny.bundle", "base.bundle", "mine.bundle"):
         shutil.copytree(ROOT / DEMO_BUNDLE, tmp_path / name)
+    trained = tmp_path / "runs" / "tiny_dynamic" / "model.safetensors"  # what the demo bundle is of
+    trained.parent.mkdir(parents=True)
+    trained.symlink_to(ROOT / "training" / "weights" / "tiny" / "model.safetensors")
     sample_clip(tmp_path / "clip.mp4", frames=9, rate=8)  # three key frames
     for name in ("INPUT.mp4", "a.mp4", "b.mp4"):
         shutil.copy(tmp_path / "clip.mp4", tmp_path / name)
