@@ -15,6 +15,7 @@ from ..cli import EXIT_OK, EXIT_PARTIAL
 from ..runtime.bundle import Bundle
 from ..runtime.errors import EngineError, InputError
 from ..runtime.serving.spec import StreamSpec
+from ..runtime.sources import existing_path
 from .arguments import find_bundle
 
 _STATUS_SECONDS = 2.0
@@ -79,7 +80,7 @@ def parse_streams(args: argparse.Namespace) -> list[StreamSpec]:
         name, uri = (named[1], named[2]) if named else (f"s{number}", text)
         if name in specs:
             raise InputError(f"Two streams are named {name}.", "Give each its own: NAME=URI.")
-        if Path(uri).exists():
+        if existing_path(uri) is not None:
             uri = str(Path(uri).absolute())  # replicas run elsewhere
         specs[name] = StreamSpec(name, uri, args.gap, args.key_frames, args.silence)
     room = args.replicas * args.streams_per_replica
