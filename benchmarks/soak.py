@@ -30,6 +30,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import option_types
 from ..commands import report
 from ..machine import describe_machine
 from ..runtime.bundle import Bundle
@@ -220,7 +221,9 @@ def main(argv: list[str] | None = None) -> int:
         "--every", type=int, default=50, metavar="N", help="frames per memory sample (default: 50)"
     )
     parser.add_argument("--engine", choices=("onnxruntime", "openvino"), default="onnxruntime")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 = all cores (default)")
+    parser.add_argument(
+        "--threads", type=option_types.threads, default=0, metavar="N", help="0 = all cores (default)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
     args = parser.parse_args(argv)
     try:

@@ -295,6 +295,69 @@ def test_block_waits_for_room() -> None:
     assert taken == list(range(20))
 
 
+def waiting_pushes(source: PushSource, stamps: list[float | None]) -> tuple[list[threading.Thread], list]:
+    """Threads that push while there is no room, each once the one before it waits; and what was refused."""
+    refused: list[InputError] = []
+
+    def push(value: int, stamp: float | None) -> None:
+        try:
+            source.push(image(value), stamp)
+        except InputError as error:
+            refused.append(error)
+
+    threads = []
+    for value, stamp in enumerate(stamps, 1):
+        threads.append(threading.Thread(target=push, args=(value, stamp)))
+        threads[-1].start()
+        while len(source._line) < value:
+            assert threads[-1].is_alive()
+            time.sleep(0.001)
+    return threads, refused
+
+
+@pytest.mark.parametrize("stamps", [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [None] * 6])
+def test_pushes_that_wait_are_taken_in_the_order_of_their_calls(stamps: list[float | None]) -> None:
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    threads, refused = waiting_pushes(source, stamps)
+    frames = [frame for _, frame in zip(range(7), source, strict=False)]
+    for thread in threads:
+        thread.join(60)
+    assert [frame.image[0, 0, 0] for frame in frames] == list(range(7)) and not refused
+    assert (np.diff([frame.timestamp for frame in frames]) > 0).all()
+
+
+def test_a_push_that_comes_too_late_by_waiting_is_refused() -> None:
+    """Both were later than the last frame when they were called; the one taken first decides."""
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    threads, refused = waiting_pushes(source, [2.0, 1.0])
+    taken = iter(source)
+    assert [next(taken).timestamp, next(taken).timestamp] == [0.0, 2.0]
+    for thread in threads:
+        thread.join(60)
+    (error,) = refused
+    assert "not later" in error.message
+    assert source.push(image(), 3.0) == 2 and next(taken).timestamp == 3.0
+
+
+def test_a_push_that_gave_up_holds_up_no_other() -> None:
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    with pytest.raises(InputError, match="No room"):
+        source.push(image(), 5.0, timeout=0.01)
+    threads, refused = waiting_pushes(source, [0.1])
+    assert [frame.timestamp for _, frame in zip(range(2), source, strict=False)] == [0.0, 0.1]
+    threads[0].join(60)
+    assert not refused
+
+
+def test_time_stamps_of_numpy_become_plain_numbers() -> None:
+    source = PushSource()
+    source.push(image(), np.float32(0.5))
+    assert type(next(iter(source)).timestamp) is float
+
+
 def test_a_push_that_is_refused_changes_nothing() -> None:
     source = PushSource()
     source.push(image(), 1.0)
