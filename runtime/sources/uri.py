@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -57,6 +58,12 @@ class SourceUri:
         return without(str(text), self.secrets)
 
 
+def existing_path(text: str) -> Path | None:
+    """The file or folder that an input names, where there is one. Pipelines are longer than a path may be,
+    which pathlib takes for an error."""
+    return Path(text) if os.path.exists(text) else None  # noqa: PTH110
+
+
 def parse_uri(text: str) -> SourceUri:
     """Classifies an input. Forms: a path or `file://`; `camera:N`, `/dev/videoN` or `v4l2:///dev/videoN`;
     `rtsp://`, `rtmp://`, `udp://`, `rtp://`, `tcp://` (and `rtsps`, `rtmps`), `http(s)://`; `csi:N` and
@@ -82,7 +89,7 @@ def parse_uri(text: str) -> SourceUri:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, colon, rest = text.partition(":")
-        if colon and scheme.lower() in _SCHEMES and not os.path.exists(text):  # noqa: PTH110 (of any length)
+        if colon and scheme.lower() in _SCHEMES and existing_path(text) is None:
             address = split_url(f"{scheme}://{rest.lstrip('/')}")[0]
             raise VideoError(f"{address}: was given without both slashes.", f"Write {scheme}://, as here.")
         return SourceUri("path", text, text)

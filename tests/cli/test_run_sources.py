@@ -20,7 +20,7 @@ from video_samples import sample_clip, truncated_clip, write_video
 from streamsplat_edge import cli
 from streamsplat_edge.commands.run import shown_name
 from streamsplat_edge.runtime.errors import VideoError
-from streamsplat_edge.runtime.sources import parse_uri
+from streamsplat_edge.runtime.sources import existing_path, parse_uri
 from streamsplat_edge.runtime.video import open_video
 from streamsplat_edge.runtime.video.file import FileReader
 
@@ -68,6 +68,20 @@ def test_titles_of_pages_and_windows() -> None:
         ("gst:rtspsrc location=rtsp://10.0.0.5/x user-pw=hunter2", "GStreamer pipeline"),
     ):
         assert shown_name(parse_uri(text).shown) == title
+
+
+def test_a_pipeline_longer_than_a_path_may_be(tmp_path: Path, fake_bundle: Path, call: Any) -> None:
+    """Whether the output is the input is asked of files alone."""
+    pipeline = f"gst:videotestsrc ! {'identity ! ' * 40}nothing-of-this-name user-pw=hunter2"
+    (tmp_path / "o.mp4").write_bytes(b"earlier")
+    out = ("-o", tmp_path / "o.mp4", "--save", tmp_path / "{:04d}.png", "--force")
+    room = ("--bundle", fake_bundle, "--replicas", "1", "--streams-per-replica", "1")
+    for options in (("run", pipeline, "--bundle", fake_bundle, *out), ("serve", pipeline, "b=x", *room)):
+        result = call(*options)
+        assert result.returncode == 2 and result.stderr.startswith("error: "), result.stderr
+        assert "hunter2" not in result.stderr
+    for text, found in ((pipeline, None), (str(tmp_path), tmp_path), (str(tmp_path / "none"), None)):
+        assert existing_path(text) == found
 
 
 @pytest.mark.rtsp

@@ -27,6 +27,7 @@ NOT_RUN = {
     r"build ": "needs TensorRT (tests/export/test_build.py, make test-plans)",
     r"calibrate (?!.*--list-layers)": "takes minutes (tests/calibration/test_calibrate.py)",
     r"export ": "needs PyTorch and a checkpoint (tests/export/test_export.py)",
+    r"verify .*--checkpoint": "needs PyTorch and a checkpoint (tests/export/test_verify.py)",
     r"bench ": "minutes (tests/benchmarks/test_bench.py)",
     r"train ": "takes hours (tests/training/test_training_cli.py)",
     r"eval ": "needs PyTorch and held-out clips (tests/training/test_evaluate.py)",
