@@ -36,6 +36,7 @@ from ..machine import describe_machine
 from ..runtime.bundle import Bundle
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.pipeline import Pipeline
+from ..runtime.sources import parse_uri
 from ..runtime.stream import Stream, open_stream
 from ..runtime.timing import LatencyRecorder
 from ..runtime.video import write_bytes
@@ -67,7 +68,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     bundle = Bundle.load(args.bundle)
     source = Endless(args.input, args.clip_frames)
     key = {
-        "input": args.input,
+        "input": parse_uri(args.input).shown,
         "clip_frames": len(source.pictures),
         "bundle": bundle.name,
         "engine": args.engine,
@@ -135,7 +136,7 @@ def _report(
         "bundle": {"name": bundle.name, "preset": bundle.model.preset, "files": state.key["files"]},
         "stages": stages,
         "protocol": {
-            "input": args.input,
+            "input": parse_uri(args.input).shown,
             "pictures": len(source.pictures),
             "frames_asked": args.frames,
             "frames_run": state.done,

@@ -14,11 +14,12 @@ import math
 
 import numpy as np
 
-from .bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
+from .bundle_schema import ModelConfig
 from .errors import InputError
 from .interval import IntervalEvaluator
 from .key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from .rasterizer import Splats
+from .stage_tensors import GAUSSIAN_COLUMNS
 
 __all__ = ["KeyFrameSlot", "Lifecycle", "LifecycleStats", "PairBuffers"]
 

@@ -99,7 +99,7 @@ class _SeveralProcesses(Processes):
         from accelerate.utils import DistributedDataParallelKwargs
 
         self._accelerator.ddp_handler = DistributedDataParallelKwargs(
-            broadcast_buffers=False,  # they never change
+            broadcast_buffers=False,  # they never change: where they would, in stage "depth", `Run` refuses
             find_unused_parameters=some_unread,
         )
         wrapped: nn.Module = self._accelerator.prepare_model(module)

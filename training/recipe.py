@@ -50,7 +50,7 @@ class Recipe:
         data: folder made by `python -m streamsplat_edge.training.data.cache`.
         init: checkpoint whose weights start the run (stage "dynamic": the one stage "static" wrote).
         init_depth: weights that stage "depth" wrote, for stage "static" of a model with depth input "conv",
-            or for more of stage "depth".
+            or for more of stage "depth"; they take the place of the depth network in `init`.
         init_motion: weights that stage "motion" wrote, for stage "dynamic" of a model that matches.
         steps, batch, seed: length, samples per step, seed of weights and data order.
         optimizer: "adamw" (published) or "muon" (hidden matrices by Muon, the rest by AdamW: converges in

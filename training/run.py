@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, StreamSplatError
 from .checkpoint import holds_dynamic_half, load_part, load_static_weights, load_weights
 from .data.cache import Cache
 from .data.loader import Batch, Mixer, StepDataset, Stills
@@ -46,11 +46,18 @@ class Run:
         skipped: how many of them changed nothing because something was not finite.
 
     Raises:
-        InputError: the batch does not split among the processes, or no clip is long enough.
+        InputError: the batch does not split among the processes, the stage takes one process only, or no clip
+            is long enough.
     """
 
     def __init__(self, recipe: Recipe, cache: Cache, setting: Setting) -> None:
         self.recipe, self.setting = recipe, setting
+        if recipe.stage == "depth" and setting.processes.count > 1:
+            raise InputError(
+                f"Stage 'depth' trains in one process, not in {setting.processes.count}: its network is "
+                "normalised over the whole batch.",
+                "Start it without a launcher; it is small.",
+            )
         self._rows = setting.processes.rows(recipe.batch)
         torch.manual_seed(recipe.seed)
         self.model = StreamSplat(
@@ -96,6 +103,9 @@ class Run:
             self.model.gs_predictor.eval()
         if recipe.stage != "depth" and recipe.config.depth_input == "conv":
             self.model.depth_encoder.eval()
+        # What a forward pass changes: a step that is skipped has to put it back.
+        norms = (m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and m.training)
+        self._running = [buffer for norm in norms for buffer in norm.buffers()]
         # Last: only now are the trained parameters known, and on their device. Stage 1 reads all of them,
         # stage 2 not its head of sampled motion unless it samples.
         self._objective = self.setting.processes.wrap(
@@ -103,16 +113,16 @@ class Run:
         )
 
     def _start(self, progress: bool) -> None:
-        """Weights to begin with: from files, or from nothing with a warm start."""
+        """Weights to begin with: from files, parts after the whole, or from nothing with a warm start."""
         initialise(self.model)
-        if self.recipe.init_depth:
-            load_part(self.model, Path(self.recipe.init_depth), "depth")
         if self.recipe.init:
             init = Path(self.recipe.init)
             (load_weights if holds_dynamic_half(init) else load_static_weights)(self.model, init)
             if self.recipe.init_motion:
                 load_part(self.model, Path(self.recipe.init_motion), "motion")
-        elif self.recipe.warm_start:
+        if self.recipe.init_depth:  # in place of the one that `init` holds
+            load_part(self.model, Path(self.recipe.init_depth), "depth")
+        if self.recipe.warm_start and not self.recipe.init:
             error = warm_start(self.model, self.mixer, self.recipe.warm_start, _WARM_START_BATCH, progress)
             if progress:
                 tqdm.write(
@@ -146,11 +156,14 @@ class Run:
             "data": self._data,
         }
 
-    def batches(self) -> DataLoader[Any]:
+    def batches(self) -> Iterator[Batch | Stills]:
         """This process's rows of the batches of the steps that are left, made ahead.
 
         In processes, not threads: the generators are Python code, and the lock they would hold stalls every
         torch call. Forked, so that the mixer's photographs and maps are shared instead of copied.
+
+        Raises:
+            InputError: a file of the cache is gone or damaged, or no frame of it has depth.
         """
         recipe, mixer, rows = self.recipe, self.mixer, self._rows
 
@@ -161,7 +174,7 @@ class Run:
                 return mixer.batch_stills(step, len(rows), rows.start)
             return mixer.batch(step, len(rows), self._frames, rows.start)
 
-        return DataLoader(
+        loader: DataLoader[Batch | Stills | StreamSplatError] = DataLoader(
             StepDataset(make, self.step, recipe.steps),
             batch_size=None,
             num_workers=recipe.workers,
@@ -169,6 +182,10 @@ class Run:
             multiprocessing_context="fork",
             worker_init_fn=leave_ctrl_c_to_the_parent,
         )
+        for batch in loader:
+            if isinstance(batch, StreamSplatError):
+                raise batch
+            yield batch
 
     def preview(self, batch: Batch | Stills) -> Tensor:
         """A picture of a batch for people, see `monitor.preview`."""
@@ -213,6 +230,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * lr_factor(self.step, recipe)
+        before = [buffer.clone() for buffer in self._running]
         loss, parts = self._objective(batch, self.step)
         scaler.scale(loss).backward()
         for optimizer in self._optimizers:
@@ -232,6 +250,8 @@ class Run:
                 scaler.step(optimizer)
         else:
             row["skipped"] = 1
+            for buffer, value in zip(self._running, before, strict=True):
+                buffer.copy_(value)
         scaler.update()
         return row
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle_schema import GAUSSIAN_COLUMNS, ModelConfig
+from ..bundle_schema import ModelConfig
 from ..errors import InputError
 from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from ..rasterizer import Extent, View
+from ..stage_tensors import GAUSSIAN_COLUMNS
 from . import layout
 from .device import Device
 from .rasterizer import CudaRasterizer, DeviceImages, Output, Start, check_background, extent_number

@@ -25,8 +25,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..bundle_schema import GAUSSIAN_COLUMNS
 from ..errors import InputError
+from ..stage_tensors import GAUSSIAN_COLUMNS
 from ..video.output import AtomicFile, output_error
 from .cloud import Picture
 from .key_frame import KeyFrame

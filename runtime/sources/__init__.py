@@ -9,7 +9,7 @@ from .clock import SourceClock, Timeline
 from .connection import SourceEvents
 from .live import LiveOptions, LiveReader
 from .push import PushSource
-from .uri import SourceUri, parse_uri
+from .uri import SourceUri, existing_path, parse_uri
 
 __all__ = [
     "LiveOptions",
@@ -19,5 +19,6 @@ __all__ = [
     "SourceEvents",
     "SourceUri",
     "Timeline",
+    "existing_path",
     "parse_uri",
 ]

@@ -118,7 +118,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add_source_options(parser)
     parser.add_argument(
-        "--max-frames", type=option_types.two_or_more, metavar="N", help="stop after so many input frames"
+        "--max-frames", type=option_types.positive, metavar="N", help="stop after so many input frames"
     )
     parser.add_argument(
         "--folder-rate",

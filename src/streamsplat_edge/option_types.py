@@ -24,14 +24,14 @@ class Given(argparse.Action):
         namespace.given = {*getattr(namespace, "given", ()), self.option_strings[0]}
 
 
-def whole(text: str, minimum: int, why: str = "") -> int:
-    """A whole number of at least `minimum`; `why` ends the refusal."""
+def whole(text: str, minimum: int) -> int:
+    """A whole number of at least `minimum`."""
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < minimum:
-        raise argparse.ArgumentTypeError(f"must be {minimum} or more{why}")
+        raise argparse.ArgumentTypeError(f"must be {minimum} or more")
     return value
 
 
@@ -52,11 +52,6 @@ def threads(text: str) -> int:
 def positive(text: str) -> int:
     """1 or more."""
     return whole(text, 1)
-
-
-def two_or_more(text: str) -> int:
-    """2 or more frames."""
-    return whole(text, 2, ": a single frame cannot move")
 
 
 def rate(text: str) -> float:

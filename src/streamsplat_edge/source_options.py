@@ -104,12 +104,12 @@ def drops_frames(args: argparse.Namespace, reader: VideoReader) -> bool:
     """
     from .runtime.errors import InputError
 
-    if args.policy == "latest" and not reader.live:
+    if args.policy == "latest" and not reader.live and not reader.reconnects:
         raise InputError(
             f"{reader.uri}: is a recording, which waits; --policy latest would skip most of it.",
             "Leave --policy out, or use block.",
         )
-    return reader.live and args.policy != "block"
+    return args.policy == "latest" or (reader.live and args.policy != "block")
 
 
 def key_frame_rule(args: argparse.Namespace) -> KeyFrameRule | None:

@@ -54,8 +54,12 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_viewer(args: argparse.Namespace, title: str, *, seconds: float | None = None) -> LiveViewer:
+def open_viewer(
+    args: argparse.Namespace, title: str, *, seconds: float | None = None, pixel_aspect: float = 1.0
+) -> LiveViewer:
     """The viewer that the options ask for; serving begins at once. `seconds` overrides --view-seconds.
+
+    `pixel_aspect`: of the input, see `VideoReader`.
 
     Raises:
         InputError: an impossible value, an address that cannot be used, or websockets is missing.
@@ -81,4 +85,4 @@ def open_viewer(args: argparse.Namespace, title: str, *, seconds: float | None =
         args.view_seconds if seconds is None else seconds,
         args.view_memory * _MEGABYTE,
     )
-    return LiveViewer(settings, title)
+    return LiveViewer(settings, title, pixel_aspect=pixel_aspect)

@@ -60,7 +60,7 @@ print("heavy:", sorted(heavy))
         (("run", "x", "--gap", "0"), "must be 1 or more"),
         (("run", "x", "--gap", "two"), "'two' is not a whole number"),
         (("run", "x", "--threads", "-1"), "must be 0 or more"),
-        (("run", "x", "--max-frames", "1"), "a single frame cannot move"),
+        (("run", "x", "--max-frames", "0"), "must be 1 or more"),
         (("run", "x", "--folder-rate", "0"), "frames per second"),
         (("run", "x", "--folder-rate", "nan"), "frames per second"),
         (("run", "x", "--folder-rate", "2000"), "frames per second"),

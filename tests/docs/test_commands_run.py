@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from documents import DEMO_BUNDLE, PAGES, ROOT, commands
-from video_samples import sample_clip
+from video_samples import sample_clip, sample_photo
 
 from streamsplat_edge.cli import build_parser, main
 
@@ -27,6 +27,7 @@ NOT_RUN = {
     r"build ": "needs TensorRT (tests/export/test_build.py, make test-plans)",
     r"calibrate (?!.*--list-layers)": "takes minutes (tests/calibration/test_calibrate.py)",
     r"export ": "needs PyTorch and a checkpoint (tests/export/test_export.py)",
+    r"verify .*--checkpoint": "needs PyTorch and a checkpoint (tests/export/test_verify.py)",
     r"bench ": "minutes (tests/benchmarks/test_bench.py)",
     r"train ": "takes hours (tests/training/test_training_cli.py)",
     r"eval ": "needs PyTorch and held-out clips (tests/training/test_evaluate.py)",
@@ -64,9 +65,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the demo bundle and a second of video, under the names that documents use."""
     for name in (DEMO_BUNDLE, "tiny.bundle", "base.bundle", "mine.bundle"):
         shutil.copytree(ROOT / DEMO_BUNDLE, tmp_path / name)
+    trained = tmp_path / "runs" / "tiny_dynamic" / "model.safetensors"  # what the demo bundle is of
+    trained.parent.mkdir(parents=True)
+    trained.symlink_to(ROOT / "training" / "weights" / "tiny" / "model.safetensors")
     sample_clip(tmp_path / "clip.mp4", frames=9, rate=8)  # three key frames
     for name in ("INPUT.mp4", "a.mp4", "b.mp4"):
         shutil.copy(tmp_path / "clip.mp4", tmp_path / name)
+    sample_photo(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

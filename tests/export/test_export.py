@@ -17,7 +17,7 @@ from small_model import MATCHING, small_model
 
 from streamsplat_edge.cli import main
 from streamsplat_edge.export import export as export_module
-from streamsplat_edge.export.export import GraphOptions, export_bundle
+from streamsplat_edge.export.export import GraphOptions, engines_for, export_bundle
 from streamsplat_edge.export.graphs import ExportError, GraphFile
 from streamsplat_edge.export.load import Source
 from streamsplat_edge.export.stages import StageGraph
@@ -124,6 +124,22 @@ def test_runtime_renders_what_pytorch_predicts(bundle: Bundle, checkpoint: Path)
         )
     difference = np.abs(rgb.astype(float) - expected[0, 0].clamp(0, 1).numpy() * 255)
     assert np.quantile(difference, 0.999) <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("precision", "precisions", "engines"),
+    [
+        ("fp32", ("fp32",), ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")),
+        ("fp32", ("fp32", "fp16"), ("onnxruntime", "openvino")),
+        ("fp16", ("fp32", "fp16"), ("onnxruntime", "tensorrt", "tensorrt_rtx")),
+        ("bf16", ("fp32", "bf16"), ("tensorrt", "tensorrt_rtx")),
+    ],
+)
+def test_files_are_meant_for_engines_that_can_run_them(
+    precision: str, precisions: tuple[str, ...], engines: tuple[str, ...]
+) -> None:
+    """CPUs take fp32 where it is there, TensorRT what is below it; nothing but TensorRT runs bf16."""
+    assert engines_for(precision, precisions) == engines
 
 
 def test_existing_bundle_is_only_replaced_by_force(

@@ -139,6 +139,38 @@ def test_another_size_keeps_the_weights_and_moves_the_tables() -> None:
     assert gaussians.shape == (1, large.config.gaussians, 9) and motion.isfinite().all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(80, 160), (24, 56)])
+def test_a_token_takes_the_row_of_the_trained_token_nearest_to_its_place(height: int, width: int) -> None:
+    model = small_model(ATTENDING)
+    other = resized(model, height, width)
+    (old, new), name = (
+        (config.token_grid for config in (model.config, other.config)),
+        "gs_predictor.encoder.transformer_encoder.positional_encoding.pe",
+    )
+    trained, moved = (m.state_dict()[name].reshape(*grid, -1) for m, grid in ((model, old), (other, new)))
+    for axis in (0, 1):
+        lines = trained.select(1 - axis, 0), moved.select(1 - axis, 0)
+        for i, row in enumerate(lines[1]):
+            place = (i + 0.5) / new[axis]
+            distances = [abs((j + 0.5) / old[axis] - place) for j in range(old[axis])]
+            nearest = [j for j, d in enumerate(distances) if d < min(distances) + 1e-9]
+            assert any(torch.equal(row, lines[0][j]) for j in nearest), (axis, i)
+
+
+def test_the_learned_embedding_is_averaged_where_tokens_get_fewer() -> None:
+    """What changes from token to token is noise at a third of the size: one in three of it would stay."""
+    name = "decoder.transformer_decoder.positional_embedding"
+    model = small_model(resized_config(ATTENDING, 96, 192))
+    rows, cols = model.config.token_grid
+    fine = (-1.0) ** torch.arange(cols).expand(rows, -1).reshape(-1)
+    model.state_dict()[name].copy_(fine.repeat(2)[None, :, None])
+    small = resized(model, 32, 64).state_dict()[name]
+    assert small.shape[1] == 2 * 4 * 8 and small.abs().max() < 0.2
+    model.state_dict()[name].copy_(torch.linspace(-1, 1, cols).repeat(2 * rows)[None, :, None])
+    even = resized(model, 32, 64).state_dict()[name][0, :8, 0]
+    assert torch.allclose(even[2:-2].diff(), torch.full((3,), 6 / (cols - 1)), atol=1e-3)
+
+
 def test_sizes_of_the_stages(checkpoint: Path) -> None:
     loaded = load(Source(checkpoint, size=(48, 96)))
     shapes = {g.name: {k: tuple(v.shape) for k, v in g.inputs.items()} for g in loaded.graphs()}
@@ -157,3 +189,4 @@ def test_windows_divide_the_tokens() -> None:
     """The nearest even length in proportion."""
     assert nearest_window(128, 1152) == 128 and nearest_window(100, 1152) == 96
     assert nearest_window(64, 4 * 9 * 25) == 60
+    assert nearest_window(28, 1152) == 32, "24 and 32 are equally far, but not in proportion"

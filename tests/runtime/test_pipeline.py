@@ -314,11 +314,21 @@ def test_ctrl_c_returns_what_was_done(stream: Stream) -> None:
 
 
 def test_leaving_the_loop_early_stops_the_decoder(stream: Stream) -> None:
-    frames = Pipeline(scene((50, 60, 70), 500), stream).frames()
+    stopped = threading.Event()
+
+    def source() -> Iterator[VideoFrame]:
+        try:
+            yield from scene((50, 60, 70), 500)
+        finally:
+            stopped.set()
+
+    frames = Pipeline(source(), stream).frames()
     for result in frames:
         if result.source.index == 3:
             break
+    assert not stopped.is_set()
     frames.close()
+    assert stopped.wait(10)
 
 
 # Decoding ahead
@@ -342,17 +352,19 @@ def test_prefetcher_keeps_order_and_bounds() -> None:
 
 
 def test_prefetcher_overlaps_with_the_consumer() -> None:
+    made = [threading.Event() for _ in range(10)]
+
     def source() -> Iterator[int]:
-        for i in range(10):
+        for i, event in enumerate(made):
             time.sleep(0.02)
+            event.set()
             yield i
 
-    start = time.perf_counter()
     with Prefetcher(source(), depth=2) as prefetcher:
         for arrival in prefetcher:
             assert arrival.milliseconds >= 19
-            time.sleep(0.02)
-    assert time.perf_counter() - start < 0.36, "0.4 s if nothing overlapped"
+            following = made[arrival.item + 1 : arrival.item + 3]
+            assert all(event.wait(10) for event in following), "made while this one is in hand"
 
 
 def test_latest_policy_drops_the_oldest_and_counts() -> None:

@@ -251,12 +251,20 @@ def test_another_preset_is_refused(tmp_path: Path) -> None:
     assert str(error.value).count("\n") < 45 and "another preset" in error.value.hint
 
 
-@pytest.mark.parametrize("field", ["head_dim", "upsample_windows", "depth_mapping"])
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("head_dim", {"head_dim": 4}),
+        ("upsample_windows", {"upsample_windows": (32, 16)}),
+        ("depth_mapping", {"depth_mapping": "paper"}),
+        ("depth_input", {"depth_input": "stage"}),
+        ("depth_levels", {"depth_input": "stage", "depth_levels": 8}),
+    ],
+)
 def test_weights_of_a_model_with_the_same_shapes_that_computes_something_else_are_refused(
-    tmp_path: Path, field: str
+    tmp_path: Path, field: str, changes: dict[str, Any]
 ) -> None:
-    change: Any = {"head_dim": 4, "upsample_windows": (32, 16), "depth_mapping": "paper"}[field]
-    other = StreamSplat(replace(SMALL, **{field: change}))
+    other = StreamSplat(replace(SMALL, **changes))
     assert all(v.shape == other.state_dict()[k].shape for k, v in blank_model().state_dict().items())
     path = tmp_path / "w.safetensors"
     save_weights(other, path, {})

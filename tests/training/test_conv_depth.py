@@ -85,6 +85,29 @@ def test_slopes_loss_is_the_mean_difference_of_slopes() -> None:
     assert slopes_loss(shifted, torch.from_numpy(a)).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_depth_objective_equals_its_equation(cache: Cache) -> None:
+    """Things that stand out of their row by more than 0.04 count ten times."""
+    model, batch = initialised().eval(), Mixer(cache, 1.0, seed=2).batch_depths(0, 2)
+    recipe = replace(RECIPE, slopes_weight=0.0)
+    with torch.no_grad():
+        loss, parts = depth_objective(model, batch, recipe, torch.Generator())
+        found = model.depth(batch.images.float() / 255)
+
+    def quarter(x: torch.Tensor) -> np.ndarray:
+        rows = x.double().numpy().reshape(2, HEIGHT // 4, 4, WIDTH // 4, 4)
+        return np.asarray(rows.mean((2, 4)))
+
+    depth, truth = quarter(found[:, 0]), quarter(batch.inv_depth)
+    middle = np.sort(truth, axis=2)[:, :, (WIDTH // 4 - 1) // 2]
+    weight = np.where(np.abs(truth - middle[..., None]) > 0.04, 10.0, 1.0)
+    assert 0.02 < (weight > 1).mean() < 0.9
+    expected = (weight * np.abs(depth - truth)).sum() / weight.sum()
+    assert loss.item() == parts["depth"].item() == pytest.approx(expected, rel=1e-4)
+    rows = truth.mean((0, 2))[None, :, None]
+    plain = (weight * np.abs(rows - truth)).sum() / weight.sum()
+    assert parts["ramp"].item() == pytest.approx(plain, rel=1e-4)
+
+
 def test_depth_is_learned_from_synthetic_scenes(cache: Cache) -> None:
     """A few steps on one batch: clearly closer than the mean of every row; nothing else is trained."""
     model, batch = initialised(), Mixer(cache, 1.0, seed=2).batch_depths(0, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from streamsplat_edge.training import baselines
 from streamsplat_edge.training.data.cache import Cache, prepare
 from streamsplat_edge.training.data.clips import is_repeat
 from streamsplat_edge.training.data.loader import Mixer, StepDataset, eval_clips
+from streamsplat_edge.training.data.reader import Shot
 from streamsplat_edge.training.data.video import VideoSampler, clip_weights, consistency_mask
 
 
@@ -83,6 +85,15 @@ def test_damaged_caches_are_refused(cache: Cache, tmp_path: Path) -> None:
     for clip in cut.clips[:2]:
         with pytest.raises(InputError, match="cannot be read"):
             _ = clip.frames
+    whole = cut.clips[2].path.read_bytes()
+    with io.BytesIO() as archive:
+        np.savez(archive, a=np.zeros(3))
+        zipped = archive.getvalue()
+    assert b"'shape': (" in whole[:128]
+    for content in (b"", whole[:50], whole[:128].replace(b"), ", b"(, "), zipped, zipped[:40], b"no array"):
+        cut.clips[2].path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            _ = cut.clips[2].frames
     short = Cache(copied(cache, tmp_path / "5", lambda index: index["clips"][0]["numbers"].pop()))
     with pytest.raises(InputError, match=r"has 19 frames, index\.json says 18"):
         _ = short.clips[0].frames
@@ -216,6 +227,42 @@ def test_flow_labels_follow_the_slide(cache: Cache) -> None:
         assert back == pytest.approx(-x, abs=0.5)
         checked += 1
     assert checked >= 5
+
+
+def of_one_shot(cache: Cache, levels: np.ndarray, **options: bool) -> VideoSampler:
+    """Draws from a single shot of even frames of these grey levels."""
+    frames = np.broadcast_to(levels[:, None, None, None], (len(levels), HEIGHT, WIDTH, 3)).astype(np.uint8)
+    own = Cache(cache.root)
+    clip = next(clip for clip in own.clips if clip.name == "two_shots")
+    clip.numbers, clip.times = np.arange(len(levels)), np.arange(len(levels)) / 25
+    clip.shots = [Shot(0, len(levels))]
+    vars(clip)["frames"] = frames  # in place of the mapped file
+    return VideoSampler(own, [clip.name], **options)
+
+
+def test_sequences_run_backwards_half_of_the_time(cache: Cache) -> None:
+    sampler = of_one_shot(cache, np.linspace(20, 230, 30))
+    backwards = 0
+    for i in range(60):
+        sample = sampler.sample(np.random.default_rng(i), 3)
+        brightness = np.diff(sample.frames.mean((1, 2, 3)))
+        assert (brightness > 0).all() or (brightness < 0).all()
+        assert sample.times[0] == 0 and (np.diff(sample.times) > 0).all()
+        backwards += bool(brightness[0] < 0)
+    assert 18 <= backwards <= 42
+
+
+def test_a_flash_is_not_taken_for_motion(cache: Cache) -> None:
+    """Of three windows the one that changes most is taken, but not one that ends in a flash."""
+    levels = np.linspace(100, 120, 60)
+    levels[::12] = 255
+    sampler = of_one_shot(cache, levels, augmented=False)
+    flashes = 0
+    for i in range(100):
+        first, last = sampler.sample(np.random.default_rng(i), 2).frames.mean((1, 2, 3))
+        flashes += bool((first > 200) != (last > 200))
+    # A sixth of all windows has one flash at an end; the best of three would have it in 4 of 10.
+    assert flashes <= 5
 
 
 def test_consistency_mask_rejects_contradiction_and_outside() -> None:

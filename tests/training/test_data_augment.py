@@ -56,6 +56,18 @@ def test_published_colours() -> None:
     assert brighter.mean() == pytest.approx(0.12, abs=0.02)
     contrast = np.log2(grey[:, 0])
     assert contrast[np.abs(contrast) > 1e-9].std() == pytest.approx(0.1, rel=0.15)
+    # In the plane of colours without grey: a turn of +-0.05 pi, and a factor 2^(0.1 n) beside the contrast.
+    first, second = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
+    along, across = (np.einsum("i,nij,j->n", first, colours[:, :, :3], to) for to in (first, second))
+    hue = np.arctan2(across, along)
+    turned = np.abs(hue) > 1e-9
+    assert turned.mean() == pytest.approx(0.12, abs=0.02)
+    assert 0.045 * np.pi < np.abs(hue).max() <= 0.05 * np.pi + 1e-9
+    assert np.abs(hue[turned]).mean() == pytest.approx(0.025 * np.pi, rel=0.1)
+    saturation = np.log2(np.hypot(along, across)) - contrast
+    changed = np.abs(saturation) > 1e-9
+    assert changed.mean() == pytest.approx(0.12, abs=0.02)
+    assert saturation[changed].std() == pytest.approx(0.1, rel=0.15)
 
 
 def test_colour_map_of_bytes() -> None:

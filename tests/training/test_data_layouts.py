@@ -265,6 +265,9 @@ def test_depth_maps(tmp_path: Path) -> None:
     write_frames(root / "c", pictures(4))
     (depths / "b").mkdir(parents=True)
     for i in range(COUNT):
+        if i == 6:  # what a full disk leaves
+            (depths / "b" / f"{i:05d}.npy").touch()
+            continue
         if i == 2:
             cv2.imwrite(str(depths / "b" / f"{i:05d}.png"), (ramp() * 6000).astype(np.uint16))
         elif i == 3:
@@ -279,9 +282,10 @@ def test_depth_maps(tmp_path: Path) -> None:
     expected = (ramp() - 2) / 8
     for row in (0, 1, 2, 3):
         assert np.abs(clip.inv_depth[row] - expected).max() < 0.02
-    assert clip.no_depth == {5} and clip.depth_known(np.array([0, 4, 7]))
+    assert clip.no_depth == {5, 6} and clip.depth_known(np.array([0, 4, 7]))
     assert not clip.depth_known(np.array([0, 5])) and clip_of(cache, "c").inv_depth is None
-    (problem,) = cache.skipped
+    problem, empty = cache.skipped
+    assert empty["name"].endswith("00006.npy")
     assert (
         problem["name"].endswith("00005.npy") and "1 of 3840 depth values are not finite" in problem["reason"]
     )
@@ -298,6 +302,22 @@ def test_depth_maps(tmp_path: Path) -> None:
     assert 0 < known < 20 and left_to_right == {False, True}, "depth is mirrored with its frames"
     image, depth = sampler.still(np.random.default_rng(1))
     assert depth is not None and depth.shape == image.shape[:2]
+
+
+def test_a_damaged_video_may_have_fewer_depth_maps_than_frames(tmp_path: Path) -> None:
+    root, depths = tmp_path / "frames", tmp_path / "depths"
+    (depths / "v").mkdir(parents=True)
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (30, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    write_clip(root / "v.mkv", list(noise), [40 * i for i in range(30)])
+    content = (root / "v.mkv").read_bytes()
+    (root / "v.mkv").write_bytes(content[: len(content) // 2])
+    for i in range(5):
+        np.save(depths / "v" / f"{i}.npy", ramp())
+    clip = clip_of(cached(root, depth_dir=depths), "v")
+    assert clip.info["broken"] and len(clip) > 5
+    assert clip.inv_depth is not None and clip.no_depth == set(range(5, len(clip)))
+    assert not clip.inv_depth[5:].any() and clip.inv_depth[:5].max() == 1
 
 
 def test_depth_maps_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from streamsplat_edge.training.part_objectives import flow_objective
 from streamsplat_edge.training.recipe import Recipe
 
 CONFIG = preset("tiny", **MODEL)
+RECIPE = Recipe(stage="motion", preset="tiny", data="-", steps=1, batch=2, model=MODEL)
 
 
 def initialised(seed: int = 0) -> StreamSplat:
@@ -46,6 +47,55 @@ def test_cost_volume_is_the_correlation_with_the_neighbourhood() -> None:
                         product = (a[:, :, y, x] * b[:, :, y + dy, x + dx]).sum(1) / 5**0.5
                         expected[:, (dy + radius) * 5 + dx + radius, y, x] = product
     assert torch.allclose(cost_volume(a, b, radius), expected, atol=1e-5)
+
+
+def test_motion_has_one_length_in_pixels_at_every_resolution() -> None:
+    """What the coarsest level has found is doubled from level to level, with the places."""
+    model = initialised()
+    with torch.no_grad():
+        model.decoder.level_16.flow.bias.copy_(torch.tensor([1.0, -0.5]))
+        flows, _ = model.decoder.flows(torch.randn(1, 2, HEIGHT * WIDTH // 16, CONFIG.condition_dim))
+    for flow, stride in zip(flows, (16, 8, 4), strict=True):
+        assert flow.shape[3:] == (HEIGHT // stride, WIDTH // stride)
+        pixels = (flow * stride).movedim(2, -1)
+        assert torch.allclose(pixels, torch.tensor([16.0, -8.0]).expand_as(pixels), atol=1e-4)
+
+
+def test_flow_objective_equals_its_equation(cache: Cache) -> None:
+    """Of every place the mean over its known pixels; places of which less than half is known do not count,
+    and each coarser level counts half."""
+    model = initialised()
+    batch = Mixer(cache, 0.5, seed=2).batch(0, 2, 2)
+    rng = np.random.default_rng(0)
+    known = rng.random((2, 2, HEIGHT // 8, WIDTH // 8)) < 0.6
+    known = known.repeat(8, 2).repeat(8, 3)
+    known[:, :, :, ::3] = False
+    flow = rng.normal(0, 4, (2, 2, 2, HEIGHT, WIDTH)).astype(np.float16)
+    batch = replace(
+        batch, flow_valid=torch.from_numpy(known),
+        flow_fwd=torch.from_numpy(flow[:, 0]), flow_bwd=torch.from_numpy(flow[:, 1]),
+    )  # fmt: skip
+    with torch.no_grad():
+        torch.nn.init.normal_(model.decoder.level_16.flow.bias, std=0.5)
+        loss, parts = flow_objective(model, batch, RECIPE, torch.Generator())
+        ends = batch.frames[:, [0, -1]].flatten(0, 1).float() / 255
+        flows, _ = model.decoder.flows(model.condition(ends).unflatten(0, (2, 2)))
+
+    def places(x: np.ndarray, stride: int) -> np.ndarray:
+        split = x.reshape(*x.shape[:-2], HEIGHT // stride, stride, WIDTH // stride, stride)
+        return np.asarray(split.sum((-3, -1)))
+
+    expected = 0.0
+    for found, stride, share in zip(flows, (16, 8, 4), (0.25, 0.5, 1.0), strict=True):
+        count = places(known[:, :, None].astype(np.float64), stride)
+        truth = places(flow.astype(np.float64) * known[:, :, None], stride) / np.maximum(count, 1)
+        counts = (count > stride**2 / 2)[:, :, 0]
+        assert 0.1 < counts.mean() < 0.9
+        square = ((found.double().numpy() * stride - truth) ** 2).sum(2)
+        expected += share * np.sqrt(square + 0.01)[counts].mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert parts["flow_px"].item() == pytest.approx(np.sqrt(square)[counts].mean(), rel=1e-3)
+    assert parts["still_px"].item() == pytest.approx(np.sqrt((truth**2).sum(2))[counts].mean(), rel=1e-3)
 
 
 def test_warp_looks_where_the_flow_points() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from media_samples import MODEL
 
 from streamsplat_edge.runtime.errors import EngineError, InputError
 from streamsplat_edge.training.data.cache import Cache
@@ -137,6 +138,18 @@ def test_motion_stage_follows_the_curve_of_one(static: Recipe, tmp_path: Path) -
     train(motion, tmp_path / "one", progress=False)
     in_processes(lambda: train(motion, tmp_path / "two", progress=False))
     check_same_curve(tmp_path / "two", tmp_path / "one")
+
+
+def test_the_depth_stage_takes_one_process(static: Recipe, tmp_path: Path) -> None:
+    """Its network is normalised over the batch, of which a process sees a part only."""
+    depth = replace(static, stage="depth", optimizer="adamw", warm_start=0, model=MODEL)
+
+    def refused() -> None:
+        with pytest.raises(InputError, match="trains in one process, not in 2"):
+            train(depth, tmp_path, progress=False)
+
+    in_processes(refused)
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_bad_data_of_one_process_is_skipped_by_all(

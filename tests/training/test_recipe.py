@@ -107,6 +107,7 @@ def test_fields_overrides_and_model_table(tmp_path: Path) -> None:
         ("renders = 1", "field 'renders' must be 2 or more, or 0 for every frame"),
         ("lpips_weight = 0.05", "field 'lpips_weights' is missing"),
         ("lpips_start = 1.5", "field 'lpips_start' must be 1 or less"),
+        ("ssi_depth_start = 1.5", "field 'ssi_depth_start' must be 1 or less"),
         ("lpip_start = 0.5", r"unknown field 'lpip_start' \(did you mean 'lpips_start'\?\)"),
         ('precision = "fp8"', "field 'precision' must be 'fp32' or 'bf16' or 'fp16', not 'fp8'"),
         ('nonfinite_gradients = "keep"', "field 'nonfinite_gradients' must be 'skip' or 'replace'"),

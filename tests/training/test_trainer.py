@@ -26,6 +26,7 @@ from streamsplat_edge.training.checkpoint import (
     load_static_weights,
     load_weights,
     read_config,
+    save_weights,
 )
 from streamsplat_edge.training.data.loader import Mixer
 from streamsplat_edge.training.model import StreamSplat
@@ -260,6 +261,25 @@ def test_depth_reaches_a_model_that_takes_it(recipe: Recipe, tmp_path: Path) -> 
     assert train(second, tmp_path / "dynamic", progress=False).step == 2
 
 
+def test_a_depth_network_of_its_own_takes_the_place_of_that_of_the_weights(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    def weights(seed: int, part: Any) -> Path:
+        torch.manual_seed(seed)
+        path = tmp_path / f"{part}.safetensors"
+        save_weights(StreamSplat(stage_1.config), path, {}, part)
+        return path
+
+    stage_1 = replace(recipe, model=MODEL, init_depth="x", warm_start=0, steps=1, optimizer="adamw")
+    static, depth = weights(1, "static"), weights(2, "depth")
+    both = replace(stage_1, init=str(static), init_depth=str(depth))
+    trained = load_file(str(train(both, tmp_path / "run", progress=False).weights))
+    given = load_file(str(depth))
+    assert given and all(torch.equal(trained[name], value) for name, value in given.items())
+    assert not torch.equal(load_file(str(static))["model.depth_encoder.head.weight"],
+                           given["model.depth_encoder.head.weight"])  # fmt: skip
+
+
 def test_dino_is_used_and_not_saved(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Colours(torch.nn.Module):
         """Stands in for DINOv2: 3x5 patches, each described by eight numbers."""
@@ -353,6 +373,18 @@ def test_recipes_that_do_not_fit_are_refused(
         train(replace(recipe, **changes), tmp_path, progress=False)
 
 
+def test_a_damaged_clip_ends_the_run_in_plain_words(recipe: Recipe, tmp_path: Path) -> None:
+    """It is found by the process that makes batches, whose traceback is nothing for people."""
+    shutil.copytree(recipe.data, tmp_path / "cache")
+    for clip in ("two_shots", "face_x"):
+        (tmp_path / "cache" / f"{clip}.npy").write_bytes(b"")
+    damaged = replace(recipe, data=str(tmp_path / "cache"), synthetic=0.0, warm_start=0)
+    with pytest.raises(InputError) as error:
+        train(damaged, tmp_path / "run", progress=False)
+    assert error.value.message.startswith(str(tmp_path / "cache")) and "cannot be read" in error.value.message
+    assert error.value.hint == "Prepare the cache again."
+
+
 def test_data_with_nan_are_skipped_and_a_row_of_them_stops(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +406,30 @@ def test_data_with_nan_are_skipped_and_a_row_of_them_stops(
     with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 4") as error:
         train(recipe, tmp_path / "many", progress=False)
     assert error.value.hint.startswith("Look for NaN in the data")
+
+
+def test_a_skipped_step_leaves_the_statistics_of_the_depth_network(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its running means are changed by the forward pass, not by the optimiser."""
+    objective = objectives.OBJECTIVES["depth"]
+    calls = 0
+
+    def poisoned(model: StreamSplat, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != 2:
+            return objective(model, *arguments)
+        hook = model.depth_encoder.down_4.register_forward_pre_hook(lambda _m, x: (x[0] * float("inf"),))
+        with hook:
+            return objective(model, *arguments)
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "depth", poisoned)
+    depth = replace(recipe, stage="depth", model=MODEL, optimizer="adamw", warm_start=0, steps=2)
+    outcome = train(depth, tmp_path / "two", progress=False)
+    assert outcome.skipped == 1 and calls == 2
+    train(replace(depth, steps=1), tmp_path / "one", progress=False)
+    assert same_weights(tmp_path / "two", tmp_path / "one")
 
 
 def test_gradients_that_are_not_finite_are_replaced_where_the_recipe_says_so(

@@ -1,12 +1,14 @@
-"""Array files of the cache: whole or absent, written in one pass even where their length is not known."""
+"""Array files: written whole or not at all, in one pass whatever their length; read, or refused as broken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,18 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def read(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+    """`np.load` of one array. ValueError where the file is damaged, OSError where it cannot be opened."""
+    try:
+        array: Any = np.load(path, mmap_mode="r" if mapped else None)
+    # An empty file, a header that ends in the middle, and what looks like an archive.
+    except (EOFError, TokenError, BadZipFile) as error:
+        raise ValueError(f"not an array: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive, not an array")
+    return array
 
 
 def save(path: Path, array: NDArray[Any]) -> None:

@@ -164,14 +164,17 @@ class _ClipWriter:
                 except ValueError as error:
                     self._problem(path, error)
             self._mask.append(mask)
-        if self._depth is not None and self.source.depths is not None and place < len(self.source.depths):
+        if self._depth is not None and self.source.depths is not None:
             depth = np.zeros(size, np.float16)
-            path = self.source.depths[place]
-            try:
-                depth = read_inverse_depth(path, *size)
-            except (ValueError, OSError) as error:
+            if place >= len(self.source.depths):  # of a damaged video; else `finish` refuses the number
                 self._no_depth.append(len(self._rows))
-                self._problem(path, error)
+            else:
+                path = self.source.depths[place]
+                try:
+                    depth = read_inverse_depth(path, *size)
+                except (ValueError, OSError) as error:
+                    self._no_depth.append(len(self._rows))
+                    self._problem(path, error)
             self._depth.append(depth)
 
     def _problem(self, path: Path, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.runtime.preprocess import normalise_depth
 
+from .arrays import read
 from .sample import F16, F32, Bool
 
 
@@ -44,11 +46,11 @@ def read_inverse_depth(path: Path, height: int, width: int) -> F16:
         ValueError: unreadable, or with values that are not finite (they are counted).
     """
     if path.suffix.lower() == ".npy":
-        values = np.load(path)
+        values: NDArray[Any] | None = read(path)
     else:
         values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if values is None:
-            raise ValueError("not a readable image")
+    if values is None:
+        raise ValueError("not a readable image")
     if values.dtype.kind not in "fiu":
         raise InputError(f"{path} holds {values.dtype}, not depth.", "Store one real number per pixel.")
     shape, values = values.shape, np.squeeze(values)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.runtime.errors import InputError, StreamSplatError
 
 from .augment import PublishedAugmentation
 from .reader import Cache, Clip, Shot
@@ -222,24 +222,28 @@ def photo_crop(rng: np.random.Generator, photos: list[U8], height: int, width: i
     return np.ascontiguousarray(piece[:, ::-1] if rng.random() < 0.5 else piece)
 
 
-class StepDataset(IterableDataset[T], Generic[T]):
+class StepDataset(IterableDataset[T | StreamSplatError], Generic[T]):
     """`make(step)` for consecutive steps as a torch dataset, for background processes.
 
     `DataLoader(StepDataset(make, start, stop), batch_size=None, num_workers=1)` yields them in step order;
-    several workers share the steps round robin, which DataLoader undoes.
+    several workers share the steps round robin, which DataLoader undoes. An error meant for people is yielded
+    in place of the step it belongs to: raised here, DataLoader would hide its words in a traceback.
     """
 
     def __init__(self, make: Callable[[int], T], start: int, stop: int) -> None:
         super().__init__()
         self.make, self.start, self.stop = make, start, stop
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[T | StreamSplatError]:
         worker = get_worker_info()
         first, every = (0, 1) if worker is None else (worker.id, worker.num_workers)
         if worker is not None:
             cv2.setNumThreads(0)
         for step in range(self.start + first, self.stop, every):
-            yield self.make(step)
+            try:
+                yield self.make(step)
+            except StreamSplatError as error:
+                yield error
 
 
 @dataclass

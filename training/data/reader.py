@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamsplat_edge.runtime.errors import InputError
 
+from .arrays import read
 from .sample import F16, U8, Bool
 
 FORMAT = "streamsplat-media-cache"
@@ -166,7 +167,6 @@ def read_index(root: Path) -> tuple[dict[str, Any], bytes]:
 def load(path: Path, mapped: bool = False) -> NDArray[Any]:
     """An array file of the cache. InputError where it is gone or damaged."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
+        return read(path, mapped=mapped)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}).", PREPARE_AGAIN) from None
-    return array

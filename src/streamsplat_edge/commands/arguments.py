@@ -8,6 +8,7 @@ from pathlib import Path
 from .. import runtime
 from ..runtime.errors import BundleError, InputError, OutputError
 from ..runtime.panels import parse_layout
+from ..runtime.sources import existing_path
 from ..runtime.video import check_output
 from ..runtime.video.writer import CONTAINERS
 from .effects import check_effects
@@ -21,7 +22,7 @@ def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
     named = {"-o": args.output, "--stats": args.stats, "--contact-sheet": args.contact_sheet}
     outputs = {option: Path(value) for option, value in named.items() if value}
     seen: dict[Path, str] = {}
-    source = Path(args.input)
+    source = existing_path(args.input)
     for option, path in outputs.items():
         place = path.absolute()
         if place in seen:
@@ -29,7 +30,7 @@ def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
                 f"{seen[place]} and {option} are the same file {path}.", "Give each its own name."
             )
         seen[place] = option
-        if path.exists() and source.exists() and path.samefile(source):
+        if path.exists() and source is not None and path.samefile(source):
             raise InputError(f"{option} {path} is the input itself.", "Choose another name.")
         if option == "-o" and path.suffix == "":
             continue  # a folder of images, checked by its writer

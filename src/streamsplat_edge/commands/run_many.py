@@ -168,7 +168,8 @@ def _finish(stream: _Stream) -> dict[str, Any]:
             print(as_error(failure, job.name).told, file=sys.stderr)
         job.fail(failure)
     try:
-        if stream.spoiled and job.error is not None:
+        if stream.spoiled:
+            assert job.error is not None
             stream.files.__exit__(type(job.error), job.error, None)
     except Exception as failure:
         job.fail(failure)

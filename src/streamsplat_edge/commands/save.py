@@ -10,6 +10,7 @@ from ..runtime.errors import InputError
 from ..runtime.outputs.camera_path import CameraPath, parse_camera
 from ..runtime.outputs.targets import Target, check_target, parse_target
 from ..runtime.panels import parse_layout
+from ..runtime.sources import existing_path
 
 
 def save_targets(args: argparse.Namespace) -> list[Target]:
@@ -43,7 +44,7 @@ def check_saves(args: argparse.Namespace, others: Mapping[Path, str]) -> None:
         InputError, OutputError: with what to do instead.
     """
     taken = dict(others)
-    source = Path(args.input)
+    source = existing_path(args.input)
     for target in save_targets(args):
         check_target(target, force=args.force)
         place = target.path.absolute()
@@ -57,7 +58,7 @@ def check_saves(args: argparse.Namespace, others: Mapping[Path, str]) -> None:
                 f"--save {target.path} is in the folder of {others[place.parent]}.", "Choose another folder."
             )
         folder = target.path.parent
-        if target.digits and source.is_dir() and folder.is_dir() and folder.samefile(source):
+        if target.digits and source is not None and folder.is_dir() and folder.samefile(source):
             raise InputError(f"--save {target.path} is in the folder of the input.", "Choose another folder.")
-        if target.path.exists() and source.exists() and target.path.samefile(source):
+        if target.path.exists() and source is not None and target.path.samefile(source):
             raise InputError(f"--save {target.path} is the input itself.", "Choose another name.")

@@ -20,6 +20,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import EngineError, InputError, StreamSplatError
 from ..runtime.serving.resources import threads_per_replica
 from ..runtime.serving.spec import StreamSpec
+from ..runtime.sources import existing_path
 from .arguments import find_bundle
 
 _STATUS_SECONDS = 2.0
@@ -141,7 +142,7 @@ def parse_streams(args: argparse.Namespace) -> list[StreamSpec]:
         name, uri = (named[1], named[2]) if named else (f"s{number}", text)
         if name in specs:
             raise InputError(f"Two streams are named {name}.", "Give each its own: NAME=URI.")
-        if Path(uri).exists():
+        if existing_path(uri) is not None:
             uri = str(Path(uri).absolute())  # replicas run elsewhere
         specs[name] = StreamSpec(name, uri, args.gap, args.key_frames, args.silence)
     room = args.replicas * args.streams_per_replica
