@@ -304,6 +304,19 @@ def test_depth_maps(tmp_path: Path) -> None:
     assert depth is not None and depth.shape == image.shape[:2]
 
 
+@pytest.mark.parametrize("name", ["v.depth", "v.mask", "index"])
+def test_clips_that_would_share_a_file_of_the_cache_are_refused(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "videos"
+    root.mkdir()
+    for clip in ("v", name):
+        write_clip(root / f"{clip}.mkv", pictures(3), [40 * i for i in range(COUNT)])
+    with pytest.raises(InputError, match=f"has a clip named {name}, which in a cache"):
+        cached(root)
+    (root / "v.mkv").unlink()
+    if name != "index":
+        assert [clip.name for clip in cached(root).clips] == [name], "alone it is as good as any"
+
+
 def test_a_damaged_video_may_have_fewer_depth_maps_than_frames(tmp_path: Path) -> None:
     root, depths = tmp_path / "frames", tmp_path / "depths"
     (depths / "v").mkdir(parents=True)
