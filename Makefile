@@ -18,6 +18,10 @@ PACKAGES := runtime training export calibration benchmarks
 CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type) tests/runtime_cuda/*.$(type) examples/cpp/*.$(type)))
 PIP := bin/python -m pip --disable-pip-version-check
 
+# Requirements of an extra, as they were installed.
+EXTRA = .venv-test/bin/python -c 'import sys, importlib.metadata as m; \
+  print(*(r.split(";")[0] for r in m.requires("streamsplat-edge") if r.endswith("\"%s\"" % sys.argv[1])), sep="\n")'
+
 # The tests marked `gpu`. The rest needs packages that .venv-gpu lacks, and one that is missing would end the run.
 GPU_TESTS := tests/rasterizer_cuda tests/runtime_cuda tests/runtime/test_decoding.py
 # An environment that holds the package with its kernels (STREAMSPLAT_CUDA=ON), torch, CuPy and pytest; nothing is
@@ -34,7 +38,7 @@ DEMO_BUNDLE := demo/tiny.bundle
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint typing format test-install test-parity test-plans test-plans-20 test-plans-23 test-quantised \
   test-quantised-half test-quantised-rest \
-  test-rtsp test-browser test-serve test-cuda gpu-check gpu-test gpu-sanitize gpu-bench docs coverage bench clean check-tools
+  test-rtsp test-browser test-serve test-cuda test-cupy gpu-check gpu-test gpu-sanitize gpu-bench docs coverage bench clean check-tools
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -99,6 +103,10 @@ gpu-test: $(GPU_READY)  ## on an NVIDIA GPU: the tests marked gpu (GPU_PYTHON=py
 	  echo "error: torch sees no CUDA device. Where it is a CPU build, name another: make gpu-check TORCH=..." >&2; exit 1; }
 	$(GPU_PYTHON) -m pytest -m gpu $(GPU_TESTS)
 
+test-cupy: .venv-cupy/.installed  ## our use of CuPy against the real one, and the kernels by NVRTC; needs no GPU (seconds)
+	.venv-cupy/bin/python -c 'import cupy'
+	.venv-cupy/bin/python -m pytest -rs tests/runtime_cuda/test_cupy_device.py
+
 # Sanitizers see single allocations, not the pools of torch and CuPy. Their tests are the small ones: they run a hundred
 # times slower.
 gpu-sanitize: $(GPU_READY)  ## on an NVIDIA GPU: memory errors, races and barriers by compute-sanitizer, where it is installed
@@ -151,7 +159,7 @@ bench: .venv/.installed  ## speed of the rasterizer and of the whole chain on th
 	  --json $(RESULTS)/fps.json
 
 clean:  ## remove environments, builds, caches and out/
-	rm -rf .venv .venv-test .venv-gpu build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-test .venv-gpu .venv-cupy build dist out .coverage .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: $(NATIVE)
@@ -175,6 +183,15 @@ clean:  ## remove environments, builds, caches and out/
 	@$(MAKE) --no-print-directory check-tools
 	@test -x .venv-gpu/bin/pip || $(PYTHON) -m venv --clear .venv-gpu
 	.venv-gpu/$(PIP) install $(TORCH) -C cmake.define.STREAMSPLAT_CUDA=ON -e '.[dev,train,export,gpu]'
+	@touch $@
+
+# Everything of .venv-test, and CuPy, which is kept out of there: tests must pass without it.
+.venv-cupy/.installed: .venv-test/.installed
+	.venv-test/bin/python -m venv --clear --without-pip .venv-cupy
+	.venv-test/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > `.venv-cupy/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/of_test.pth
+	$(EXTRA) gpu > .venv-cupy/requirements.txt
+	.venv-test/$(PIP) --python .venv-cupy/bin/python install -r .venv-cupy/requirements.txt
 	@touch $@
 
 # Says what is missing before pip fails with a page of text.

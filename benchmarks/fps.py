@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .. import option_types
 from ..commands import report
 from ..machine import describe_machine
 from ..runtime.bundle import Bundle
@@ -161,7 +162,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("onnxruntime", "openvino"), default="onnxruntime")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", metavar="P", help="as for `streamsplat-edge run`")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 = all cores (default)")
+    parser.add_argument(
+        "--threads", type=option_types.threads, default=0, metavar="N", help="0 = all cores (default)"
+    )
     parser.add_argument("--gap", type=_positive(int), metavar="N", help="frames from key frame to key frame")
     parser.add_argument("--frames", type=_positive(int), metavar="N", help="use the first N frames of INPUT")
     parser.add_argument(

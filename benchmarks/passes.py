@@ -21,6 +21,7 @@ from ..runtime.compose import psnr
 from ..runtime.errors import InputError
 from ..runtime.pipeline import Pipeline, Rendered, SourceFrame
 from ..runtime.preprocess import Resizer
+from ..runtime.sources import parse_uri
 from ..runtime.stream import Stream
 from ..runtime.timing import LatencyRecorder, summarise
 from ..runtime.video import open_video
@@ -38,20 +39,21 @@ class Clip:
     """The input, opened anew for every pass.
 
     Args:
-        uri: video file or folder of images. frames: use only the first so many.
+        uri: video file or folder of images; the attribute is what may be shown of it.
+        frames: use only the first so many.
     """
 
     def __init__(self, uri: str, frames: int | None) -> None:
-        self.uri = uri
+        self._opened, self.uri = uri, parse_uri(uri).shown
         self.limit = frames
         with open_video(uri) as reader:
             if reader.live:
-                raise InputError(f"{uri} is a camera.", "Pass a file, so that the run can be repeated.")
+                raise InputError(f"{self.uri} is a camera.", "Pass a file, so that the run can be repeated.")
             self.width, self.height, self.rate = reader.width, reader.height, float(reader.rate)
             self.estimate = reader.frames_estimate
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        with open_video(self.uri) as reader:
+        with open_video(self._opened) as reader:
             for number, frame in enumerate(reader):
                 if number == self.limit:
                     return

@@ -30,11 +30,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import option_types
 from ..commands import report
 from ..machine import describe_machine
 from ..runtime.bundle import Bundle
 from ..runtime.errors import InputError, StreamSplatError
 from ..runtime.pipeline import Pipeline
+from ..runtime.sources import parse_uri
 from ..runtime.stream import Stream, open_stream
 from ..runtime.timing import LatencyRecorder
 from ..runtime.video import write_bytes
@@ -66,7 +68,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     bundle = Bundle.load(args.bundle)
     source = Endless(args.input, args.clip_frames)
     key = {
-        "input": args.input,
+        "input": parse_uri(args.input).shown,
         "clip_frames": len(source.pictures),
         "bundle": bundle.name,
         "engine": args.engine,
@@ -134,7 +136,7 @@ def _report(
         "bundle": {"name": bundle.name, "preset": bundle.model.preset, "files": state.key["files"]},
         "stages": stages,
         "protocol": {
-            "input": args.input,
+            "input": parse_uri(args.input).shown,
             "pictures": len(source.pictures),
             "frames_asked": args.frames,
             "frames_run": state.done,
@@ -219,7 +221,9 @@ def main(argv: list[str] | None = None) -> int:
         "--every", type=int, default=50, metavar="N", help="frames per memory sample (default: 50)"
     )
     parser.add_argument("--engine", choices=("onnxruntime", "openvino"), default="onnxruntime")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 = all cores (default)")
+    parser.add_argument(
+        "--threads", type=option_types.threads, default=0, metavar="N", help="0 = all cores (default)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
     args = parser.parse_args(argv)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..export.verify import default_thresholds
+from ..export.record import default_thresholds
 from ..runtime.bundle import Bundle, StageVariant, sha256_of
 from ..runtime.bundle_writing import VariantSource, write_bundle
 from ..runtime.processor import kind_of_this_cpu

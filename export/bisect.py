@@ -34,6 +34,7 @@ def first_divergence(bundle: Bundle, report: Report, frames: Sequence[np.ndarray
     ):
         return ""
     stage, precision = failed
+    limits = report.thresholds.get(precision, {})
     with tempfile.TemporaryDirectory() as folder:
         files = files_of(bundle, "fp32", "onnxruntime", Path(folder))
         recorders = {n: Recorder(e) for n, e in file_engines(files, "onnxruntime").items()}
@@ -43,7 +44,7 @@ def first_divergence(bundle: Bundle, report: Report, frames: Sequence[np.ndarray
             onnx.load(files[stage].path),
             onnx.load(candidate.path),
             recorders[stage].calls[0][0],
-            _MARGIN * report.thresholds[precision].get("relative_l2", math.inf),  # quantised: only NaN counts
+            _MARGIN * limits.get("relative_l2", math.inf),  # quantised: only NaN counts
         )
     return f"In stage {stage}, {precision} first differs from fp32 at node {node}." if node else ""
 

@@ -1,13 +1,16 @@
 """TensorRT plans of a bundle's stages: one builder for `tensorrt` and `tensorrt_rtx`.
 
 Types come from the strongly typed graph alone. Every stage is a plan of its own, entered in the manifest as
-soon as it is built, so that an interrupted build goes on where it stopped. What is decided by capability of
+soon as it is built, so that an interrupted build goes on where it stopped. A plan that replaces another has a
+file of its own, and the older one goes when the manifest no longer names it: at no moment does the manifest
+name a file that is not the one that it describes. What is decided by capability of
 the installed TensorRT is in `runtime/engines/trt_api.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import resource
 import time
@@ -15,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of
+from ..runtime.bundle import Bundle, PlanEntry, StageVariant, check_inside
 from ..runtime.bundle_writing import store
 from ..runtime.engines import trt_api
 from ..runtime.errors import EngineError, OutputError, StreamSplatError
 from ..runtime.video import write_bytes
+from ..runtime.video.output import output_error
 from .builder_log import BuildLog, garbage_kept, progress_monitor
 from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
 
@@ -85,7 +89,8 @@ class BuiltPlan:
 def build_bundle(
     path: Path, options: BuildOptions, *, force: bool = False, progress: bool = False
 ) -> list[BuiltPlan]:
-    """Build the plan of every stage that has none for these settings yet, and enter it in the manifest.
+    """Build the plan of every stage that has none for these settings yet, or whose file is missing or was
+    changed, and enter it in the manifest.
 
     Args:
         path: the bundle's folder.
@@ -109,8 +114,9 @@ def build_bundle(
             trt_api.check_capability(variant.precision, number)
         plan = None if force else _existing(variant, options, str(module.__version__), device, capability)
         if plan is None:
-            plan = _built(bundle, variant, module, options, device, capability, progress)
-            bundle = _enter(bundle, plan.entry)
+            name = _name(variant, options.runtime, module, f"{device}-{capability}")
+            plan = _built(bundle, variant, module, options, device, capability, name, progress)
+            bundle = _enter(bundle, plan.entry, name)
         plans.append(plan)
     return plans
 
@@ -148,7 +154,7 @@ def _existing(
     for plan in variant.plans:
         entry = plan.entry
         found = (entry.runtime, entry.version, entry.device, entry.compute_capability, entry.settings)
-        if found == wanted and sha256_of(plan.path) == entry.sha256:
+        if found == wanted and not plan.problem():
             return BuiltPlan(entry, reused=True)
     return None
 
@@ -160,6 +166,7 @@ def _built(
     options: BuildOptions,
     device: str,
     capability: str,
+    name: str,
     progress: bool,
 ) -> BuiltPlan:
     start = time.perf_counter()
@@ -167,15 +174,18 @@ def _built(
         variant, module, options, progress=progress, timing=timing_cache_path(options.runtime, module, device)
     )
     seconds = time.perf_counter() - start
-    slug = _slug(f"{device}-{capability}")
-    name = f"{PLAN_FOLDER}/{variant.path.stem}.{options.runtime}-{module.__version__}.{slug}.plan"
-    target = bundle.path / name
-    target.parent.mkdir(exist_ok=True)
+    digest = hashlib.sha256(content).hexdigest()
+    file = f"{name}.{digest[:12]}.plan"
+    target = check_inside(bundle.path, file, "plans")
+    try:
+        target.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise output_error(target, error) from error
     write_bytes(target, content)
     entry = PlanEntry(
         stage=variant.stage,
-        file=name,
-        sha256=sha256_of(target),
+        file=file,
+        sha256=digest,
         bytes=len(content),
         runtime=options.runtime,
         version=str(module.__version__),
@@ -188,9 +198,23 @@ def _built(
     return BuiltPlan(entry, False, seconds, peak, inspection)
 
 
-def _enter(bundle: Bundle, entry: PlanEntry) -> Bundle:
-    others = [plan for plan in bundle.plans if plan.file != entry.file]
-    return store(bundle.path, {"plans": [asdict(plan) for plan in (*others, entry)]})
+def _name(variant: StageVariant, runtime: str, module: Any, device: str) -> str:
+    """What the files of all plans for one machine begin with."""
+    return f"{PLAN_FOLDER}/{variant.path.stem}.{runtime}-{module.__version__}.{_slug(device)}"
+
+
+def _enter(bundle: Bundle, entry: PlanEntry, name: str) -> Bundle:
+    """Name the plan in the manifest instead of those it replaces; their files go, also those of builds that
+    were interrupted before they were entered."""
+    others = [plan for plan in bundle.plans if not plan.file.startswith(f"{name}.")]
+    stored = store(bundle.path, {"plans": [asdict(plan) for plan in (*others, entry)]})
+    kept = {stored.path / entry.file, (stored.path / entry.file).with_suffix(".cache")}
+    start = f"{Path(name).name}."
+    for path in (stored.path / PLAN_FOLDER).iterdir():
+        if path.name.startswith(start) and path.suffix in (".plan", ".cache") and path not in kept:
+            with contextlib.suppress(OSError):  # in use on Windows, say: the next build removes it
+                path.unlink()
+    return stored
 
 
 def timing_cache_path(runtime: str, module: Any, device: str) -> Path:

@@ -18,7 +18,8 @@ from ..training.config import ModelConfig as TrainingConfig
 from .graphs import ExportError, check_opset, write_graph
 from .load import LoadedModel, Source, load
 from .precision import PRECISIONS, check_precision, lowered
-from .verify import Report, default_thresholds, module_engines, verify_bundle
+from .record import default_thresholds
+from .verify import Report, module_engines, verify_bundle
 from .video import example_frames
 
 
@@ -133,7 +134,7 @@ def export_bundle(
         content = (name or loaded.config.name, runtime_config(loaded.config), files)
         # Verified as a bundle, from disk, before anything appears at `out`.
         trial = write_bundle(Path(folder) / "trial.bundle", *content, provenance=described, quality={})
-        report = _verified(trial, loaded)
+        report = _verified(trial, loaded, progress)
         bundle = write_bundle(
             out, *content, provenance=described, quality={}, verification=report.to_json(), force=force
         )
@@ -156,7 +157,7 @@ def _facts(source: Source, options: GraphOptions) -> dict[str, Any]:
     return facts
 
 
-def _verified(trial: Bundle, loaded: LoadedModel) -> Report:
+def _verified(trial: Bundle, loaded: LoadedModel, progress: bool) -> Report:
     """The report on example pictures; export has no video at hand (`verify` takes one)."""
     model = trial.model
     report = verify_bundle(
@@ -165,6 +166,7 @@ def _verified(trial: Bundle, loaded: LoadedModel) -> Report:
         example_frames(model.height, model.width),
         thresholds=default_thresholds(),
         source="example pictures",
+        progress=progress,
     )
     if report.failures:
         raise ExportError(

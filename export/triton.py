@@ -7,18 +7,24 @@ which it keeps: an ensemble has no memory between requests.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from ..runtime.bundle import Bundle, StageVariant
-from ..runtime.errors import OutputError
+from ..runtime.errors import InputError, OutputError
 from ..runtime.video.output import output_error
 
 _TYPES = {"float32": "TYPE_FP32"}
 
 
-def check_repository(path: Path) -> None:
-    """Raise OutputError where something is already."""
+def check_repository(path: Path, name: str = "") -> None:
+    """Raise OutputError where something is already, InputError for a bundle's name that is no model's."""
+    if name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise InputError(
+            f"A model of Triton cannot be named {name!r}: its folder has that name.",
+            "Export with --name of letters, digits, dots, - and _.",
+        )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path} exists already.", "Give an empty or new folder with --triton.")
 
@@ -28,8 +34,9 @@ def write_repository(bundle: Bundle, path: Path) -> None:
 
     Raises:
         OutputError: something is there already, or the disk refuses.
+        InputError: folders of models cannot have the bundle's name.
     """
-    check_repository(path)
+    check_repository(path, bundle.name)
     scratch = path.with_name(f".{path.name}.tmp")
     try:
         shutil.rmtree(scratch, ignore_errors=True)

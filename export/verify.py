@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ..runtime import engines
 from ..runtime.bundle import Bundle, StageVariant
@@ -33,22 +34,6 @@ _TIMES = (0.0, 0.5, 1.0)  # of each pair, rendered
 
 class VerificationError(StreamSplatError):
     """Files or plans of a bundle do not compute what they should."""
-
-
-def default_thresholds() -> dict[str, dict[str, float]]:
-    """Per precision: the largest relative L2 distance of a stage's output, the least PSNR of a rendering.
-
-    fp32: REFERENCE.md section 10, the reference's own float32 is within 9.1e-7 of float64; for `depth` that
-    is 1.3e-5 (Depth Anything V2 small, random weights), so it has a bound of its own. fp16 and bf16 round, so
-    that outputs are bounded loosely, against garbage, and frames tightly.
-    """
-    return {
-        "fp32": {"relative_l2": 1e-5, "depth_relative_l2": 1e-4, "psnr_db": 60.0},
-        "fp16": {"relative_l2": 2e-2, "psnr_db": 45.0},
-        "bf16": {"relative_l2": 1e-1, "psnr_db": 30.0},
-        "int8": {"psnr_db": 38.0},
-        "fp8": {"psnr_db": 38.0},
-    }
 
 
 @dataclass(frozen=True)
@@ -204,9 +189,9 @@ def file_engines(files: Mapping[str, StageVariant], engine: str, *, device: str 
 
 
 def run_stream(
-    bundle: Bundle, stages: Mapping[str, Engine], frames: Sequence[np.ndarray]
+    bundle: Bundle, stages: Mapping[str, Engine], frames: Sequence[np.ndarray], bar: tqdm[Any] | None = None
 ) -> list[np.ndarray]:
-    """Rendered float frames [H, W, 3] of every pair, at `_TIMES`."""
+    """Rendered float frames [H, W, 3] of every pair, at `_TIMES`; a step of `bar` for every key frame."""
     rendered = []
     with Stream(bundle, stages) as stream:
         for i, image in enumerate(frames):
@@ -215,6 +200,8 @@ def run_stream(
                 for t in _TIMES:
                     stream.render(i - 1 + t, copy=False)
                     rendered.append(stream.buffers.rgb.copy())
+            if bar is not None:
+                bar.update(1)
     return rendered
 
 
@@ -225,6 +212,7 @@ def verify_bundle(
     *,
     thresholds: Mapping[str, Mapping[str, float]],
     source: str,
+    progress: bool = False,
 ) -> Report:
     """Compare every precision in ONNX Runtime, and every plan that runs here, with the reference.
 
@@ -232,28 +220,47 @@ def verify_bundle(
         bundle: what is verified.
         reference: an engine per stage, closed afterwards; None for the bundle's fp32 files in ONNX Runtime.
         frames: two or more key frames, uint8 RGB of any size.
-        thresholds: per precision, see `default_thresholds`.
+        thresholds: per precision, see `record.limits`.
         source: where the frames come from, for the report.
+        progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no reference was given and the bundle has no fp32 files.
+        InputError: no reference was given and the bundle has no fp32 files, or nothing but the reference runs
+            here.
     """
-    precisions = sorted({v.precision for s in bundle.stage_names for v in bundle.variants(s)})
+    precisions = bundle.precisions
     if reference is None and "fp32" not in precisions:
         raise InputError(
             f"{bundle.path} has no fp32 files to compare with.",
             "Give its weights with --checkpoint, or export with --precision fp32,fp16.",
         )
-    with tempfile.TemporaryDirectory() as folder:
+    candidates = _candidates(bundle, precisions)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(
+            total=len(frames) * (1 + len(candidates)), disable=not progress, desc="verify", unit="run"
+        ) as bar,
+    ):
         scratch = Path(folder)
+        bar.set_postfix_str("reference")
         if reference is None:
             reference = file_engines(files_of(bundle, "fp32", "onnxruntime", scratch), "onnxruntime")
         recorders = {stage: Recorder(engine) for stage, engine in reference.items()}
         report = Report(next(iter(recorders.values())).description, source, thresholds)
-        truth = run_stream(bundle, recorders, frames)
-        for engine, precision in _candidates(bundle, precisions):
+        truth = run_stream(bundle, recorders, frames, bar)
+        # A candidate runs every recorded call, and then the key frames by itself.
+        steps = sum(len(recorder.calls) for recorder in recorders.values()) + len(frames)
+        bar.total = len(frames) + steps * len(candidates)
+        for i, (engine, precision) in enumerate(candidates, 1):
             files = files_of(bundle, precision, engine, scratch)
-            _try(report, bundle, engine, precision, files, recorders, frames, truth)
+            _try(report, bundle, engine, precision, files, recorders, frames, truth, bar)
+            bar.update(len(frames) + steps * i - bar.n)  # one that was skipped has taken no steps
+    if not report.comparisons:
+        reasons = "; ".join(f"{label} {reason.rstrip('.')}" for label, reason in report.skipped.items())
+        raise InputError(
+            f"Nothing of {bundle.path} was compared: {reasons}.",
+            "Give the weights that it was exported from with --checkpoint: they are then the reference.",
+        )
     return report
 
 
@@ -266,9 +273,11 @@ def _try(
     recorders: Mapping[str, Recorder],
     frames: Sequence[np.ndarray],
     truth: Sequence[np.ndarray],
+    bar: tqdm[Any],
 ) -> None:
     """One candidate, stage by stage and end to end; appends to the report."""
     label = f"{engine} {precision}"
+    bar.set_postfix_str(f"{label} load")
     try:
         stages = file_engines(files, engine, device="cpu" if engine == "onnxruntime" else "cuda")
     except EngineError as error:
@@ -280,8 +289,10 @@ def _try(
         report.skipped[label] = "is the reference"
     else:
         for stage, opened in stages.items():
-            _judge(report, engine, precision, stage, _results(opened, recorders[stage].calls))
-        rendered = run_stream(bundle, stages, frames)
+            bar.set_postfix_str(f"{label} {stage}")
+            _judge(report, engine, precision, stage, _results(opened, recorders[stage].calls, bar))
+        bar.set_postfix_str(f"{label} rendered frames")
+        rendered = run_stream(bundle, stages, frames, bar)
         worst = min(frame_psnr(a, b) for a, b in zip(rendered, truth, strict=True))
         report.psnr_db[label] = worst
         bound = report.thresholds.get(precision, {}).get("psnr_db", -math.inf)
@@ -289,6 +300,7 @@ def _try(
             report.failures.append(f"{label}: rendered frames agree to {worst:.1f} dB, {bound:g} are needed")
     if engine == "onnxruntime":
         for stage, file in files.items():
+            bar.set_postfix_str(f"{label} {stage}, batch {BATCH}")
             together = run_batch(file.path, recorders[stage].calls)
             if together is not None:
                 _judge(report, f"{engine} batch {BATCH}", precision, stage, [together])
@@ -304,11 +316,14 @@ def _candidates(bundle: Bundle, precisions: Sequence[str]) -> list[tuple[str, st
     return found + sorted(set.intersection(*by_stage))
 
 
-def _results(engine: Engine, calls: Sequence[tuple[Arrays, Arrays]]) -> Iterator[tuple[Arrays, Arrays]]:
+def _results(
+    engine: Engine, calls: Sequence[tuple[Arrays, Arrays]], bar: tqdm[Any]
+) -> Iterator[tuple[Arrays, Arrays]]:
     """What an engine makes of recorded inputs, and what was recorded; overwritten by the next."""
     got = {spec.name: np.empty(spec.shape, spec.dtype) for spec in engine.outputs}
     for inputs, expected in calls:
         engine.run(inputs, got)
+        bar.update(1)
         yield got, expected
 
 

@@ -2,7 +2,8 @@
 `bundle_writing`.
 
 Reading trusts nothing: the manifest is validated field by field (`bundle_schema`), file names may not leave
-the folder (neither by wording nor through a link), and sizes and SHA-256 of all files are compared.
+the folder (neither by wording nor through a link), and sizes and SHA-256 of all stage files are compared.
+A plan that is missing or was changed leaves the bundle valid: whoever loads a plan looks (`Plan.problem`).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ __all__ = [
     "sha256_of",
 ]
 
-_REBUILD = "Build it again: streamsplat-edge build."
 _CORRUPT = "The file was changed or damaged after export: copy or download the bundle again."
+_INCOMPLETE = "Copy or download the bundle again."
 _MANIFEST_LIMIT = 16 << 20  # bytes; a manifest is some kilobytes, so anything larger is not one
 
 
@@ -50,6 +51,25 @@ class Plan:
 
     path: Path
     entry: PlanEntry
+
+    def problem(self, *, verify_hash: bool = True) -> str:
+        """Why this is not the file that was built; empty where it is. Without the hash only sizes count.
+
+        No engine loads a plan that has one, and `streamsplat-edge build` makes it again.
+        """
+        try:
+            size = self.path.stat().st_size
+            if not self.path.is_file():
+                return "is not a regular file"
+            if size != self.entry.bytes or (verify_hash and sha256_of(self.path) != self.entry.sha256):
+                return "is truncated or was changed"
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        except BundleError as error:
+            return error.message.removeprefix(f"{self.path} ").rstrip(".")
+        return ""
 
 
 @dataclass(frozen=True)
@@ -101,10 +121,12 @@ class Bundle:
 
         Args:
             path: the bundle's folder.
-            verify_hashes: also compare the SHA-256 of every stage file (sizes are always compared).
+            verify_hashes: also compare the SHA-256 of every stage file (sizes are always compared). Plans are
+                not compared: see `unusable_plans`.
 
         Raises:
-            BundleError: not a bundle, another version, a bad field, or a file missing, changed or outside.
+            BundleError: not a bundle, another version, a bad field, a stage file missing or changed, or any
+                file outside.
         """
         root = Path(path)
         manifest = parse_manifest(decode_json(_read_manifest(root), MANIFEST_NAME))
@@ -114,9 +136,9 @@ class Bundle:
                 _check_file(root, entry, field, verify_hashes)
                 if entry.weights is not None:
                     _check_file(root, entry.weights, f"{field}.weights", verify_hashes)
-        # Engines compare the hash of the plan they load: there may be many, of gigabytes.
+        # Engines compare the plan they load: there may be many, of gigabytes, and on a CPU none is needed.
         for i, plan in enumerate(manifest.plans):
-            _check_file(root, plan, f"plans[{i}]", False, _REBUILD)
+            check_inside(root, plan.file, f"plans[{i}].file")
         return cls(root, manifest)
 
     @property
@@ -142,7 +164,7 @@ class Bundle:
 
     @property
     def verification(self) -> dict[str, Any]:
-        """Thresholds and the last result of `streamsplat-edge verify` for exactly these files."""
+        """Thresholds and the last results of `streamsplat-edge verify` for exactly these files."""
         return self._manifest.verification
 
     @property
@@ -154,9 +176,22 @@ class Bundle:
     def plans(self) -> tuple[PlanEntry, ...]:
         return self._manifest.plans
 
+    def unusable_plans(self, *, verify_hashes: bool = True) -> dict[str, str]:
+        """File and problem of every plan that is missing or was changed after it was built."""
+        found = {
+            plan.file: Plan(self.path / plan.file, plan).problem(verify_hash=verify_hashes)
+            for plan in self.plans
+        }
+        return {file: problem for file, problem in found.items() if problem}
+
     @property
     def stage_names(self) -> tuple[str, ...]:
         return tuple(self._manifest.stages)
+
+    @property
+    def precisions(self) -> list[str]:
+        """Of all stage files, sorted."""
+        return sorted({entry.precision for files in self._manifest.stages.values() for entry in files})
 
     def variants(self, stage: str) -> tuple[StageVariant, ...]:
         """All files of a stage in manifest order (the exporter puts the preferred one first)."""
@@ -232,22 +267,21 @@ def _read_manifest(root: Path) -> str:
             raise BundleError(f"{file} is too large to be a bundle manifest.", "This is not a bundle.")
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise BundleError(f"{file} is not text (UTF-8).", "Copy or download the bundle again.") from None
+        raise BundleError(f"{file} is not text (UTF-8).", _INCOMPLETE) from None
     except OSError as error:
         raise BundleError(
             f"{file} cannot be read: {error.strerror}.", "Check the path and its permissions."
         ) from error
 
 
-def _locate(root: Path, name: str, field: str) -> Path:
-    """The file on disk, refused when a link takes it outside the bundle's folder."""
-    path = root / name
+def check_inside(root: Path, name: str, field: str) -> Path:
+    """The real path of a file that need not exist, refused when a link takes it outside the bundle's folder.
+
+    Raises:
+        BundleError: it leads outside, or nowhere; the message names `field`.
+    """
     try:
-        real = path.resolve(strict=True)
-    except FileNotFoundError:
-        raise fail(
-            field, f"names {name}, which is missing from {root}", "Copy or download the bundle again."
-        ) from None
+        real = (root / name).resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links (Python < 3.13)
         raise fail(field, f"names {name}, which cannot be read ({error})", "Check the file.") from None
     if not real.is_relative_to(root.resolve()):
@@ -256,28 +290,27 @@ def _locate(root: Path, name: str, field: str) -> Path:
             f"names {name}, a link to outside the bundle folder ({real})",
             "Replace the link by the file itself.",
         )
-    if not real.is_file():
-        raise fail(field, f"names {name}, which is not a regular file", "Copy or download the bundle again.")
     return real
 
 
-def _check_file(
-    root: Path,
-    entry: VariantEntry | WeightsEntry | PlanEntry,
-    field: str,
-    verify_hash: bool,
-    hint: str = _CORRUPT,
-) -> None:
-    path = _locate(root, entry.file, f"{field}.file")
-    size = path.stat().st_size
+def _check_file(root: Path, entry: VariantEntry | WeightsEntry, field: str, verify_hash: bool) -> None:
+    name = entry.file
+    path = check_inside(root, name, f"{field}.file")
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise fail(f"{field}.file", f"names {name}, which is missing from {root}", _INCOMPLETE) from None
+    except OSError as error:  # among them a loop of links
+        problem = f"names {name}, which cannot be read ({error})"
+        raise fail(f"{field}.file", problem, "Check the file.") from None
+    if not path.is_file():
+        raise fail(f"{field}.file", f"names {name}, which is not a regular file", _INCOMPLETE)
     if size != entry.bytes:
-        raise fail(f"{field}.bytes", f"is {entry.bytes}, but {entry.file} has {size} bytes", hint)
+        raise fail(f"{field}.bytes", f"is {entry.bytes}, but {name} has {size} bytes", _CORRUPT)
     if verify_hash:
         actual = sha256_of(path)
         if actual != entry.sha256:
-            raise fail(
-                f"{field}.sha256", f"is {entry.sha256[:12]}…, but {entry.file} has {actual[:12]}…", hint
-            )
+            raise fail(f"{field}.sha256", f"is {entry.sha256[:12]}…, but {name} has {actual[:12]}…", _CORRUPT)
 
 
 def sha256_of(path: Path) -> str:

@@ -6,7 +6,6 @@ any bundle, and then renamed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from .bundle_schema import (
     parse_manifest,
 )
 from .errors import BundleError, OutputError
+from .folders import swap_in
 from .manifest_fields import MANIFEST_NAME, VERSION, finite_json
 
 
@@ -107,8 +107,11 @@ def write_bundle(
                 **({"quantisation": dict(quantisation)} if quantisation else {}),
             }
             _write_manifest(scratch / MANIFEST_NAME, manifest)
-            Bundle.load(scratch)
-            _swap_in(scratch, target)
+            damaged = Bundle.load(scratch).unusable_plans(verify_hashes=False)
+            if damaged:
+                file, problem = next(iter(damaged.items()))
+                raise BundleError(f"The plan given for {file} {problem}.", "Build it again.")
+            swap_in(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -134,8 +137,8 @@ def store(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> Bundle:
 
     Args:
         path: the bundle's folder.
-        fields: any of `plans` (a list of `PlanEntry` as dicts; the files must be there), `quality` and
-            `verification`.
+        fields: any of `plans` (a list of `PlanEntry` as dicts; their files are in place already), `quality`
+            and `verification`.
 
     Raises:
         BundleError: `path` is not a valid bundle, or would not be one with these fields.
@@ -220,19 +223,3 @@ def _copy_variant(folder: Path, source: VariantSource) -> VariantEntry:
         weights=weights,
         faster_on=source.faster_on,
     )
-
-
-def _swap_in(scratch: Path, target: Path) -> None:
-    """Rename the finished folder to its name; an older bundle is moved aside, and back on failure."""
-    if not target.exists():
-        scratch.rename(target)
-        return
-    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(aside)
-    try:
-        scratch.rename(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -210,7 +210,12 @@ class MomentKeeper:
 
 
 def contact_sheet(
-    moments: Sequence[Moment], title: str, facts: Sequence[str], *, panel_height: int = 198
+    moments: Sequence[Moment],
+    title: str,
+    facts: Sequence[str],
+    *,
+    panel_height: int = 198,
+    aspect: float | None = None,
 ) -> Image:
     """One picture that explains a run: a row per moment, a column per view, titles and measurements.
 
@@ -220,12 +225,12 @@ def contact_sheet(
         facts: a line each under the headline, or several where the sheet is narrow (what was run, how fast,
             how well).
         panel_height: pixels of one picture.
+        aspect: width over height of the input as it is to be shown; None is that of its pixels.
     """
     gap, gutter = 12, 176
-    aspect = (
-        min(2.2, max(0.5, moments[0].source.shape[1] / moments[0].source.shape[0])) if moments else 16 / 9
-    )
-    width = round(panel_height * aspect)
+    if aspect is None:
+        aspect = moments[0].source.shape[1] / moments[0].source.shape[0] if moments else 16 / 9
+    width = round(panel_height * min(2.2, max(0.5, aspect)))
     sheet_width = gutter + 4 * (width + gap) + gap
     lines = [line for fact in facts for line in _wrapped(fact, sheet_width - 48)]
     foot = _wrapped(

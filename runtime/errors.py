@@ -60,3 +60,21 @@ class OutputError(StreamSplatError):
 
 class InputError(StreamSplatError):
     """An argument or an array has a value, shape or type that cannot be used."""
+
+
+class UnexpectedError(StreamSplatError):
+    """Something failed in a way that nobody foresaw; `__cause__` is what was raised."""
+
+
+def as_error(error: Exception, where: str) -> StreamSplatError:
+    """The same error where a user can act on it, else one that names `where` and the type, with its cause."""
+    if isinstance(error, StreamSplatError):
+        return error
+    text = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+    if isinstance(error, MemoryError):
+        hint = "There is not enough memory: use a smaller model or input, or free memory."
+    else:
+        hint = "If the input is whole, this is a defect: please report it with the traceback."
+    wrapped = UnexpectedError(f"{where}: failed unexpectedly ({text}).", hint)
+    wrapped.__cause__ = error
+    return wrapped

@@ -10,7 +10,8 @@ not get more of the device, and a stream with few frames gets them served at onc
 not save up turns for later (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
 
 One thread does all the work, because the streams share engines; decoding runs ahead in a thread per stream. A
-stream that fails ends with its error in `Job.error`, and the others go on.
+stream that fails, however it does, ends with its error in `Job.error`, and the others go on. Where what the
+caller does with the frames of one stream fails, `Job.fail` ends that stream.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .errors import InputError, StreamSplatError
+from .errors import InputError, StreamSplatError, as_error
 from .pipeline import Pipeline, Rendered
 from .prefetch import Prefetcher
 
@@ -35,7 +36,7 @@ class Job:
         name: for messages. pipeline: not started yet.
         weight: share of the device relative to the others, where there is not enough for all.
         service: seconds of the device so far, with what the caller did with the frames. turns: frames taken.
-        error: why the stream ended, None where its source did.
+        error: why the stream ended, None where its source did; an `UnexpectedError` where nobody foresaw it.
         done: no more frames will come.
     """
 
@@ -54,6 +55,12 @@ class Job:
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise InputError(f"The weight of {self.name} is {self.weight}.", "Use a positive number.")
+
+    def fail(self, error: Exception) -> None:
+        """Ends the stream: no more frames of it come. The first error is the one that counts."""
+        if self.error is None:
+            self.error = as_error(error, self.name)
+        self.done = True
 
 
 class FairQueue:
@@ -102,56 +109,86 @@ def run_fairly(
     try:
         while not stopped():
             for job in arriving:
-                active.append(job)
-                job._decoder, job._arrived = job.pipeline.start(changed), time.perf_counter()
+                if _start(job, changed):
+                    active.append(job)
             if not active and joining is None:
                 return
             with changed:
                 changed.wait_for(lambda: any(_ready(job) for job in active), _WAIT_SECONDS)
-                ready = [job for job in active if _ready(job)]
+                ready = [job for job in active if _ready(job) and not job.done]
             for job in active:
-                if job not in ready and job.pipeline.silent(job._arrived):
+                if job not in ready and not job.done and job.pipeline.silent(job._arrived):
                     yield from _turn(job, queue)
             if ready:
                 yield from _turn(queue.choose(ready), queue)
             for job in [job for job in active if job.done]:
                 active.remove(job)
-                job.pipeline.stop()
+                _stop(job)
             arriving = () if joining is None else joining()
         for job in active:
-            yield from _finish(job)
+            yield from _guarded(job, job.pipeline.flush)
+            job.done = True
     finally:
         for job in active:
-            job.pipeline.stop()
+            _stop(job)
+
+
+def _start(job: Job, changed: threading.Condition) -> bool:
+    """Whether the stream runs now."""
+    try:
+        job._decoder, job._arrived = job.pipeline.start(changed), time.perf_counter()
+    except Exception as error:
+        job.fail(error)
+        _stop(job)
+        return False
+    return True
+
+
+def _stop(job: Job) -> None:
+    try:
+        job.pipeline.stop()
+    except Exception as error:
+        job.fail(error)
 
 
 def _ready(job: Job) -> bool:
+    """Whether there is something to do: a turn, or to part with the stream."""
     assert job._decoder is not None
-    return job._decoder.ready or job.pipeline.done
+    try:
+        return job.done or job._decoder.ready or job.pipeline.done
+    except Exception as error:
+        job.fail(error)
+        return True
 
 
 def _turn(job: Job, queue: FairQueue) -> Generator[tuple[Job, Rendered], None, None]:
     """One frame of one stream, or the end of what waits where it is silent or over."""
+    began = time.perf_counter()
+    yield from _guarded(job, lambda: _due(job))
+    job._arrived = time.perf_counter()
+    queue.charge(job, job._arrived - began)
+
+
+def _due(job: Job) -> Iterable[Rendered]:
     pipeline, decoder = job.pipeline, job._decoder
     assert decoder is not None
-    began = time.perf_counter()
+    if pipeline.done:
+        yield from pipeline.flush()
+        job.done = True
+    elif (arrival := decoder.take(0.0)) is not None:
+        yield from pipeline.feed(arrival)
+    else:
+        yield from pipeline.pause()
+
+
+def _guarded(
+    job: Job, frames: Callable[[], Iterable[Rendered]]
+) -> Generator[tuple[Job, Rendered], None, None]:
+    """Frames of a stream until they end or fail, or the caller ends the stream (`Job.fail`)."""
     try:
-        if pipeline.done:
-            yield from _finish(job)
-        elif (arrival := decoder.take(0.0)) is not None:
-            for rendered in pipeline.feed(arrival):
-                yield job, rendered
-            job._arrived = time.perf_counter()
-        else:
-            for rendered in pipeline.pause():
-                yield job, rendered
-            job._arrived = time.perf_counter()
-    except StreamSplatError as error:
-        job.error, job.done = error, True
-    queue.charge(job, time.perf_counter() - began)
-
-
-def _finish(job: Job) -> Generator[tuple[Job, Rendered], None, None]:
-    for rendered in job.pipeline.flush():
-        yield job, rendered
-    job.done = True
+        for rendered in frames():
+            yield job, rendered
+            if job.done:
+                return
+    except Exception as error:
+        job.fail(error)

@@ -136,7 +136,8 @@ def find_checkpoint(bundle: Bundle, given: Path | None) -> Path:
         InputError: there is none, or it is another one (its SHA-256 is compared with the bundle's).
     """
     stated = bundle.provenance.get("checkpoint_sha256")
-    own = Path(__file__).resolve().parents[2] / "training" / "weights" / bundle.model.preset
+    # Only the last part of the name, which the bundle's author chose.
+    own = Path(__file__).resolve().parents[2] / "training" / "weights" / Path(bundle.model.preset).name
     checkpoint = own / "model.safetensors" if given is None else given
     if not checkpoint.is_file():
         reason = "no weights for PyTorch were given" if given is None else f"there is no {checkpoint}"

@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         default="all",
         help="leave out the backends of other devices; all runs PyTorch on a GPU where it sees one",
     )
-    add("--threads", type=option_types.count, default=0, metavar="N", help="0 = all cores (default)")
+    add("--threads", type=option_types.threads, default=0, metavar="N", help="0 = all cores (default)")
     add("--gap", type=option_types.positive, metavar="N", help="as for `run`")
     add("--frames", type=option_types.positive, metavar="N", help="use the first N frames (default: all)")
     add(

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--frames", type=option_types.positive, default=48, metavar="N", help="of the clip (default 48)")
     add("--gap", type=option_types.positive, metavar="N", help="as for `run`")
-    add("--threads", type=option_types.count, default=0, metavar="N", help="0 = all cores (default)")
+    add("--threads", type=option_types.threads, default=0, metavar="N", help="0 = all cores (default)")
     add("--measured", type=Path, nargs="+", default=[], metavar="JSON", help="results of `bench` on GPUs")
     add(
         "--matrix-share",

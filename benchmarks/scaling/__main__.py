@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         help="passes per point (default %(default)s)",
     )
-    add("--threads", type=option_types.count, default=0, metavar="N", help="0 = all cores (default)")
+    add("--threads", type=option_types.threads, default=0, metavar="N", help="0 = all cores (default)")
     add(
         "--checkpoint",
         type=Path,

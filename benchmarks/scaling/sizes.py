@@ -26,7 +26,7 @@ def export_sizes(
     for height, width in sizes:
         if (height, width) in found:
             continue
-        path = folder / f"{bundle.name}-{height}x{width}.bundle"
+        path = folder / f"{bundle.path.resolve().stem}-{height}x{width}.bundle"
         try:
             found[height, width] = (
                 Bundle.load(path) if path.exists() else _export(bundle, checkpoint, path, height, width)

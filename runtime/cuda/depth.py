@@ -50,10 +50,9 @@ class DeviceDepthRange:
         Args:
             time: seconds, later than that of the frame before. fresh: a scene begins.
         """
-        slot = self._uploads.acquire()
-        slot.buffers["time"], slot.buffers["fresh"] = time, fresh
-        self.device.copy(self._moment, slot.buffers)
-        self._uploads.release(slot)
+        with self._uploads.use() as slot:
+            slot.buffers["time"], slot.buffers["fresh"] = time, fresh
+            self.device.copy(self._moment, slot.buffers)
 
     def enqueue(self, pair: int) -> None:
         """Scale the plane: two kernels and nothing else.

@@ -205,15 +205,14 @@ class DeviceLifecycle:
         ring = self._ring
         ring.check_time(time)
         earlier = None if cut else ring.newest
-        slot = self._states.acquire()
-        state = slot.buffers
-        state["earlier"] = -1 if earlier is None else earlier
-        state["later"], state["pair"] = ring.spare, ring.spare_pair
-        numbers = [0 if earlier is None else ring.number(earlier), ring.key_frames]
-        state["first_id"] = np.array(numbers, np.int64) * self.model.gaussians
-        pair = ring.spare_pair
-        self.device.copy(self._lists["state"][pair : pair + 1], state)
-        self._states.release(slot)
+        with self._states.use() as slot:
+            state = slot.buffers
+            state["earlier"] = -1 if earlier is None else earlier
+            state["later"], state["pair"] = ring.spare, ring.spare_pair
+            numbers = [0 if earlier is None else ring.number(earlier), ring.key_frames]
+            state["first_id"] = np.array(numbers, np.int64) * self.model.gaussians
+            pair = ring.spare_pair
+            self.device.copy(self._lists["state"][pair : pair + 1], state)
 
     def enqueue(self) -> None:
         """The two kernels that list what can be seen in the prepared interval, and nothing else."""
@@ -224,9 +223,9 @@ class DeviceLifecycle:
     def commit(self, time: float, *, cut: bool = False) -> LifecycleStats:
         """The prepared interval is the current one from now on."""
         self._ring.spawn(time, cut=cut)
-        slot, pair = self._totals.acquire(), self._ring.pair
-        self.device.copy(slot.buffers, self._lists["totals"][pair : pair + 1])
-        self._totals.release(slot)
+        pair = self._ring.pair
+        with self._totals.use() as slot:
+            self.device.copy(slot.buffers, self._lists["totals"][pair : pair + 1])
         self._last = slot, slot.generation
         return self.stats
 

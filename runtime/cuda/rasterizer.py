@@ -246,22 +246,21 @@ class CudaRasterizer:
         for name, array in arrays.items():
             if array is not None and array.shape[0] < count:
                 raise InputError(f"There is room for {array.shape[0]} of {count} images in {name}.")
-        slot = self._ring.acquire()
-        slot.keeps = keep
-        staged = slot.buffers.frames[:count]
-        np.copyto(staged, frames)
-        self.device.copy(self._buffers["frames"][:count], staged)
         baked = project, rows, blend, count, *(structure.tobytes() for structure in arguments)
 
         def enqueue() -> None:
             self.enqueue(project, rows, blend, *arguments, times=count)
 
-        if start is None:
-            enqueue()
-        else:
-            start(baked, enqueue)
-        self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
-        self._ring.release(slot)
+        with self._ring.use() as slot:
+            slot.keeps = keep
+            staged = slot.buffers.frames[:count]
+            np.copyto(staged, frames)
+            self.device.copy(self._buffers["frames"][:count], staged)
+            if start is None:
+                enqueue()
+            else:
+                start(baked, enqueue)
+            self.device.copy(slot.buffers.stats[:count], self._buffers["stats"][:count])
         images = {name: arrays[name][:count] if params[_FIELDS[name]] else None for name in OUTPUTS}
         return DeviceImages(**images, _slot=slot, _generation=slot.generation, _count=count)
 

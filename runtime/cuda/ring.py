@@ -1,18 +1,19 @@
 """Buffers that host and device pass back and forth: the host fills one while the device still reads others.
 
-slot = ring.acquire()      # waits only where the device is `len(ring)` uses behind
-slot.buffers["frames"][...] = ...
-device.copy(...); ...
-ring.release(slot)         # busy until the device has passed this point
+with ring.use() as slot:   # waits only where the device is `len(ring)` uses behind
+    slot.buffers["frames"][...] = ...
+    device.copy(...); ...
+# busy until the device has passed this point
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ..errors import InputError
+from ..errors import InputError, StreamSplatError
 from .device import Event
 
 T = TypeVar("T")
@@ -51,20 +52,22 @@ class Ring(Generic[T]):
         self._record = record
         self._next = 0
         self.waits = 0
-        """How often `acquire` had to wait for the device."""
+        """How often `use` had to wait for the device."""
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def acquire(self) -> Slot[T]:
-        """The slot used longest ago, free to be written.
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Slot[T]]:
+        """The slot used longest ago, free to be written. The device uses it up to the end of the block in its
+        queue, also where the block fails half-way.
 
         Raises:
-            InputError: it was acquired before and not released.
+            InputError: all slots are within such a block.
         """
         slot = self._slots[self._next]
         if slot.held:
-            raise InputError("All slots of the ring are in use.", "Release one first.")
+            raise InputError("All slots of the ring are in use.", "Use fewer at a time.")
         if slot.event is not None and not slot.event.done:
             self.waits += 1
             slot.event.synchronize()
@@ -72,11 +75,19 @@ class Ring(Generic[T]):
         slot.held = True
         slot.generation += 1
         self._next = (self._next + 1) % len(self._slots)
-        return slot
-
-    def release(self, slot: Slot[T]) -> None:
-        """The device uses the slot up to this point of its queue; afterwards `acquire` may give it again."""
-        if not slot.held:
-            raise InputError("The slot was not acquired.", "Acquire it first.")
-        slot.event = self._record()
+        try:
+            yield slot
+        except BaseException:
+            slot.held = False
+            with contextlib.suppress(StreamSplatError):  # a lost device uses nothing any more
+                slot.event = self._record()
+            raise
         slot.held = False
+        slot.event = self._record()
+
+    def __del__(self) -> None:
+        # Pinned memory goes back to a pool that does not know what the device still reads of it.
+        for slot in getattr(self, "_slots", ()):
+            with contextlib.suppress(Exception):
+                if slot.event is not None and not slot.event.done:
+                    slot.event.synchronize()

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Plan, StageVariant, sha256_of
+from ..bundle import Plan, StageVariant
 from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
@@ -209,8 +209,8 @@ def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_a
             reasons.append(
                 f"built for compute capability {entry.compute_capability}, here is {device.capability}"
             )
-        elif plan.path.stat().st_size != entry.bytes or sha256_of(plan.path) != entry.sha256:
-            reasons.append(f"{entry.file} is truncated or was changed")
+        elif problem := plan.problem():
+            reasons.append(f"{entry.file} {problem}")
         else:
             return plan
     if not reasons:

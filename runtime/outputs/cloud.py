@@ -45,7 +45,7 @@ class Picture:
 
     def to_text(self) -> str:
         """For headers of files."""
-        return f"{self.width} {self.height} {self.aspect!r}"
+        return f"{self.width} {self.height} {float(self.aspect)!r}"
 
     @classmethod
     def of_text(cls, text: str, name: str) -> Picture:

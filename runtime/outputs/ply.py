@@ -43,7 +43,7 @@ def encode_ply(cloud: Cloud) -> bytes:
     if cloud.picture is not None:
         notes.append(f"comment streamsplat-edge picture {cloud.picture.to_text()}")
     if cloud.time is not None:
-        notes.append(f"comment streamsplat-edge time {cloud.time!r}")
+        notes.append(f"comment streamsplat-edge time {float(cloud.time)!r}")
     lines = [
         "ply",
         "format binary_little_endian 1.0",

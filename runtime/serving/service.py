@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..errors import StreamSplatError
+from ..errors import as_error
 from ..sources.uri import parse_uri
 from .spec import Progress, StreamSpec, StreamStatus
 from .worker import DeviceWorker
@@ -45,15 +46,17 @@ class StreamHost:
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Progress]()
 
         def emit(progress: Progress) -> None:  # in the device's thread
-            # Counts are totals, so nothing is lost where the desk is slower than the device.
+            # Counts are totals, also in the last report: nothing is lost where the desk is slower.
             if progress.ended or queue.qsize() < _QUEUED:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
                     loop.call_soon_threadsafe(queue.put_nowait, progress)
 
         try:
             placement = await asyncio.to_thread(self._worker.place, StreamSpec(**spec), emit, after=after)
-        except StreamSplatError as error:
-            yield asdict(Progress(ended=True, error=error.message, hint=error.hint))
+        except Exception as error:  # also what nobody foresaw: it concerns this stream only
+            told = as_error(error, parse_uri(spec["uri"]).shown)
+            elsewhere = not self._worker.alive()
+            yield asdict(Progress(ended=True, error=told.message, hint=told.hint, elsewhere=elsewhere))
             return
         try:
             while True:
@@ -89,7 +92,7 @@ class StreamDesk:
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._keep(spec)) for spec in self._specs]
         for task in self._tasks:
-            if task.done() and task.exception() is not None:
+            if task.done() and not task.cancelled() and task.exception() is not None:
                 raise RuntimeError("a stream's keeper has died") from task.exception()
 
     async def _keep(self, spec: StreamSpec) -> None:
@@ -97,18 +100,30 @@ class StreamDesk:
         recording = parse_uri(spec.uri).kind == "path"
         status, wait = self.statuses[spec.name], _FIRST_WAIT
         while True:
-            before = status.frames
+            before, restarts = status.frames, status.restarts
             try:
                 asked = self._hosts.options(stream=True).play.remote(asdict(spec), status.position)
-                async for values in asked:
-                    status.take(Progress(**values))
+                try:
+                    async for values in asked:
+                        status.take(Progress(**values))
+                finally:
+                    asked.cancel()
                 if status.state == "ended" or (status.state == "failed" and recording):
                     return
-                status.lost(status.error or "the stream broke off", status.hint)
+                if status.restarts == restarts:  # else the replica said itself that it is gone
+                    status.lost(status.error or "the stream broke off", status.hint)
             except (RayError, RayServeException) as error:
                 status.lost(f"the replica was lost ({type(error).__name__})")
+            except Exception as error:  # nobody foresaw it; a desk that dies for it would restart all streams
+                traceback.print_exc()
+                status.lost(f"asking for the stream failed ({type(error).__name__}: {error})")
             wait = _FIRST_WAIT if status.frames > before else min(2 * wait, _LONGEST_WAIT)
             await asyncio.sleep(wait)
+
+    async def stop(self) -> None:
+        """Ends all streams, so that nothing holds the replicas up when they are to end."""
+        for task in self._tasks:
+            task.cancel()
 
     async def report(self) -> dict[str, Any]:
         """The status of all streams, ready for JSON."""
@@ -134,10 +149,10 @@ def build(
     streams_per_replica: int = 8,
     engine: str = "onnxruntime",
     device: str = "cpu",
-    threads: int = 0,
+    threads: int = 1,
 ) -> serve.Application:
-    """The application. A replica takes one GPU of the cluster (`cuda`), or `threads` cores, at least one."""
-    resources = {"num_gpus": 1} if device == "cuda" else {"num_cpus": max(1, threads)}
+    """The application. A replica reserves `threads` cores (see `resources`) and, on `cuda`, a GPU."""
+    resources = {"num_cpus": threads, "num_gpus": 1 if device == "cuda" else 0}
     deployment: Any = serve.deployment  # its types say less than it takes
     host = deployment(
         num_replicas=replicas,

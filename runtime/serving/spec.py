@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..bundle_schema import KEY_FRAME_GAP_MAX
 from ..errors import InputError
 from ..sources.uri import parse_uri
 
@@ -36,6 +37,10 @@ class StreamSpec:
         parse_uri(self.uri)
         if self.key_frames not in ("fixed", "motion"):
             raise InputError(f"key_frames is {self.key_frames!r}.", "Use fixed or motion.")
+        if self.gap is not None and not 1 <= self.gap <= KEY_FRAME_GAP_MAX:
+            raise InputError(f"gap is {self.gap}.", f"Use 1 to {KEY_FRAME_GAP_MAX} frames.")
+        if not 0 < self.silence_seconds < 86_400:
+            raise InputError(f"silence is {self.silence_seconds}.", "Use a positive number of seconds.")
 
 
 @dataclass
@@ -48,7 +53,8 @@ class Progress:
         rate: nominal frames per second of the source. live: it cannot be asked for what was missed.
         dropped: frames given up to keep up, so far.
         pid: of the replica. png: the rendered frame, or None to save work.
-        ended: no more will come; error, hint: why, where it is not simply over.
+        ended: no more will come; with the totals so far. error, hint: why, where it is not simply over.
+        elsewhere: the replica ended, not the stream: another replica can go on with it.
     """
 
     frames: int = 0
@@ -62,6 +68,7 @@ class Progress:
     ended: bool = False
     error: str = ""
     hint: str = ""
+    elsewhere: bool = False
 
 
 @dataclass
@@ -102,11 +109,16 @@ class StreamStatus:
         self._resumed = True
 
     def take(self, progress: Progress) -> None:
-        """A frame, or the end."""
-        if progress.ended:
+        """A frame, or the end. Counts are totals of the replica: reports in between may be missing."""
+        if progress.frames:
+            self._count(progress)
+        if progress.elsewhere:
+            self.lost(progress.error, progress.hint)
+        elif progress.ended:
             self.state = "failed" if progress.error else "ended"
             self.error, self.hint = progress.error, progress.hint
-            return
+
+    def _count(self, progress: Progress) -> None:
         if self._resumed and self.frames and progress.live:
             seconds = max(0.0, progress.captured - self.captured)
             self.lost_seconds += seconds

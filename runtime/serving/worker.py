@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ..bundle import Bundle
-from ..errors import StreamSplatError
+from ..errors import DeviceLostError, EngineError, StreamSplatError, UnexpectedError, as_error
 from ..key_frames import MotionGap
 from ..pipeline import Pipeline, Rendered
 from ..schedule import Job, run_fairly
@@ -41,7 +42,11 @@ class _From:
 
 @dataclass(eq=False)
 class Placement:
-    """A stream on this device. `stop` ends it, from any thread."""
+    """A stream on this device. `stop` ends it, from any thread.
+
+    Attributes:
+        job: once it runs. error: why it never did. last: what was reported.
+    """
 
     spec: StreamSpec
     reader: VideoReader
@@ -49,7 +54,8 @@ class Placement:
     emit: Emit
     stopped: bool = False
     job: Job | None = None
-    frames: int = 0
+    error: StreamSplatError | None = None
+    last: Progress = field(default_factory=Progress)
     pictured: float = 0.0  # when a picture was last encoded
 
     def stop(self) -> None:
@@ -74,6 +80,7 @@ class DeviceWorker:
         self._arriving: list[Placement] = []
         self._placed: list[Placement] = []
         self._closed = threading.Event()
+        self._over = False  # nothing that arrives will run
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._thread.start()
 
@@ -81,49 +88,70 @@ class DeviceWorker:
         """Opens the source, which may take seconds, and runs the stream.
 
         Args:
-            emit: gets every frame, and once `ended`, in the device's thread.
+            emit: gets every frame, and once `ended`, in the device's thread. What is cut short because the
+                device closes or fails ends with `elsewhere`.
             after: of a recording, the last frame that was delivered before; live sources go on from now.
 
         Raises:
-            VideoError: the source cannot be opened.
+            VideoError: the source cannot be opened. EngineError: the device is closed or has failed.
         """
         reader = open_video(spec.uri, threads=1, live=LiveOptions(silence_seconds=spec.silence_seconds))
         placement = Placement(spec, reader, 0 if reader.live else after + 1, emit)
         with self._lock:
-            self._arriving.append(placement)
-        return placement
+            if not self._over:
+                self._arriving.append(placement)
+                return placement
+        reader.close()
+        raise EngineError("The device runs no streams any more.", "Ask for the stream on another one.")
 
     def alive(self) -> bool:
-        """False after a defect in the thread: the device serves nothing any more."""
-        return self._thread.is_alive()
+        """False once the device serves nothing any more: closed, lost, or after a defect in its thread."""
+        return self._thread.is_alive() and not self._over
 
     def close(self) -> None:
         """Ends all streams and frees the model."""
         self._closed.set()
         self._thread.join()
-        for placement in self._arriving:
-            placement.reader.close()
 
     def _work(self) -> None:
+        reason: StreamSplatError = EngineError("The replica was closed.")
         try:
             with closing(run_fairly([], stopped=self._closed.is_set, joining=self._joining)) as frames:
                 for job, rendered in frames:
                     placement = next(each for each in self._placed if each.job is job)
-                    placement.emit(_progress(placement, rendered))
+                    try:
+                        _report(placement, rendered)
+                    except Exception as error:
+                        job.fail(error)
+        except Exception as error:
+            reason = as_error(error, "The device's thread")
+            _log(reason)
         finally:
-            for placement in self._placed:
-                self._end(placement)
+            with self._lock:
+                self._over, arriving = True, self._arriving
+            for placement in (*self._placed, *arriving):
+                self._end(placement, reason)
             self._first.close()
 
     def _joining(self) -> list[Job]:
         """Jobs for what arrived, after parting with what is over. In the device's thread."""
         for placement in [each for each in self._placed if each.job is not None and each.job.done]:
+            if placement.job is not None and isinstance(placement.job.error, DeviceLostError):
+                raise placement.job.error  # nor would any other stream run here
             self._placed.remove(placement)
             self._end(placement)
         with self._lock:
             arriving, self._arriving = self._arriving, []
-        self._placed += arriving
-        return [self._job(placement) for placement in arriving]
+        jobs = []
+        for placement in arriving:
+            try:
+                jobs.append(self._job(placement))
+            except Exception as error:
+                placement.error = as_error(error, placement.spec.name)
+                self._end(placement)
+            else:
+                self._placed.append(placement)
+        return jobs
 
     def _job(self, placement: Placement) -> Job:
         spec, reader = placement.spec, placement.reader
@@ -139,24 +167,43 @@ class DeviceWorker:
         placement.job = Job(spec.name, pipeline)
         return placement.job
 
-    def _end(self, placement: Placement) -> None:
-        error: StreamSplatError | None = placement.job.error if placement.job is not None else None
-        if placement.job is not None:
-            placement.job.pipeline.stream.close()
-        placement.reader.close()
-        message = error.message if error is not None else placement.reader.truncated or ""
-        placement.emit(Progress(ended=True, error=message, hint=error.hint if error is not None else ""))
+    def _end(self, placement: Placement, reason: StreamSplatError | None = None) -> None:
+        """Frees what the stream used and reports its end; `reason`: why the device ends it, if it does."""
+        job, reader, last = placement.job, placement.reader, placement.last
+        error = placement.error if job is None else job.error
+        elsewhere = reason is not None and (error is None or isinstance(error, DeviceLostError))
+        try:
+            if job is not None:
+                last = replace(last, dropped=job.pipeline.dropped)
+                job.pipeline.stream.close()
+            reader.close()
+        except Exception as failure:  # the stream is over all the same, and the others are not
+            _log(as_error(failure, placement.spec.name))
+        if error is None and reason is not None:
+            error = reason
+        _log(error)
+        message, hint = (reader.truncated or "", "") if error is None else (error.message, error.hint)
+        last = replace(last, png=None, ended=True, error=message, hint=hint, elsewhere=elsewhere)
+        try:
+            placement.emit(last)
+        except Exception as failure:
+            _log(as_error(failure, placement.spec.name))
 
 
-def _progress(placement: Placement, rendered: Rendered) -> Progress:
+def _log(error: StreamSplatError | None) -> None:
+    """The traceback of what nobody foresaw; on stderr, which Ray keeps per replica."""
+    if isinstance(error, UnexpectedError):
+        traceback.print_exception(error)
+
+
+def _report(placement: Placement, rendered: Rendered) -> None:
     now, reader = time.perf_counter(), placement.reader
     png = None
     if now - placement.pictured > PICTURE_SECONDS:
         placement.pictured, png = now, encode_png(rendered.frame.rgb, level=1)
-    placement.frames += 1
     captured = getattr(rendered.source, "captured", None)
-    return Progress(
-        frames=placement.frames,
+    placement.last = Progress(
+        frames=placement.last.frames + 1,
         position=rendered.source.index,
         captured=time.time() - (now - captured if captured is not None else 0.0),
         rate=float(reader.rate),
@@ -165,3 +212,4 @@ def _progress(placement: Placement, rendered: Rendered) -> Progress:
         pid=os.getpid(),
         png=png,
     )
+    placement.emit(placement.last)

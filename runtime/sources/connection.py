@@ -10,13 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
 
 from ..errors import VideoError
-from ..video.frames import as_rate
+from ..video.frames import as_rate, pixel_aspect
+from ..video.reading import DAMAGE
 from .clock import SourceClock
 
 # A read that took longer than this had to wait: nothing was queued, so nothing is behind because of us.
@@ -30,7 +32,11 @@ _ARRIVALS = 64  # packets whose arrival is remembered until their frame comes ou
 
 
 class ConnectionLost(Exception):
-    """The connection is of no more use; the text says why."""
+    """The connection is of no more use; the text says why. `final`: the source came to its regular end."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 @dataclass
@@ -78,6 +84,7 @@ class Connection:
         silence: seconds after which the container breaks off a read, for the message.
         stopped: asked between packets; True ends the iteration.
         release: called after the container was closed (to end a process that fed it, say).
+        finished: asked when the packets ended: whether there will never be more.
     """
 
     container: Any
@@ -86,6 +93,7 @@ class Connection:
     silence: float
     stopped: Callable[[], bool]
     release: Callable[[], None] = lambda: None
+    finished: Callable[[], bool] = lambda: False
     _clock: SourceClock = field(default_factory=SourceClock)
     _arrivals: dict[int, float] = field(default_factory=dict)
     _resync_until: float = 0.0  # whole frames are left out until a key frame comes or this moment passes
@@ -101,6 +109,10 @@ class Connection:
         # Frame threads hold back as many frames as there are threads; slices cost no delay.
         self._stream.thread_type = "SLICE"
         self.rate = as_rate(self._stream.average_rate or self._stream.codec_context.framerate)
+
+    def pixel_aspect(self, picture: Picture) -> Fraction:
+        """Of one of its pictures; see `frames.pixel_aspect`."""
+        return pixel_aspect(self._stream, picture.frame)
 
     def __iter__(self) -> Iterator[Picture]:
         """Raises ConnectionLost when there will be no more, after the frames that the decoder still holds."""
@@ -127,7 +139,7 @@ class Connection:
                     raise ConnectionLost(str(error)) from error
                 packets = self.container.demux(self._stream)
                 continue
-            except (av.error.FFmpegError, OSError) as error:
+            except DAMAGE as error:
                 # A read that libav broke off for its time-out comes back as any of several errors.
                 silent = time.perf_counter() - asked > 0.9 * self.silence
                 raise ConnectionLost(
@@ -135,7 +147,7 @@ class Connection:
                 ) from error
             arrival = time.perf_counter()
             if packet is None or packet.size == 0:
-                raise ConnectionLost("the source ended")
+                raise ConnectionLost("the source ended", final=self.finished())
             self._unreadable = 0
             lag = self._observe(packet, arrival)
             if arrival - asked > _WAITED_SECONDS:
@@ -171,7 +183,7 @@ class Connection:
             frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:  # flushed already
             return
-        except (av.error.FFmpegError, OSError):
+        except DAMAGE:
             self._damage(arrival)
             return
         milliseconds = (time.perf_counter() - start) * 1e3

@@ -24,9 +24,12 @@ import av.error
 from ..errors import VideoError
 
 PROGRAM = "gst-launch-1.0"
-# What follows the user's pipeline. I420 is what encoders, cameras and libav have in common.
-_TAIL = "videoconvert ! video/x-raw,format=I420 ! matroskamux streamable=true ! fdsink fd=1"
+# What follows the user's pipeline. I420 is what encoders, cameras and libav have in common. Standard output
+# is left to what the program says.
+_TAIL = "videoconvert ! video/x-raw,format=I420 ! matroskamux streamable=true ! fdsink fd={descriptor}"
 _OPTIONS = {"probesize": "32768", "analyzeduration": "0"}
+_NOT_LIVE = "PREROLLING"  # said of a pipeline that waits for whoever takes its frames
+_END_SECONDS = 5.0  # from the end of the data to that of the process
 
 
 class _Pipe:
@@ -50,6 +53,10 @@ class _Pipe:
 class GStreamerProcess:
     """A running pipeline.
 
+    Attributes:
+        container: opened on what it gives.
+        live: GStreamer calls it live: it gives frames in real time, whether somebody takes them or not.
+
     Raises:
         VideoError: GStreamer is not installed, or the pipeline gave no video within `connect` seconds.
     """
@@ -62,20 +69,26 @@ class GStreamerProcess:
                 "Debian, Ubuntu and Jetson: apt install gstreamer1.0-tools gstreamer1.0-plugins-good.",
             )
         try:
-            words = shlex.split(f"{pipeline} ! {_TAIL}")
+            words = shlex.split(pipeline)
         except ValueError as error:
             raise VideoError(f"{pipeline}: {error}.", "Check the quotes of the pipeline.") from error
         self._said = ""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        self._process = subprocess.Popen(
-            [program, "--quiet", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,  # Ctrl-C is for us: the pipeline ends when we close it
-        )
-        assert self._process.stdout is not None
-        pipe = _Pipe(self._process.stdout.fileno(), connect, stopped)
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+        self._output, given = os.pipe()
+        tail = _TAIL.format(descriptor=given)
+        try:
+            self._process = subprocess.Popen(
+                [program, *words, "!", *tail.split()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._messages,
+                stderr=self._messages,
+                pass_fds=(given,),
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,  # Ctrl-C is for us: the pipeline ends when we close it
+            )
+        finally:
+            os.close(given)
+        pipe = _Pipe(self._output, connect, stopped)
         try:
             self.container: Any = av.open(pipe, format="matroska", options=_OPTIONS)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -84,17 +97,30 @@ class GStreamerProcess:
                 f"the pipeline gave no video: {self.complaint or error}.",
                 f"Try it alone: {PROGRAM} {pipeline} ! fakesink",
             ) from error
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
         pipe.patience = silence
+        self.live = _NOT_LIVE not in self._text()
 
     @property
     def complaint(self) -> str:
         """The first error that GStreamer printed, or an empty string."""
-        if self._errors.closed:
+        if self._messages.closed:
             return self._said
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").splitlines()
-        said = [line for line in lines if "ERROR" in line or "erroneous" in line]
+        said = [line for line in self._text().splitlines() if "ERROR" in line or "erroneous" in line]
         return said[0].strip().rstrip(".") if said else ""
+
+    def _text(self) -> str:
+        """All that the program has said."""
+        size = os.fstat(self._messages.fileno()).st_size
+        return os.pread(self._messages.fileno(), size, 0).decode(errors="replace")
+
+    def finished(self) -> bool:
+        """Whether the pipeline came to its own end, after the end of its data; False where it failed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_END_SECONDS) == 0
+        return False
 
     def close(self) -> None:
         """Ends the pipeline. Calling twice is harmless."""
@@ -105,7 +131,7 @@ class GStreamerProcess:
             if self._process.poll() is None:  # a driver that hangs
                 self._process.kill()
                 self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._said = self.complaint  # keeps it past the file
-        self._errors.close()
+        if not self._messages.closed:
+            os.close(self._output)
+            self._said = self.complaint  # keeps it past the file
+            self._messages.close()

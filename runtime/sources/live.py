@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, VideoError
+from ..video.file import FileReader
 from ..video.frames import Converter
-from ..video.reader import FileReader, VideoReader
+from ..video.reader import VideoReader
+from ..video.reading import Reading
 from ..video.surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 from .clock import Timeline
 from .connection import Connection, ConnectionLost, Picture, SourceEvents
-from .opening import is_live, open_live
+from .opening import Opened, is_live, open_live
 from .uri import SourceUri
 
-_CLOSE_SECONDS = 0.5
 _JITTER = 0.2  # of each wait, so that many readers do not knock at a rebooted server at the same moment
 
 
@@ -56,11 +56,12 @@ class LiveReader(VideoReader):
     """Iterates the frames of a camera, network stream or pipeline for as long as it can be had.
 
     Time stamps go on increasing across connections by the time that passed; `VideoFrame.segment` grows at
-    each break, so that no motion is predicted across it. Frames may change their size at any time.
+    each break, so that no motion is predicted across it. Frames may change their size at any time. A pipeline
+    that comes to its own end ends the iteration; one that is not live waits for whoever takes its frames.
 
     Args:
         uri: what to open. options: see `LiveOptions`.
-        opened: a container (with its release) that was opened already; None opens one.
+        opened: what was opened already; None opens it.
         accelerator: see `video.decoding.acceleration`, also for later connections.
 
     Raises:
@@ -72,20 +73,19 @@ class LiveReader(VideoReader):
         uri: SourceUri,
         options: LiveOptions | None = None,
         *,
-        opened: tuple[Any, Any] | None = None,
+        opened: Opened | None = None,
         accelerator: Any = None,
     ) -> None:
         super().__init__(uri.shown)
-        self.live = True
+        self.live = self.reconnects = True
         self.events = SourceEvents()
         self._uri, self._options, self._accelerator = uri, options or LiveOptions(), accelerator
-        self._stopped = threading.Event()
         self._timeline = Timeline()
         self._converter = Converter()
         self._index = 0
         self._size: tuple[int, ...] = ()
-        self._reading = threading.Lock()  # held while the container is in use, and never across a yield
-        self._connection, self._pictures = self._connect(opened)
+        self._reading = Reading(lambda: self._connection.close())
+        self._connect(opened)
         try:
             first = self._next()
         except ConnectionLost as error:
@@ -104,6 +104,7 @@ class LiveReader(VideoReader):
             self._connection.close()
             raise
         self.height, self.width = picture_size(picture_of(self._waiting))
+        self.pixel_aspect = self._connection.pixel_aspect(first)
 
     @property
     def counters(self) -> dict[str, float]:
@@ -121,18 +122,14 @@ class LiveReader(VideoReader):
                 if waiting is None:
                     waiting = self._frame(self._next())
             except ConnectionLost as error:
-                if not self._reconnect(self._uri.redact(error)):
+                if error.final or not self._reconnect(self._uri.redact(error)):
                     return
             else:
                 yield waiting
 
     def _next(self) -> Picture:
         """The next picture of the current connection. Raises ConnectionLost where there will be none."""
-        with self._reading:
-            picture = None if self._stopped.is_set() else next(self._pictures, None)
-            if self._stopped.is_set():  # `close` may have given up waiting for this read
-                self._connection.close()
-                picture = None
+        picture = self._reading.next(self._pictures)
         if picture is None:
             raise ConnectionLost("closed")
         return picture
@@ -148,31 +145,41 @@ class LiveReader(VideoReader):
         self.events.repaired_times += placed.repaired
         index, self._index = self._index, self._index + 1
         milliseconds = picture.decode_ms + (time.perf_counter() - start) * 1e3
-        return with_picture(image, placed.timestamp, index, picture.captured, milliseconds, placed.segment)
+        captured = picture.captured if self.live else None
+        return with_picture(image, placed.timestamp, index, captured, milliseconds, placed.segment)
 
-    def _connect(self, opened: tuple[Any, Any] | None = None) -> tuple[Connection, Iterator[Picture]]:
+    def _connect(self, opened: Opened | None = None) -> None:
+        """Makes the next connection the current one. Raises VideoError where there is none."""
         options = self._options
-        with self._reading:
-            container, release = opened or open_live(
+
+        def closed() -> bool:
+            return self._reading.closed
+
+        def connect() -> None:
+            source = opened or open_live(
                 self._uri,
                 connect=options.connect_seconds,
                 silence=options.silence_seconds,
                 options=options.libav,
-                stopped=self._stopped.is_set,
+                stopped=closed,
                 accelerator=self._accelerator,
             )
             try:
-                connection = Connection(
-                    container,
+                self._connection = Connection(
+                    source.container,
                     self.events,
-                    options.keep_up,
+                    options.keep_up and source.live,
                     options.silence_seconds,
-                    self._stopped.is_set,
-                    release=release,
+                    closed,
+                    release=source.release,
+                    finished=source.finished,
                 )
             except VideoError as error:
                 raise VideoError(f"{self.uri}: {error.message}", error.hint) from error
-        return connection, iter(connection)
+            self._pictures = iter(self._connection)
+            self.live = source.live
+
+        self._reading.run(connect)
 
     def _reconnect(self, reason: str) -> bool:
         """Tries until there is a frame again (True), attempts run out or the reader is closed (False)."""
@@ -180,18 +187,18 @@ class LiveReader(VideoReader):
         wait, tried = options.first_wait, 0
         self._timeline.reconnected()
         try:
-            while not self._stopped.is_set():
+            while not self._reading.closed:
                 self._connection.close()
                 if tried == options.attempts:
                     self.truncated = f"the source was lost after {self._index} frames ({reason})" + (
                         f" and did not come back in {tried} attempts" if tried else ""
                     )
                     return False
-                if self._stopped.wait(wait * random.uniform(1 - _JITTER, 1 + _JITTER)):
+                if self._reading.wait(wait * random.uniform(1 - _JITTER, 1 + _JITTER)):
                     return False
                 wait, tried = min(2 * wait, options.longest_wait), tried + 1
                 try:
-                    self._connection, self._pictures = self._connect()
+                    self._connect()
                     self._waiting = self._frame(self._next())
                 except (VideoError, ConnectionLost) as error:
                     self.events.failed_attempts += 1
@@ -209,10 +216,7 @@ class LiveReader(VideoReader):
         libav cannot be interrupted from here: a thread that waits for a silent source ends, and closes the
         connection itself, when `silence_seconds` (or `connect_seconds`) are over.
         """
-        self._stopped.set()
-        if self._reading.acquire(timeout=_CLOSE_SECONDS):
-            self._connection.close()
-            self._reading.release()
+        self._reading.close()
 
 
 def open_network(
@@ -235,6 +239,6 @@ def open_network(
         stopped=lambda: False,
         accelerator=accelerator,
     )
-    if is_live(uri, opened[0]):
+    if is_live(uri, opened.container):
         return LiveReader(uri, options, opened=opened, accelerator=accelerator)
-    return FileReader(uri.shown, opened[0], threads=threads, accelerated=accelerator is not None)
+    return FileReader(uri.shown, opened.container, threads=threads, accelerated=accelerator is not None)

@@ -5,17 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
 
 from ..errors import VideoError
 from ..video.decoding import check_accelerated, undecodable
+from ..video.reading import DAMAGE
 from .gstreamer import GStreamerProcess
 from .uri import LIVE_SCHEMES, SourceUri
 
-Release = Callable[[], None]
+
+class Opened(NamedTuple):
+    """A container, and what is known of what feeds it.
+
+    Attributes:
+        release: called once the container was closed.
+        finished: asked once the data ended: whether that was the regular end, after which nothing comes.
+        live: frames come in real time, whether somebody takes them or not.
+    """
+
+    container: Any
+    release: Callable[[], None]
+    finished: Callable[[], bool]
+    live: bool
+
+
 # RTP over TCP by default: it passes firewalls, and no packet is lost to a full socket buffer.
 # The server has announced the format, so nothing needs to be probed: the first frame comes at once, also from
 # a camera of one frame per second.
@@ -47,8 +63,8 @@ def open_live(
     options: Mapping[str, str],
     stopped: Callable[[], bool],
     accelerator: Any = None,
-) -> tuple[Any, Release]:
-    """An opened container, and what to call once it was closed.
+) -> Opened:
+    """An opened container.
 
     Args:
         uri: of kind camera, network or gstreamer.
@@ -61,8 +77,11 @@ def open_live(
         VideoError: what went wrong, with a hint, and without the password of the URI.
     """
     if uri.kind == "gstreamer":
-        process = GStreamerProcess(uri.target, connect=connect, silence=silence, stopped=stopped)
-        return process.container, process.close
+        try:
+            process = GStreamerProcess(uri.target, connect=connect, silence=silence, stopped=stopped)
+        except VideoError as error:
+            raise VideoError(uri.redact(error.message), uri.redact(error.hint)) from None
+        return Opened(process.container, process.close, process.finished, process.live)
     kind = None
     if uri.kind == "camera":
         if not Path(uri.target).exists():
@@ -81,8 +100,9 @@ def open_live(
             options={**defaults, **options},
             timeout=(connect, silence),
             hwaccel=accelerator,
+            metadata_errors="replace",
         )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DAMAGE as error:
         # A time-out comes back as any of several errors. The cause is left out: it would show the password.
         late = time.monotonic() - asked > 0.9 * connect
         raise _explained(uri, error, f"no answer within {connect:g} s" if late else "") from None
@@ -97,11 +117,15 @@ def open_live(
         except VideoError:
             container.close()
             raise
-    return container, _nothing
+    return Opened(container, _nothing, _never, True)
 
 
 def _nothing() -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 def is_live(uri: SourceUri, container: Any) -> bool:

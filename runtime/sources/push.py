@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -24,6 +25,8 @@ class PushSource:
         threading.Thread(target=lambda: run_video(source, stream, show, live=True)).start()
         source.push(image); ...; source.end()
 
+    Any thread may push. Frames are taken in the order of the calls.
+
     Args:
         policy: with `latest`, a push never waits: the oldest waiting frame is dropped and counted. With
             `block`, a push waits for room.
@@ -40,6 +43,7 @@ class PushSource:
         self._policy, self._depth = policy, depth
         self._waiting: deque[VideoFrame] = deque()
         self._changed = threading.Condition()
+        self._line: deque[object] = deque()  # pushes that wait for room, in the order of their calls
         self._ended = False
         self._start: float | None = None
         self._last = 0.0
@@ -60,8 +64,8 @@ class PushSource:
 
         Args:
             image: uint8 RGB [h, w, 3], any size. It is not copied: do not write to it afterwards.
-            timestamp: seconds, later than the previous frame's; None takes the time of this call, counted
-                from the first push. Use one or the other throughout.
+            timestamp: seconds, later than those of the frame taken before; None takes the time of this call,
+                counted from the first push. Use one or the other throughout.
             captured: moment of capture on `time.perf_counter`, for latencies; None is now.
             discontinuity: nothing moves from the previous frame to this one.
             timeout: seconds to wait for room with the policy `block`; None is for ever.
@@ -74,21 +78,17 @@ class PushSource:
                 The frame was not taken then.
         """
         image = check_image(image)
-        now = time.perf_counter()
+        timestamp = None if timestamp is None else float(timestamp)  # of NumPy, say
         with self._changed:
-            if timestamp is None:
-                timestamp = 0.0 if self._start is None else now - self._start
-            if not np.isfinite(timestamp) or (self._next and timestamp <= self._last):
-                raise InputError(
-                    f"The time stamp {timestamp} s is not later than the previous frame's {self._last} s.",
-                    "Push frames in time order, with finite seconds.",
-                )
-            if self._policy == "block" and not self._changed.wait_for(
-                lambda: self._ended or len(self._waiting) < self._depth, timeout
-            ):
+            now = time.perf_counter()
+            self._check(timestamp)
+            if self._policy == "block" and not self._wait_for_room(timeout):
                 raise InputError(
                     f"No room for a frame within {timeout} s.", "Wait longer, or use the policy 'latest'."
                 )
+            if timestamp is None:
+                timestamp = 0.0 if self._start is None else now - self._start
+            self._check(timestamp)  # again: others may have pushed while this waited
             if self._ended:
                 raise InputError("The source has ended.", "Make a new PushSource.")
             if len(self._waiting) == self._depth:
@@ -102,6 +102,28 @@ class PushSource:
             self._waiting.append(VideoFrame(image, timestamp, index, moment, 0.0, self._segment))
             self._changed.notify_all()
             return index
+
+    def _check(self, timestamp: float | None) -> None:
+        """Raises InputError for a time stamp that may not follow the last frame."""
+        if timestamp is not None and (
+            not math.isfinite(timestamp) or (self._next and timestamp <= self._last)
+        ):
+            raise InputError(
+                f"The time stamp {timestamp} s is not later than the previous frame's {self._last} s.",
+                "Push frames in time order, with finite seconds.",
+            )
+
+    def _wait_for_room(self, timeout: float | None) -> bool:
+        """Whether there is room, or the end, in time. Whoever came first is first."""
+        turn = object()
+        self._line.append(turn)
+        try:
+            return self._changed.wait_for(
+                lambda: self._ended or (self._line[0] is turn and len(self._waiting) < self._depth), timeout
+            )
+        finally:
+            self._line.remove(turn)
+            self._changed.notify_all()
 
     def end(self) -> None:
         """No more frames; those that wait are still delivered. Calling twice is harmless."""

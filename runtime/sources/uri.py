@@ -5,12 +5,14 @@ Passwords and tokens in a URI never reach messages, statistics or files: `Source
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from ..errors import VideoError
+from .redaction import split_pipeline, split_url, without
 
 Kind = Literal["path", "camera", "network", "gstreamer"]
 
@@ -19,7 +21,7 @@ LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp"}
 # May carry a recording or a live stream; the container tells (see `sources.open_source`).
 HTTP_SCHEMES = {"http", "https"}
 
-_SECRET_WORDS = re.compile(r"(?i)(pass|pwd|token|key|secret|auth|sig)")
+_SCHEMES = LIVE_SCHEMES | HTTP_SCHEMES
 # The sensor's own size is a matter of the caller's pipeline; 720p30 is a mode of every CSI camera for Jetson.
 _CSI = (
     "nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=30/1 "
@@ -35,11 +37,13 @@ class SourceUri:
         kind: which reader opens it.
         target: what that reader gets: path, device, URL or GStreamer pipeline.
         shown: the input without passwords and tokens.
+        secrets: the values that it is without.
     """
 
     kind: Kind
-    target: str
+    target: str = field(repr=False)
     shown: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def scheme(self) -> str:
@@ -47,8 +51,10 @@ class SourceUri:
         return urlsplit(self.target).scheme.lower() if self.kind == "network" else ""
 
     def redact(self, text: object) -> str:
-        """`text` (an error of libav, say, which quotes the URL) without this URI's secrets."""
-        return str(text).replace(self.target, self.shown)
+        """`text` (an error of libav or GStreamer, which repeat what they were given) without the secrets."""
+        if self.kind == "network":
+            text = str(text).replace(self.target, self.shown)
+        return without(str(text), self.secrets)
 
 
 def parse_uri(text: str) -> SourceUri:
@@ -71,9 +77,14 @@ def parse_uri(text: str) -> SourceUri:
             raise VideoError(
                 f"{text}: no pipeline.", "Write it after the colon: 'gst:videotestsrc ! videoconvert'."
             )
-        return SourceUri("gstreamer", pipeline, text)
+        shown, secrets = split_pipeline(pipeline)
+        return SourceUri("gstreamer", pipeline, f"gst:{shown}", secrets)
     scheme, separator, rest = text.partition("://")
     if not separator:
+        scheme, colon, rest = text.partition(":")
+        if colon and scheme.lower() in _SCHEMES and not os.path.exists(text):  # noqa: PTH110 (of any length)
+            address = split_url(f"{scheme}://{rest.lstrip('/')}")[0]
+            raise VideoError(f"{address}: was given without both slashes.", f"Write {scheme}://, as here.")
         return SourceUri("path", text, text)
     scheme = scheme.lower()
     if scheme == "file":
@@ -82,24 +93,10 @@ def parse_uri(text: str) -> SourceUri:
         if not rest.startswith("/"):
             raise VideoError(f"{text}: no device.", "Write v4l2:///dev/video0.")
         return SourceUri("camera", rest, text)
-    if scheme in LIVE_SCHEMES | HTTP_SCHEMES:
-        return SourceUri("network", text, _without_secrets(text))
-    known = ", ".join(f"{name}://" for name in sorted(LIVE_SCHEMES | HTTP_SCHEMES | {"file", "v4l2"}))
+    if scheme in _SCHEMES:
+        return SourceUri("network", text, *split_url(text))
+    known = ", ".join(f"{name}://" for name in sorted(_SCHEMES | {"file", "v4l2"}))
     raise VideoError(
-        f"{text}: the scheme {scheme}:// is not known.",
+        f"{split_url(text)[0]}: the scheme {scheme}:// is not known.",
         f"Known: {known}; also camera:N, csi:N and gst:PIPELINE.",
     )
-
-
-def _without_secrets(url: str) -> str:
-    """The URL with `***` for its password and for the values of parameters that look like credentials."""
-    url = re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", url, count=1)
-    base, question, query = url.partition("?")
-    if not question:
-        return url
-    parts = [
-        f"{name}=***" if equals and _SECRET_WORDS.search(name) else part
-        for part in query.split("&")
-        for name, equals, _ in (part.partition("="),)
-    ]
-    return f"{base}?{'&'.join(parts)}"

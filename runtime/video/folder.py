@@ -1,4 +1,4 @@
-"""A folder of images as a video: sorted by name, at a given rate."""
+"""A folder of images as a video: sorted by name, at a given rate. Also a single image."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import VideoError
-from .frames import VideoFrame, to_rgb
+from . import exif
+from .frames import VideoFrame, as_stored, display_matrix, upright
 from .reader import IMAGE_SUFFIXES, VideoReader
+from .reading import DAMAGE
 
 
 class FolderReader(VideoReader):
-    """Reads the images of one folder (not of its subfolders) in the order of their names.
+    """Reads the images of one folder (not of its subfolders) in the order of their names, or one image.
 
     A damaged image is left out and reported in `truncated`; its place in time stays empty.
     """
@@ -23,9 +26,7 @@ class FolderReader(VideoReader):
     def __init__(self, folder: Path, rate: Fraction) -> None:
         super().__init__(str(folder))
         self.rate = rate
-        self._paths = sorted(
-            p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-        )
+        self._paths = [folder] if folder.is_file() else _images_in(folder)
         if not self._paths:
             raise VideoError(
                 f"{folder}: no images in this folder.", f"Looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
@@ -36,8 +37,10 @@ class FolderReader(VideoReader):
         self._first = next(self._frames, None)
         if self._first is None:
             raise VideoError(
-                f"{folder}: none of its {len(self._paths)} images could be decoded.",
-                "Are they really images?",
+                f"{folder}: none of its {len(self._paths)} images could be decoded."
+                if folder.is_dir()
+                else f"{folder}: no image that can be decoded.",
+                "Can another program show it?",
             )
         self.height, self.width = self._first.image.shape[:2]
 
@@ -47,12 +50,12 @@ class FolderReader(VideoReader):
         for place, path in enumerate(self._paths):
             try:
                 with av.open(str(path)) as container:
-                    frame = next(container.decode(video=0))
-            except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration):
+                    image = _decoded(path, next(container.decode(video=0)))
+            except (*DAMAGE, StopIteration):
                 self._damaged.append(path.name)
                 continue
             start = place if start is None else start
-            yield VideoFrame(to_rgb(frame), float((place - start) / self.rate), index)
+            yield VideoFrame(image, float((place - start) / self.rate), index)
             index += 1
         if self._damaged:
             some = ", ".join(self._damaged[:3]) + (", ..." if len(self._damaged) > 3 else "")
@@ -66,3 +69,15 @@ class FolderReader(VideoReader):
 
     def close(self) -> None:
         self._frames.close()  # type: ignore[attr-defined]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+    )
+
+
+def _decoded(path: Path, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """Upright uint8 RGB [h, w, 3]."""
+    jpeg = path.suffix.lower() in exif.SUFFIXES
+    return upright(as_stored(frame), exif.exif_matrix(path) if jpeg else display_matrix(frame))

@@ -16,6 +16,8 @@ _BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
 _HD_HEIGHT = 720
 RATE_MAX = 1000  # frames per second; what claims more is a mistake in a header
 _KNOWN_SPACES = {1, 4, 5, 7, 9}
+_QUARTER_TURNS = {1: (0, -1, 1, 0), 2: (-1, 0, 0, -1), 3: (0, 1, -1, 0)}  # counterclockwise
+_PIXEL_ASPECT_MAX = 10  # width over height, or height over width; what claims more is a mistake in a header
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """The display matrix (a, b, c, d), None where absent: x' = a x + c y, y' = b x + d y with y down."""
     try:
         data: Any = frame.side_data.get("DISPLAYMATRIX")
-    except (KeyError, ValueError, AttributeError):
+    except ValueError:  # another entry is of a kind that this PyAV does not know; it still tells the angle
+        return _QUARTER_TURNS.get(round(getattr(frame, "rotation", 0) / 90) % 4)
+    except (KeyError, AttributeError):
         return None
     if data is None:
         return None
@@ -136,6 +140,14 @@ def orientation(matrix: tuple[int, int, int, int] | None) -> Orientation:
     if max(abs(b), abs(c)) > max(abs(a), abs(d)):
         return Orientation(True, c < 0, b < 0)
     return Orientation(False, a < 0, d < 0)
+
+
+def pixel_aspect(stream: Any, frame: av.VideoFrame) -> Fraction:
+    """Width over height of a pixel as it is to be shown, of the upright picture; 1 where nothing is said."""
+    ratio = Fraction(stream.sample_aspect_ratio or 1)
+    if not Fraction(1, _PIXEL_ASPECT_MAX) <= ratio <= _PIXEL_ASPECT_MAX:
+        return Fraction(1)
+    return 1 / ratio if orientation(display_matrix(frame)).transposed else ratio
 
 
 def as_rate(value: Fraction | None, default: Fraction = Fraction(25)) -> Fraction:

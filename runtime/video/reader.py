@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
@@ -10,13 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import av
-import av.error
-
 from ..errors import InputError, VideoError
-from .decoding import SOFTWARE_HINT, acceleration, check_accelerated, undecodable
-from .frames import RATE_MAX, Converter, as_rate
-from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
+from . import exif
+from .decoding import SOFTWARE_HINT, acceleration
+from .frames import RATE_MAX
+from .reading import open_aside
+from .surface import DecodedFrame
 
 if TYPE_CHECKING:
     from ..sources import LiveOptions
@@ -27,11 +25,6 @@ VIDEO_SUFFIXES = {
 }  # fmt: skip
 DEFAULT_FOLDER_RATE = Fraction(24)
 
-# libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.
-_NOT_VIDEO_FORMATS = {"tty", "rawvideo"}
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-_JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stream, a smaller one jitter
-
 
 class VideoReader(ABC):
     """Iterates the frames of one input, once.
@@ -39,9 +32,11 @@ class VideoReader(ABC):
     Attributes:
         uri: what was opened.
         width, height: size of the first frame in pixels, upright. Later frames may differ.
+        pixel_aspect: width over height of a pixel as it is to be shown, of the first frame.
         rate: nominal frames per second.
         frames_estimate: number of frames the container announces, None where it does not say.
         live: frames arrive in real time, whether somebody is ready for them or not.
+        reconnects: it is opened again when it breaks off; what comes may be live without saying so.
         truncated: None, or a sentence: where and why decoding ended early. Final after the last frame.
         notes: sentences about repairs (time stamps, damaged packets) worth telling the user.
     """
@@ -50,11 +45,18 @@ class VideoReader(ABC):
         self.uri = uri
         self.width = 0
         self.height = 0
+        self.pixel_aspect = Fraction(1)
         self.rate = Fraction(25)
         self.frames_estimate: int | None = None
         self.live = False
+        self.reconnects = False
         self.truncated: str | None = None
         self.notes: list[str] = []
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width of the first frame as it is to be shown, in square pixels."""
+        return self.height, max(1, round(self.width * self.pixel_aspect))
 
     @property
     def dropped(self) -> int:
@@ -95,7 +97,8 @@ def open_video(
     """Opens a recording or a live source; `sources.parse_uri` lists the forms.
 
     Args:
-        uri: a path (video file or folder of images, sorted by name), `camera:N`, `rtsp://`, `http(s)://`, ...
+        uri: a path (video file, image, or folder of images, sorted by name), `camera:N`, `rtsp://`,
+            `http(s)://`, ...
         folder_rate: frames per second given to the images of a folder.
         threads: decoding threads for recordings, 0 = as many as there are cores.
         live: patience and options for a live source.
@@ -123,16 +126,19 @@ def open_video(
     from ..sources.live import LiveReader, open_network
 
     if source.kind == "network":
-        return open_network(source, live, threads=threads, accelerator=accelerator)
-    return LiveReader(source, live)
+        return open_aside(lambda: open_network(source, live, threads=threads, accelerator=accelerator))
+    if source.kind == "camera":
+        return open_aside(lambda: LiveReader(source, live))
+    return LiveReader(source, live)  # waits for a process, which can be interrupted and must be ended
 
 
 def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerator: Any) -> VideoReader:
+    from .file import FileReader, open_container
+    from .folder import FolderReader
+
     path = Path(text)
     try:
         if path.is_dir():
-            from .folder import FolderReader
-
             if not 0 < folder_rate <= RATE_MAX:
                 raise InputError(
                     f"The rate of the folder is {folder_rate} frames per second.",
@@ -152,201 +158,7 @@ def _open_path(text: str, folder_rate: Fraction | float, threads: int, accelerat
         raise VideoError(
             f"{path}: cannot be read: {error.strerror or error}.", "Check the path and its permissions."
         ) from error
-    container = _open_container(text, accelerator)
+    if path.suffix.lower() in exif.SUFFIXES and accelerator is None:
+        return FolderReader(path, Fraction(folder_rate))
+    container = open_container(text, accelerator)
     return FileReader(text, container, threads=threads, accelerated=accelerator is not None)
-
-
-def _open_container(uri: str, accelerator: Any) -> Any:
-    try:
-        return av.open(uri, hwaccel=accelerator)
-    except RuntimeError as error:  # PyAV's, where no stream can be accelerated
-        if accelerator is None:
-            raise
-        raise undecodable(uri, str(error)) from error
-    except PermissionError as error:
-        raise VideoError(f"{uri}: permission denied.", "Check the permissions of the file.") from error
-    except av.error.InvalidDataError as error:
-        raise VideoError(
-            f"{uri}: not a video, or damaged beyond use.",
-            "An MP4 cut off while being written lacks its index (moov): only a repair tool can help.",
-        ) from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(
-            f"{uri}: cannot be opened: {error}.", "Check that it is a video that a player can open."
-        ) from error
-
-
-class FileReader(VideoReader):
-    """Decodes the first real video stream of a container; multi-threaded, tolerant of damage.
-
-    `accelerated`: the container was opened with an accelerator, which must be what decodes.
-    """
-
-    def __init__(self, uri: str, container: Any, *, threads: int = 0, accelerated: bool = False) -> None:
-        super().__init__(uri)
-        self._container = container
-        try:
-            self._stream = self._pick_stream()
-            if accelerated:
-                check_accelerated(uri, self._stream)
-                threads = 1  # each would hold surfaces of the GPU
-            self._stream.codec_context.thread_count = threads
-            with contextlib.suppress(AttributeError, ValueError):
-                self._stream.thread_type = "AUTO"
-            self._dts_only = container.format.name == "avi"  # AVI stores no presentation times
-            self.rate = as_rate(
-                self._stream.average_rate or self._stream.guessed_rate or self._stream.base_rate
-            )
-            self._announced_end = self._announce()
-            self._decoded = 0
-            self._converter = Converter()
-            self._damaged = 0
-            self._repaired = 0
-            self._failure = ""
-            self._origin: float | None = None
-            self._last = -1.0
-            self._frames = self._decode()
-            self._first = next(self._frames, None)
-            if self._first is None:
-                why = f": {self._failure}" if self._failure else ""
-                raise VideoError(
-                    f"{uri}: not a single frame could be decoded{why}.",
-                    "The file is damaged or its codec is unknown to this build of FFmpeg."
-                    if not accelerated
-                    else f"The GPU may not decode this profile, chroma format or size. {SOFTWARE_HINT}",
-                )
-        except BaseException:
-            container.close()
-            raise
-        self.height, self.width = picture_size(picture_of(self._first))
-
-    def _pick_stream(self) -> Any:
-        name = self._container.format.name
-        # A picture attached to music (cover art) is not video.
-        videos = [s for s in self._container.streams.video if not _is_cover(s)]
-        if name in _NOT_VIDEO_FORMATS:
-            raise VideoError(
-                f"{self.uri}: not a video (looks like {name}).",
-                "Pass a video file, a folder of images or camera:N.",
-            )
-        if not videos:
-            kinds = sorted({s.type for s in self._container.streams}) or ["nothing"]
-            raise VideoError(
-                f"{self.uri}: no video stream in it (found: {', '.join(kinds)}).",
-                "Pass a file that has pictures.",
-            )
-        stream = videos[0]
-        if getattr(stream, "codec_context", None) is None:
-            raise VideoError(
-                f"{self.uri}: the codec of its video stream is unknown to FFmpeg.",
-                "Convert it to H.264 first.",
-            )
-        return stream
-
-    def _announce(self) -> float | None:
-        """Seconds that the container promises for the video, None where it promises nothing reliable."""
-        stream = self._stream
-        self.frames_estimate = int(stream.frames) or None
-        seconds: float | None = None
-        if stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
-        elif "DURATION" in stream.metadata:  # Matroska
-            with contextlib.suppress(ValueError):
-                h, m, s = stream.metadata["DURATION"].split(":")
-                seconds = int(h) * 3600 + int(m) * 60 + float(s)
-        elif self._container.duration and len(self._container.streams) == 1:
-            seconds = self._container.duration / 1e6
-        if self.frames_estimate is None and seconds:
-            self.frames_estimate = max(1, round(seconds * float(self.rate)))
-        return seconds
-
-    def _decode(self) -> Iterator[DecodedFrame]:
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except (av.error.FFmpegError, OSError) as error:
-                self._failure = str(error)
-                yield from self._convert(None)
-                break
-            if packet is None:
-                break
-            yield from self._convert(packet)
-        self._conclude()
-
-    def _convert(self, packet: Any) -> Iterator[DecodedFrame]:
-        try:
-            frames = self._stream.codec_context.decode(packet)
-        except av.error.EOFError:
-            return
-        except (av.error.FFmpegError, OSError) as error:
-            self._damaged += 1
-            self._failure = self._failure or str(error)
-            return
-        for frame in frames:
-            if frame.is_corrupt:  # decoded with parts missing: worse than no frame
-                self._damaged += 1
-                continue
-            picture = taken(frame, self._converter)
-            timestamp = self._time(frame)
-            index, self._decoded = self._decoded, self._decoded + 1
-            yield with_picture(picture, timestamp, index)
-
-    def _time(self, frame: Any) -> float:
-        """Seconds since the first frame, strictly increasing whatever the file says."""
-        period = 1.0 / float(self.rate)
-        ticks = frame.dts if frame.pts is None or self._dts_only else frame.pts
-        base = frame.time_base or self._stream.time_base
-        if self._origin is None:
-            self._origin = float(ticks * base) if ticks is not None and base else 0.0
-            self._last = 0.0
-            return 0.0
-        if ticks is None or not base:
-            now = self._last + period
-            self._repaired += 1
-        else:
-            now = float(ticks * base) - self._origin
-            if now <= self._last:
-                self._repaired += 1
-                if self._last - now > _JUMP_SECONDS:
-                    self._origin -= self._last + period - now
-                    now = self._last + period
-                else:
-                    now = self._last + min(1e-3, 0.5 * period)
-        self._last = now
-        return now
-
-    def _conclude(self) -> None:
-        """Works out, once everything was read, whether the input ended early."""
-        if self._repaired:
-            self.notes.append(f"{self._repaired} missing or not increasing time stamps were repaired")
-        if self._damaged:
-            self.notes.append(f"{self._damaged} damaged packets or frames were dropped")
-        end = self._last + 1.0 / float(self.rate)
-        promised = self._announced_end
-        frames = self.frames_estimate
-        short = promised is not None and end < promised - max(1.5 / float(self.rate), 0.01 * promised)
-        fewer = frames is None or self._decoded < frames - max(1, frames // 100)
-        if self._failure or (short and fewer):
-            of = f" of about {frames}" if frames else ""
-            of_seconds = f" of {promised:.2f}" if promised else ""
-            why = f" ({self._failure})" if self._failure else ""
-            self.truncated = (
-                f"only {self._decoded}{of} frames ({end:.2f}{of_seconds} s) could be decoded{why}"
-            )
-
-    def __iter__(self) -> Iterator[DecodedFrame]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
-        yield from self._frames
-
-    def close(self) -> None:
-        self._container.close()
-
-
-def _is_cover(stream: Any) -> bool:
-    disposition = getattr(stream, "disposition", None)
-    return disposition is not None and bool(
-        int(getattr(disposition, "value", disposition)) & _ATTACHED_PICTURE
-    )

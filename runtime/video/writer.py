@@ -17,6 +17,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import InputError, OutputError
+from ..folders import swap_in
 from .frames import to_rgb
 from .output import AtomicFile, output_error, write_bytes
 from .png import encode_png
@@ -256,13 +257,19 @@ class FolderWriter:
         """Stores one frame, uint8 RGB [h, w, 3] or any frame of libav, any size; `timestamp` in seconds."""
         if isinstance(image, av.VideoFrame):
             image = to_rgb(image)
-        try:
-            write_bytes(self._temporary / f"frame_{self.frames:06d}.png", encode_png(image, level=3))
-        except OutputError:
-            self.abort()
-            raise
+        self._store(f"frame_{self.frames:06d}.png", encode_png(image, level=3))
         self.frames += 1
         self._times.append(timestamp)
+
+    def _store(self, name: str, data: bytes) -> None:
+        try:
+            write_bytes(self._temporary / name, data)
+        except OutputError as error:
+            self.abort()
+            cause = error.__cause__
+            if isinstance(cause, OSError):  # the user knows the folder by its name
+                raise output_error(self.path, cause) from cause
+            raise
 
     def close(self) -> None:
         if not self._open:
@@ -271,17 +278,12 @@ class FolderWriter:
             self.abort()
             return
         table = "index,seconds\n" + "".join(f"{i},{t:.6f}\n" for i, t in enumerate(self._times))
+        self._store("timestamps.csv", table.encode())
         try:
-            write_bytes(self._temporary / "timestamps.csv", table.encode())
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self._temporary.replace(self.path)
+            swap_in(self._temporary, self.path)
         except OSError as error:
             self.abort()
             raise output_error(self.path, error) from error
-        except OutputError:
-            self.abort()
-            raise
         self._open = False
 
     def abort(self) -> None:

@@ -14,16 +14,20 @@ _QUALITY = "6"  # of libav's scale, where 2 is best and 31 worst
 
 
 class JpegEncoder:
-    """Encodes uint8 RGB images of any size, no wider than `max_width` pixels. Not thread-safe."""
+    """Encodes uint8 RGB images of any size, no wider than `max_width` pixels. Not thread-safe.
 
-    def __init__(self, max_width: int = 480) -> None:
+    `pixel_aspect`: width over height of the images' pixels; those of the JPEG are square.
+    """
+
+    def __init__(self, max_width: int = 480, *, pixel_aspect: float = 1.0) -> None:
         self._max_width = max_width
+        self._pixel_aspect = pixel_aspect
         self._reformatter = VideoReformatter()
         self._codec: av.VideoCodecContext | None = None
         self._count = 0
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> bytes:
-        height, width = image.shape[:2]
+        height, width = image.shape[0], image.shape[1] * self._pixel_aspect
         scale = min(1.0, self._max_width / width)
         width, height = (max(2, round(side * scale / 2) * 2) for side in (width, height))
         frame = self._reformatter.reformat(

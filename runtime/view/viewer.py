@@ -61,18 +61,19 @@ class LiveViewer(Observer):
 
     Args:
         title: what is looked at, shown in the page.
+        pixel_aspect: width over height of the input's pixels as they are to be shown.
 
     Raises:
         InputError: websockets is missing, the address cannot be listened on, or it needs a token.
     """
 
-    def __init__(self, settings: Settings, title: str = "") -> None:
+    def __init__(self, settings: Settings, title: str = "", *, pixel_aspect: float = 1.0) -> None:
         self.buffer = SceneBuffer(settings.seconds, settings.max_bytes)
         self._title = title
         self._server = ViewServer(settings.host, settings.port, settings.token, self.buffer)
         self._board: StatusBoard | None = None
         self._status_at = 0.0
-        self._jpeg = JpegEncoder()
+        self._jpeg = JpegEncoder(pixel_aspect=pixel_aspect)
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE)
         self._failure: BaseException | None = None
         self.left_out = 0

@@ -104,7 +104,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="precision that runs, e.g. fp32 or bf16 (default: the engine's best for the bundle)",
     )
     parser.add_argument(
-        "--threads", type=option_types.count, default=0, metavar="N", help="threads (default: 0 = all cores)"
+        "--threads",
+        type=option_types.threads,
+        default=0,
+        metavar="N",
+        help="threads (default: 0 = all cores)",
     )
     parser.add_argument(
         "--gap",
@@ -114,10 +118,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add_source_options(parser)
     parser.add_argument(
-        "--max-frames", type=option_types.two_or_more, metavar="N", help="stop after so many input frames"
+        "--max-frames", type=option_types.positive, metavar="N", help="stop after so many input frames"
     )
     parser.add_argument(
         "--folder-rate",
+        action=option_types.Given,
         type=option_types.rate,
         default=24.0,
         metavar="FPS",

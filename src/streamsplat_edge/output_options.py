@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from . import option_types
+
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """What `run` shows and saves."""
     parser.add_argument(
         "--layout",
+        action=option_types.Given,
         default="reconstruction",
         metavar="L",
         help="what the output video shows: any of input, reconstruction, depth, novel with commas between, "
@@ -17,6 +20,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--camera",
+        action=option_types.Given,
         metavar="PATH",
         help="path of the camera of novel views: swing[:yaw=7,period=5], orbit[:yaw=7,pitch=4,period=5], "
         "fixed:yaw=5,pitch=2, each with pivot=DEPTH where wanted, or a JSON file (default: swing)",

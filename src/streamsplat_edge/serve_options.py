@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from . import option_types
 from .source_options import ENGINES
 
 
@@ -33,7 +34,11 @@ def add_parser(commands: Any) -> None:
         "--device", choices=("cpu", "cuda"), default="cpu", help="what a replica takes (default: cpu)"
     )
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="per replica (default: 0 = all cores)"
+        "--threads",
+        type=option_types.count,
+        default=0,
+        metavar="N",
+        help="of a replica, which reserves as many cores (default: 0 = the cores, shared by the replicas)",
     )
     parser.add_argument("--gap", type=int, metavar="N", help="as for `run`")
     parser.add_argument("--key-frames", choices=("fixed", "motion"), default="fixed", help="as for `run`")
@@ -50,6 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the status as JSON, a line each time it changes"
     )
+    parser.add_argument("--ray-log", action="store_true", help="print what Ray says of itself, too")
     parser.set_defaults(handler=_serve)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from . import option_types
+
 if TYPE_CHECKING:
     from .runtime.key_frames import KeyFrameRule
     from .runtime.sources import LiveOptions
@@ -37,12 +39,14 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reconnect",
+        action=option_types.Given,
         type=int,
         metavar="N",
         help="attempts in a row to get a lost live source back, 0 for none (default: without end)",
     )
     parser.add_argument(
         "--silence",
+        action=option_types.Given,
         type=float,
         default=10.0,
         metavar="S",
@@ -100,12 +104,12 @@ def drops_frames(args: argparse.Namespace, reader: VideoReader) -> bool:
     """
     from .runtime.errors import InputError
 
-    if args.policy == "latest" and not reader.live:
+    if args.policy == "latest" and not reader.live and not reader.reconnects:
         raise InputError(
             f"{reader.uri}: is a recording, which waits; --policy latest would skip most of it.",
             "Leave --policy out, or use block.",
         )
-    return reader.live and args.policy != "block"
+    return args.policy == "latest" or (reader.live and args.policy != "block")
 
 
 def key_frame_rule(args: argparse.Namespace) -> KeyFrameRule | None:

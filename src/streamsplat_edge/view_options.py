@@ -7,6 +7,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from . import option_types
+
 if TYPE_CHECKING:
     from .runtime.view.viewer import LiveViewer
 
@@ -20,28 +22,44 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
     """Options for `open_viewer`."""
     parser.add_argument(
         "--view-host",
+        action=option_types.Given,
         default="127.0.0.1",
         metavar="HOST",
         help="address the page is served on (default: 127.0.0.1, this machine only). Others need the token "
         f"that is printed with the address, or the one in {TOKEN_VARIABLE}",
     )
     parser.add_argument(
-        "--view-port", type=int, default=8400, metavar="N", help="port of the page, 0 for any (default: 8400)"
+        "--view-port",
+        action=option_types.Given,
+        type=int,
+        default=8400,
+        metavar="N",
+        help="port of the page, 0 for any (default: 8400)",
     )
     parser.add_argument(
         "--view-seconds",
+        action=option_types.Given,
         type=float,
         default=20.0,
         metavar="S",
         help="seconds of the stream that the page can go back (default: 20)",
     )
     parser.add_argument(
-        "--view-memory", type=int, default=256, metavar="MB", help="memory for them at most (default: 256)"
+        "--view-memory",
+        action=option_types.Given,
+        type=int,
+        default=256,
+        metavar="MB",
+        help="memory for them at most (default: 256)",
     )
 
 
-def open_viewer(args: argparse.Namespace, title: str, *, seconds: float | None = None) -> LiveViewer:
+def open_viewer(
+    args: argparse.Namespace, title: str, *, seconds: float | None = None, pixel_aspect: float = 1.0
+) -> LiveViewer:
     """The viewer that the options ask for; serving begins at once. `seconds` overrides --view-seconds.
+
+    `pixel_aspect`: of the input, see `VideoReader`.
 
     Raises:
         InputError: an impossible value, an address that cannot be used, or websockets is missing.
@@ -67,4 +85,4 @@ def open_viewer(args: argparse.Namespace, title: str, *, seconds: float | None =
         args.view_seconds if seconds is None else seconds,
         args.view_memory * _MEGABYTE,
     )
-    return LiveViewer(settings, title)
+    return LiveViewer(settings, title, pixel_aspect=pixel_aspect)

@@ -60,7 +60,7 @@ print("heavy:", sorted(heavy))
         (("run", "x", "--gap", "0"), "must be 1 or more"),
         (("run", "x", "--gap", "two"), "'two' is not a whole number"),
         (("run", "x", "--threads", "-1"), "must be 0 or more"),
-        (("run", "x", "--max-frames", "1"), "a single frame cannot move"),
+        (("run", "x", "--max-frames", "0"), "must be 1 or more"),
         (("run", "x", "--folder-rate", "0"), "frames per second"),
         (("run", "x", "--folder-rate", "nan"), "frames per second"),
         (("run", "x", "--folder-rate", "2000"), "frames per second"),
@@ -179,3 +179,14 @@ def test_output_into_a_closed_pipe() -> None:
     command = f"{sys.executable} -m streamsplat_edge doctor | true"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "view", "bench"])
+def test_more_threads_than_cores_are_not_started(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Many more took many times as long, and memory, without a word."""
+    cores = len(os.sched_getaffinity(0))
+    for given, wanted in ((0, 0), (1, 1), (cores, cores), (999, cores)):
+        args = cli.build_parser().parse_args([command, "x.mp4", "--threads", str(given)])
+        assert args.threads == wanted
+        told = capsys.readouterr().err
+        assert ("note: --threads 999" in told and str(cores) in told) if given == 999 else told == ""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from video_samples import moving_square, sample_clip, write_video
+from video_samples import moving_square, sample_clip, sample_photo, write_video
 
 from streamsplat_edge import cli
 from streamsplat_edge.commands.view import Viewer
 from streamsplat_edge.runtime.compose import psnr
+from streamsplat_edge.runtime.outputs.ply import read_ply
+from streamsplat_edge.runtime.outputs.tracks import Tracks
+from streamsplat_edge.runtime.panels import Panels
 from streamsplat_edge.runtime.pipeline import Rendered
 from streamsplat_edge.runtime.preprocess import Resizer
 from streamsplat_edge.runtime.video import encode_png, open_video
@@ -30,7 +35,7 @@ def test_everything_at_once(tmp_path: Path, fake_bundle: Path, call) -> None:
     out, sheet, stats_file = tmp_path / "o.mp4", tmp_path / "o.png", tmp_path / "o.json"
     result = call(
         *("run", clip, "--bundle", fake_bundle, "-o", out, "--layout", "side-by-side"),
-        *("--contact-sheet", sheet, "--stats", stats_file, "--threads", 2),
+        *("--contact-sheet", sheet, "--stats", stats_file, "--threads", 1),
     )
     assert result.returncode == 0, result.stderr
     for word in ("frames per second", "encode", "deform", "render", "p50 ms", "PSNR", str(out), "key frames"):
@@ -42,7 +47,7 @@ def test_everything_at_once(tmp_path: Path, fake_bundle: Path, call) -> None:
     stats = json.loads(stats_file.read_text())
     assert stats["frames"] == {"total": 14, "key": 5, "in_between": 9, "cuts": 0, "skipped": 0, "dropped": 0}
     assert stats["settings"]["gap"] == 4 and stats["settings"]["engine"] == "onnxruntime"
-    assert stats["settings"]["threads"] == 2 and len(stats["settings"]["files"]) == 2
+    assert stats["settings"]["threads"] == 1 and len(stats["settings"]["files"]) == 2
     assert all(len(digest) == 64 for digest in stats["settings"]["files"].values())
     assert stats["software"]["onnxruntime"] and stats["machine"]["cores_usable"] >= 1
     assert "libx264" in stats["settings"]["encoder"]
@@ -75,6 +80,61 @@ def test_reconstruction_keeps_the_shape_of_the_input(tmp_path: Path, fake_bundle
         assert (context.width, context.height) == (WIDTH, HEIGHT)
         shown = context.width * context.sample_aspect_ratio / context.height
     assert shown == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "one.png", "one.jpg", "folder", "limited"])
+def test_a_single_picture_is_a_still_scene(tmp_path: Path, fake_bundle: Path, call, name: str) -> None:
+    picture, limit = tmp_path / name, ()
+    if name == "folder":
+        picture.mkdir()
+        (picture / "a.png").write_bytes(encode_png(moving_square(0)))
+    elif name == "limited":
+        picture, limit = sample_clip(tmp_path / "long.mp4", 5), ("--max-frames", 1)
+    elif name == "one.png":
+        picture.write_bytes(encode_png(moving_square(0)))
+    elif name == "one.jpg":
+        sample_photo(picture)
+    else:
+        sample_clip(picture, 1)
+    out = tmp_path / "out"
+    out.mkdir()
+    saved = [word for file in ("scene.ply", "tracks.npz", "%02d.png") for word in ("--save", out / file)]
+    result = call(
+        *("run", picture, "--bundle", fake_bundle, *limit, "-o", out / "o.mp4", "--layout", "side-by-side"),
+        *(*saved, "--contact-sheet", out / "sheet.png", "--json"),
+    )
+    assert result.returncode == 0, result.stderr
+    stats = json.loads(result.stdout)
+    assert (stats["frames"]["total"], stats["frames"]["key"]) == (1, 1)
+    assert stats["input_problems"]["truncated"] is None
+    assert len(frames_of(out / "o.mp4")) == 1
+    cloud = read_ply(out / "scene.ply")
+    assert cloud.time == 0.0 and cloud.count > 0
+    with closing(Tracks(out / "tracks.npz")) as tracks:
+        assert len(tracks.times) == 1
+
+
+def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path, fake_bundle: Path, call) -> None:
+    """As much of a picture as 64x64 pixels of 2:1: wide, whatever is shown of it and where."""
+    clip = sample_clip(tmp_path / "clip.mp4", 5, height=64, width=64, aspect=Fraction(2))
+    arguments = ("run", clip, "--bundle", fake_bundle)
+    result = call(
+        *(*arguments, "-o", tmp_path / "plain.mp4", "--save", tmp_path / "scene.ply"),
+        *("--contact-sheet", tmp_path / "sheet.png"),
+    )
+    assert result.returncode == 0, result.stderr
+    with av.open(str(tmp_path / "plain.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        shown = context.width * (context.sample_aspect_ratio or 1) / context.height
+    assert shown == pytest.approx(2.0, abs=0.02)
+    assert read_ply(next(tmp_path.glob("**/*.ply"))).picture.aspect == 2.0
+    layout = "input,reconstruction"
+    assert call(*arguments, "-o", tmp_path / "two.mp4", "--layout", layout).returncode == 0
+    panels = Panels((64, 128), layout.split(","))
+    assert frames_of(tmp_path / "two.mp4")[0].image.shape[:2] == (panels.height, panels.width)
+    assert panels.panel_width == 2 * panels.panel_height
+    with open_video(tmp_path / "sheet.png") as square:
+        assert square.width == 176 + 4 * (2 * 198 + 12) + 12
 
 
 def test_folder_in_folder_out_and_the_quality_that_is_reported(

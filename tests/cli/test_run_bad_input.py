@@ -64,15 +64,6 @@ def make_headless(path: Path) -> Path:
     return path / "cut.mp4"
 
 
-def make_single(path: Path) -> Path:
-    return sample_clip(path / "single.mp4", 1)
-
-
-def make_picture(path: Path) -> Path:
-    (path / "one.png").write_bytes(encode_png(moving_square(0)))
-    return path / "one.png"
-
-
 def make_empty_folder(path: Path) -> Path:
     (path / "nothing").mkdir()
     return path / "nothing"
@@ -86,8 +77,6 @@ def make_empty_folder(path: Path) -> Path:
         (make_text, "not a video"),
         (make_sound, "no video stream"),
         (make_headless, "moov"),
-        (make_single, "single frame"),
-        (make_picture, "single frame"),
         (make_empty_folder, "no images"),
         (lambda path: "camera:93", "/dev/video93"),
     ],

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from rtsp_samples import RtspServer, encode, need_rtsp_server, script
 from video_samples import sample_clip, truncated_clip, write_video
 
 from streamsplat_edge import cli
+from streamsplat_edge.commands.run import shown_name
+from streamsplat_edge.runtime.errors import VideoError
+from streamsplat_edge.runtime.sources import parse_uri
 from streamsplat_edge.runtime.video import open_video
+from streamsplat_edge.runtime.video.file import FileReader
 
 
 @pytest.mark.rtsp
@@ -52,6 +57,17 @@ def test_a_live_source_that_is_lost(tmp_path: Path, fake_bundle: Path, call: Any
     assert result.returncode == 3 and "was lost after" in result.stderr
     counted = re.search(r"(\d+) frames of .*\n  live \(latest\): (\d+) frames dropped", result.stdout)
     assert counted and 20 <= int(counted[1]) + int(counted[2]) <= 21, "every frame is accounted for"
+
+
+def test_titles_of_pages_and_windows() -> None:
+    """Everyone who looks sees them."""
+    for text, title in (
+        ("/home/me/clips/a.mp4", "a.mp4"),
+        ("camera:0", "camera:0"),
+        ("rtsp://admin:hunter2@10.0.0.5/x", "rtsp://admin:***@10.0.0.5/x"),
+        ("gst:rtspsrc location=rtsp://10.0.0.5/x user-pw=hunter2", "GStreamer pipeline"),
+    ):
+        assert shown_name(parse_uri(text).shown) == title
 
 
 @pytest.mark.rtsp
@@ -135,11 +151,23 @@ def test_several_inputs(tmp_path: Path, fake_bundle: Path, call: Any) -> None:
     assert json.loads((out / "s-2.json").read_text())["settings"]["input"].endswith("in2.mp4")
 
 
-def test_bad_inputs_among_several(tmp_path: Path, fake_bundle: Path, call: Any) -> None:
+def test_bad_inputs_among_several(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, cut = sample_clip(tmp_path / "good.mp4", 10), truncated_clip(tmp_path / "cut.mp4")
-    single = sample_clip(tmp_path / "one.mp4", 1)
-    result = call("run", good, cut, single, "--bundle", fake_bundle, "-o", tmp_path / "o-{}.mp4")
-    assert result.returncode == 3 and "cut.mp4: only" in result.stderr and "single frame" in result.stderr
+    lost = sample_clip(tmp_path / "lost.mp4", 10)
+    frames = FileReader.__iter__
+
+    def fail_on_one(reader: FileReader) -> Iterator[Any]:
+        if reader.uri == str(lost):
+            raise VideoError("lost.mp4: cannot be read on.", "Look after it.")
+        return frames(reader)
+
+    monkeypatch.setattr(FileReader, "__iter__", fail_on_one)
+    inputs = map(str, (good, cut, lost))
+    code = cli.main(["run", *inputs, "--bundle", str(fake_bundle), "-o", str(tmp_path / "o-{}.mp4")])
+    said = capsys.readouterr().err
+    assert code == 3 and "cut.mp4: only" in said and "lost.mp4: cannot be read on." in said
     with open_video(tmp_path / "o-0.mp4") as reader:
         assert sum(1 for _ in reader) == 10
     assert (tmp_path / "o-1.mp4").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from video_samples import sample_clip
 
 from streamsplat_edge import cli
+from streamsplat_edge.commands import serve as serve_command
 from streamsplat_edge.commands.serve import parse_streams
-from streamsplat_edge.runtime.errors import StreamSplatError
+from streamsplat_edge.runtime.errors import EngineError, InputError, StreamSplatError
+from streamsplat_edge.runtime.serving.resources import threads_per_replica
 
 
 def parsed(*arguments: str) -> list:
@@ -44,6 +47,88 @@ def test_impossible_arguments(arguments: tuple[str, ...], word: str) -> None:
     with pytest.raises(StreamSplatError, match=word) as caught:
         parsed(*arguments)
     assert caught.value.hint
+
+
+# What replicas get
+
+SMALL, LARGE = {"CPU": 2.0, "GPU": 1.0}, {"CPU": 12.0}
+
+
+@pytest.mark.parametrize(
+    ("machines", "replicas", "device", "threads", "wanted"),
+    [
+        ([SMALL], 1, "cpu", 0, 2),
+        ([SMALL], 2, "cpu", 0, 1),
+        ([LARGE], 5, "cpu", 0, 2),
+        ([LARGE], 1, "cpu", 3, 3),
+        ([SMALL, LARGE], 2, "cpu", 0, 6),  # both on the large one
+        ([SMALL, LARGE], 7, "cpu", 0, 2),
+        ([SMALL, LARGE], 1, "cuda", 0, 2),  # only the small one has a GPU
+        ([{"CPU": 8.0, "GPU": 2.0}], 2, "cuda", 0, 4),
+    ],
+)
+def test_replicas_share_the_cores(
+    machines: list[dict[str, float]], replicas: int, device: str, threads: int, wanted: int
+) -> None:
+    assert threads_per_replica(machines, replicas, device=device, threads=threads) == (wanted, "")
+
+
+def test_more_threads_than_there_is_room_for() -> None:
+    threads, note = threads_per_replica([LARGE], 2, threads=99)
+    assert threads == 6 and "--threads 99" in note and "6" in note
+    for values, word in (((3, "cpu"), "2 cores"), ((2, "cuda"), "1 GPUs")):
+        with pytest.raises(InputError, match=word) as caught:
+            threads_per_replica([SMALL], values[0], device=values[1])
+        assert re.search(r"--replicas [12]", caught.value.hint)
+    with pytest.raises(InputError, match="0 GPUs") as caught:
+        threads_per_replica([LARGE], 1, device="cuda")
+    assert "--device cpu" in caught.value.hint
+
+
+# What is printed
+
+
+class Desk:
+    """Answers as the service does."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+        self.report = self
+
+    def remote(self) -> Desk:
+        return self
+
+    def result(self) -> dict[str, object]:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"streams": answer}
+
+
+def stream(name: str, state: str, frames: int, error: str = "") -> dict[str, object]:
+    return {"name": name, "state": state, "frames": frames, "error": error, "hint": error and "mend it"}
+
+
+def test_failures_are_told_once_and_change_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve_command, "_STATUS_SECONDS", 0.0)
+    desk = Desk(
+        [stream("a", "running", 3), stream("b", "running", 1)],
+        RuntimeError("the desk is being started again"),
+        [stream("a", "running", 5), stream("b", "failed", 1, "b: no such file")],
+        [stream("a", "ended", 9), stream("b", "failed", 1, "b: no such file")],
+    )
+    assert serve_command._watch(desk, False) == 3
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "a ended 9   b failed 1"
+    assert printed.err == "error: b: no such file\nhint: mend it\n"
+
+
+def test_a_service_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_command, "_STATUS_SECONDS", 0.0)
+    with pytest.raises(EngineError, match="does not answer any more: gone"):
+        serve_command._watch(Desk(*[RuntimeError("Traceback\nray.SomeError: gone")] * 100), False)
 
 
 def test_without_ray(

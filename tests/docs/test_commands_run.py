@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from documents import DEMO_BUNDLE, PAGES, ROOT, commands
-from video_samples import sample_clip
+from video_samples import sample_clip, sample_photo
 
 from streamsplat_edge.cli import build_parser, main
 
@@ -67,6 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sample_clip(tmp_path / "clip.mp4", frames=9, rate=8)  # three key frames
     for name in ("INPUT.mp4", "a.mp4", "b.mp4"):
         shutil.copy(tmp_path / "clip.mp4", tmp_path / name)
+    sample_photo(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

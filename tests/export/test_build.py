@@ -17,6 +17,7 @@ from fake_bundle import build_fake_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 
+from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
 from streamsplat_edge.export.plan_layers import PlanLayer, from_inspector, inspect
@@ -24,7 +25,7 @@ from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.tensorrt import choose_plan
-from streamsplat_edge.runtime.errors import BundleError, EngineError
+from streamsplat_edge.runtime.errors import BundleError, EngineError, OutputError
 
 OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
 GPU = trt_api.Device("RTX", "8.6", 1 << 30)
@@ -81,8 +82,78 @@ def test_build_is_entered_and_resumed(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(EngineError, match="truncated or was changed"):
         choose_plan(variant, "tensorrt_rtx", version, GPU)
-    with pytest.raises(BundleError, match=r"plans\[\d\].bytes"):
-        Bundle.load(folder)
+
+
+def spoiled(folder: Path, how: str) -> str:
+    """Spoil the plan of `encode`; gives its file's name in the bundle."""
+    name = next(p.file for p in Bundle.load(folder).plans if p.stage == "encode")
+    if how == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes((folder / name).read_bytes() + b"x")
+    return name
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated or was changed"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_spoiled_plan_stops_nobody_else_and_is_mended(folder: Path, how: str, force: bool) -> None:
+    version = build_bundle(folder, OPTIONS)[0].entry.version
+    name = spoiled(folder, how)
+    bundle = Bundle.load(folder)
+    assert create("onnxruntime", bundle.variants("encode")[0], device="cpu").stage == "encode"
+    with pytest.raises(EngineError, match=f"{name} is {how}") as error:
+        choose_plan(bundle.variants("encode")[0], "tensorrt_rtx", version, GPU)
+    assert "streamsplat-edge build" in error.value.hint
+    assert bundle.unusable_plans() == {name: f"is {how}"}
+    assert f"NOT USABLE: {name} is {how}" in "\n".join(describe(bundle))
+    assert [p.reused for p in build_bundle(folder, OPTIONS, force=force)] == [False, not force]
+    mended = Bundle.load(folder)
+    assert not mended.unusable_plans() and len(mended.plans) == 2
+    assert choose_plan(mended.variants("encode")[0], "tensorrt_rtx", version, GPU)
+    assert {f"plans/{path.name}" for path in (folder / "plans").iterdir()} == {p.file for p in mended.plans}
+
+
+def test_a_rebuild_that_is_interrupted_leaves_the_plans_that_were_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any moment: here between writing the plan and entering it, and then it is tidied up after."""
+    before = build_bundle(folder, OPTIONS)
+    build, number = build_module.build_plan, 0
+
+    def different(*arguments: Any, **options: Any) -> Any:  # as TensorRT's are, from build to build
+        nonlocal number
+        number += 1
+        content, found = build(*arguments, **options)
+        return content + bytes([number]), found
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "build_plan", different)
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "store", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_bundle(folder, OPTIONS, force=True)
+    bundle = Bundle.load(folder)
+    assert bundle.plans == tuple(p.entry for p in before) and not bundle.unusable_plans()
+    assert len(list((folder / "plans").iterdir())) == 3
+    (folder / before[0].entry.file).with_suffix(".cache").write_bytes(b"kernels of the old plan")
+    build_bundle(folder, OPTIONS, force=True)
+    bundle = Bundle.load(folder)
+    assert len(bundle.plans) == 2 and not bundle.unusable_plans()
+    assert {f"plans/{path.name}" for path in (folder / "plans").iterdir()} == {p.file for p in bundle.plans}
+
+
+def test_plans_are_not_written_outside(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "plans").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="a link to outside the bundle folder"):
+        build_bundle(folder, OPTIONS)
+    (folder / "plans").unlink()
+    (folder / "plans").write_text("")
+    with pytest.raises(OutputError):
+        build_bundle(folder, OPTIONS)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

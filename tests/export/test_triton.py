@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from streamsplat_edge.cli import main
 from streamsplat_edge.export.triton import write_repository
 from streamsplat_edge.runtime.bundle import Bundle, sha256_of
-from streamsplat_edge.runtime.errors import OutputError
+from streamsplat_edge.runtime.errors import InputError, OutputError
 
 _TOKEN = re.compile(r'"[^"]*"|[\w.-]+|[\[\]{}:,]')
 _TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32"}
@@ -115,3 +117,19 @@ def test_nothing_is_overwritten(
     assert main(command.split()) == 2, "said before anything is exported"
     assert "exists already" in capsys.readouterr().err and not (tmp_path / "x.bundle").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["triton"]
+
+
+def test_names_that_lead_elsewhere(
+    bundle: Bundle, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle's name is its author's, and becomes the name of folders here."""
+    for name in ("../x", "a/b", '"quoted"', "..", "two words"):
+        folder = Path(shutil.copytree(bundle.path, tmp_path / "named.bundle", dirs_exist_ok=True))
+        manifest = json.loads((folder / "bundle.json").read_text())
+        (folder / "bundle.json").write_text(json.dumps({**manifest, "name": name}))
+        with pytest.raises(InputError, match="cannot be named"):
+            write_repository(Bundle.load(folder), tmp_path / "triton")
+    command = f"export --checkpoint {checkpoint} -o {tmp_path}/x.bundle --triton {tmp_path}/triton --name a/b"
+    assert main(command.split()) == 2, "said before anything is exported"
+    assert "cannot be named" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["named.bundle"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +21,9 @@ from streamsplat_edge.export.compare import Distance, compare, frame_psnr
 from streamsplat_edge.export.emulate import write_emulation
 from streamsplat_edge.export.graphs import write_graph
 from streamsplat_edge.export.precision import lowered
+from streamsplat_edge.export.record import OWN_FILES, default_thresholds, kept, limits, looser
 from streamsplat_edge.export.stages import ConditionStage, StageGraph
-from streamsplat_edge.export.verify import Report, default_thresholds, verify_bundle
+from streamsplat_edge.export.verify import Report, verify_bundle
 from streamsplat_edge.export.video import example_frames
 from streamsplat_edge.runtime.bundle import Bundle, sha256_of
 
@@ -71,10 +73,10 @@ def test_a_broken_graph_is_located(
     error = capsys.readouterr().err
     assert "onnxruntime fp16: encode.tokens differs by" in error
     assert f"In stage encode, fp16 first differs from fp32 at node {node}." in " ".join(error.split())
-    stored = Bundle.load(own_bundle.path).verification
+    stored = Bundle.load(own_bundle.path).verification[OWN_FILES]
     assert stored["passed"] is False and any("encode.tokens" in text for text in stored["failures"])
     assert main(["info", str(own_bundle.path)]) == 0
-    assert "verified    FAILED, against ONNX Runtime" in capsys.readouterr().out
+    assert " FAILED, against ONNX Runtime" in capsys.readouterr().out
 
 
 def test_a_sound_bundle_is_verified_and_says_so(
@@ -97,6 +99,94 @@ def test_a_sound_bundle_is_verified_and_says_so(
     assert main([*command, "--no-store", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
     assert own_bundle.path.joinpath("bundle.json").read_bytes() == before
+
+
+def edit(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> Bundle:
+    """Change the manifest."""
+    manifest = json.loads((bundle.path / "bundle.json").read_text())
+    change(manifest)
+    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+    return Bundle.load(bundle.path)
+
+
+def only_fp32(manifest: dict[str, Any]) -> None:
+    for stage in manifest["stages"].values():
+        stage["variants"] = [v for v in stage["variants"] if v["precision"] == "fp32"]
+        for variant in stage["variants"]:
+            variant["engines"] = ["onnxruntime"]
+
+
+def test_nothing_compared_is_no_success(own_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(own_bundle, only_fp32)
+    before = own_bundle.path.joinpath("bundle.json").read_bytes()
+    assert main(["verify", str(own_bundle.path), "--frames", "2"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was compared: onnxruntime fp32 is the reference." in said and "--checkpoint" in said
+    assert own_bundle.path.joinpath("bundle.json").read_bytes() == before
+
+
+def test_the_fp32_files_are_a_weaker_reference(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What compares with them is stored beside what compared with the model, not in its place."""
+    of_model = own_bundle.verification
+    assert of_model["reference"].startswith("PyTorch ")
+    command = ["verify", str(own_bundle.path), "--frames", "2"]
+    assert main([*command, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    stored = Bundle.load(own_bundle.path).verification
+    own = stored[OWN_FILES]
+    assert {k: v for k, v in stored.items() if k != OWN_FILES} == of_model
+    assert own["reference"].startswith("ONNX Runtime ") and own["psnr_db"].keys() == {"onnxruntime fp16"}
+    assert main(["info", str(own_bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "verified    passed, against PyTorch" in shown and "passed, against ONNX Runtime" in shown
+    # A later result against the model keeps it, a bundle without one has only this, and it is replaced.
+    assert kept(stored, {**of_model, "source": "new"}) == {**stored, "source": "new"}
+    weak = {**own, "thresholds": {}}
+    assert kept({"thresholds": {}}, weak) == kept(weak, weak) == weak
+    assert kept(stored, {**weak, "source": "new"})[OWN_FILES] == {**own, "source": "new"}
+    assert kept(weak, of_model) == stored and kept({"thresholds": {}}, of_model) == of_model
+    # The bar names what is compared.
+    assert main([*command, "--no-store"]) == 0
+    assert "onnxruntime fp16 deform" in capsys.readouterr().err
+
+
+def test_limits_of_a_bundle_are_read_with_suspicion(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stated(value: object) -> Bundle:
+        return edit(own_bundle, lambda manifest: manifest.update(verification={"thresholds": value}))
+
+    for value, field in (
+        (5, "thresholds` must be an object"),
+        ({"fp16": 5}, "thresholds.fp16` must be an object"),
+        ({"fp16": {"psnr_dB": 1}}, "thresholds.fp16.psnr_dB` is unknown"),
+        ({"fp16": {"psnr_db": "1"}}, "thresholds.fp16.psnr_db` must be a number"),
+        ({"fp16": {"psnr_db": True}}, "thresholds.fp16.psnr_db` must be a number"),
+        ({"fp16": {"relative_l2": -1}}, "thresholds.fp16.relative_l2` must be a number"),
+    ):
+        stated(value)
+        assert main(["verify", str(own_bundle.path)]) == 2
+        assert field in " ".join(capsys.readouterr().err.split())
+    for value in ({}, {"fp32": {}}, {"fp16": {"psnr_db": 50}}, {"int8": {"psnr_db": 10}}):
+        found = limits(stated(value))
+        assert found["fp32"] == default_thresholds()["fp32"] and found["fp16"]["relative_l2"] == 2e-2
+        assert looser(found, own_bundle.precisions) == []
+    assert looser(found, ["int8"]) == ["int8 psnr_db 10 instead of 38"]
+
+    def named(precision: str) -> Bundle:
+        return edit(own_bundle, lambda m: m["stages"]["encode"]["variants"][1].update(precision=precision))
+
+    assert limits(named("int8-x"))["int8-x"] == {"psnr_db": 38.0}
+    named("fp16")
+    lax = {"fp16": {"psnr_db": 3, "relative_l2": 1, "depth_relative_l2": 1e-3}}
+    stated(lax)
+    assert main(["verify", str(own_bundle.path), "--frames", "2", "--no-store"]) == 0
+    shown = capsys.readouterr().out
+    assert "let more pass than usual: fp16 relative_l2 1 instead of 0.02; fp16 psnr_db 3 instead" in shown
+    assert main(["verify", str(own_bundle.path), "--frames", "2", "--no-store", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["looser_limits"]) == 2
 
 
 def test_nan_is_a_failure(own_bundle: Bundle) -> None:

@@ -347,8 +347,22 @@ def test_plans_travel_with_the_bundle(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "engine").write_bytes(b"plan")
     bundle = rewrite(folder, tmp_path / "p.bundle", plans=[plan], plan_files={plan.file: tmp_path / "engine"})
     assert bundle.plans == (plan,) and (bundle.path / plan.file).read_bytes() == b"plan"
-    (bundle.path / plan.file).unlink()
-    assert "plans[0].file" in refusal(bundle.path).message
+    assert bundle.unusable_plans(verify_hashes=False) == {}
+    assert bundle.unusable_plans() == {plan.file: "is truncated or was changed"}
+    (tmp_path / "engine").write_bytes(b"planned")
+    with pytest.raises(BundleError, match=r"The plan given for plans/encode\.engine is truncated"):
+        rewrite(folder, tmp_path / "q.bundle", plans=[plan], plan_files={plan.file: tmp_path / "engine"})
+    # Nobody is stopped by what may happen to a plan, but its name does not lead outside.
+    file = bundle.path / plan.file
+    file.unlink()
+    assert Bundle.load(bundle.path).unusable_plans() == {plan.file: "is missing"}
+    file.mkdir()
+    assert Bundle.load(bundle.path).unusable_plans() == {plan.file: "is not a regular file"}
+    file.rmdir()
+    for target in (tmp_path / "engine", tmp_path / "nothing there", Path("../../engine")):
+        file.symlink_to(target)
+        assert "plans[0].file` names plans/encode.engine, a link to outside" in refusal(bundle.path).message
+        file.unlink()
     with pytest.raises(BundleError, match="No file was given for plans/encode"):
         rewrite(folder, tmp_path / "q.bundle", plans=[plan])
     assert not (tmp_path / "q.bundle").exists() and not leftovers(tmp_path)

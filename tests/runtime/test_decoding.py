@@ -197,8 +197,7 @@ def test_network_streams_too(gpu: SimpleNamespace, clip: Path, monkeypatch: pyte
     options: dict[str, Any] = {"connect": 5.0, "silence": 5.0, "options": {}, "stopped": lambda: False}
     seen = opened_with(monkeypatch, accelerates=True)
     accelerator = decoding.acceleration("cuda")
-    container, _ = opening.open_live(source, **options, accelerator=accelerator)
-    container.close()
+    opening.open_live(source, **options, accelerator=accelerator).container.close()
     assert seen == [accelerator]
     opened_with(monkeypatch, accelerates=False)
     with pytest.raises(VideoError, match=r"rtsp://camera/1: the GPU does not decode its codec"):

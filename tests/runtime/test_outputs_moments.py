@@ -104,6 +104,14 @@ def test_ply_round_trip(tmp_path: Path, cloud: Cloud) -> None:
         np.testing.assert_allclose(getattr(back, name), getattr(cloud, name), rtol=1e-5, atol=2e-6)
 
 
+def test_ply_with_numbers_of_numpy(tmp_path: Path, cloud: Cloud) -> None:
+    """Time stamps that a program computed: NumPy prints its own numbers in another way."""
+    picture = Picture(32, 16, np.float64(1.5))
+    (tmp_path / "a.ply").write_bytes(encode_ply(replace(cloud, time=np.float64(0.25), picture=picture)))
+    back = read_ply(tmp_path / "a.ply")
+    assert back.time == 0.25 and back.picture == Picture(32, 16, 1.5)
+
+
 def test_ply_of_others(tmp_path: Path, cloud: Cloud) -> None:
     """Other fields, other order, other types, no comments, \\r\\n: read by name."""
     fields = independent_ply(encode_ply(cloud))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamsplat_edge.runtime.errors import InputError, VideoError
-from streamsplat_edge.runtime.pipeline import Pipeline
+from streamsplat_edge.runtime.errors import InputError, OutputError, UnexpectedError, VideoError
+from streamsplat_edge.runtime.pipeline import Pipeline, Rendered
 from streamsplat_edge.runtime.schedule import FairQueue, Job, run_fairly
 from streamsplat_edge.runtime.sources import PushSource
 from streamsplat_edge.runtime.stream import Stream
@@ -108,6 +108,91 @@ def test_an_error_ends_one_stream_only(stream: Stream) -> None:
         counts[job.name] += 1
     assert counts == {"bad": 5, "good": 30}
     assert isinstance(jobs[0].error, VideoError) and jobs[1].error is None
+
+
+class Broken(Pipeline):
+    """Fails in one of its steps, in a way that nobody foresaw."""
+
+    step = ""
+
+    def start(self, changed: Any = None) -> Any:
+        return self._maybe("start") or super().start(changed)
+
+    def feed(self, arrival: Any) -> Iterator[Rendered]:
+        return self._maybe("feed" if arrival.item.index == 6 else "") or super().feed(arrival)
+
+    def flush(self) -> Iterator[Rendered]:
+        return self._maybe("flush") or super().flush()
+
+    @property
+    def done(self) -> bool:
+        return self._maybe("done") or super().done
+
+    def stop(self) -> None:
+        super().stop()
+        self._maybe("stop")
+
+    def _maybe(self, step: str) -> Any:
+        if step == self.step:
+            raise IndexError("list index out of range")
+
+
+@pytest.mark.parametrize("step", ["start", "feed", "flush", "done", "stop"])
+def test_a_defect_in_one_stream_ends_that_one_only(stream: Stream, step: str) -> None:
+    broken = Broken(frames(12), stream.fork())
+    broken.step = step
+    jobs = [Job("bad", broken), Job("good", Pipeline(frames(30), stream.fork()))]
+    good = sum(1 for job, _ in run_fairly(jobs) if job.name == "good")
+    assert good == 30 and jobs[1].error is None and all(job.done for job in jobs)
+    error = jobs[0].error
+    assert isinstance(error, UnexpectedError) and isinstance(error.__cause__, IndexError)
+    assert "bad: " in error.message and "IndexError: list index out of range" in error.message and error.hint
+
+
+def test_a_defect_in_a_reader_ends_its_stream_only(stream: Stream) -> None:
+    def broken() -> Iterator[VideoFrame]:
+        yield from frames(5)
+        raise MemoryError
+
+    jobs = [Job("bad", Pipeline(broken(), stream.fork())), Job("good", Pipeline(frames(30), stream.fork()))]
+    counts = {"bad": 0, "good": 0}
+    for job, _ in run_fairly(jobs):
+        counts[job.name] += 1
+    assert counts == {"bad": 5, "good": 30}
+    assert jobs[0].error is not None and "not enough memory" in jobs[0].error.hint
+
+
+def test_what_waits_at_the_end_may_fail_for_one_stream_only(stream: Stream) -> None:
+    broken = Broken(frames(500), stream.fork())
+    jobs = [Job("bad", broken), Job("good", Pipeline(frames(500), stream.fork()))]
+    count, last = 0, False
+
+    def stopped() -> bool:
+        if count >= 10:
+            broken.step = "flush"
+        return count >= 10
+
+    for job, rendered in run_fairly(jobs, stopped=stopped):
+        count += 1
+        last = rendered.is_key if job.name == "good" else last
+    assert isinstance(jobs[0].error, UnexpectedError) and jobs[1].error is None
+    assert last, "what waited of the other was finished"
+
+
+def test_the_caller_can_end_one_stream(stream: Stream) -> None:
+    """As when its outputs fail: no frame of it comes any more, also not of the turn that is under way."""
+    jobs = [
+        Job("full", Pipeline(frames(30), stream.fork())),
+        Job("good", Pipeline(frames(30), stream.fork())),
+    ]
+    counts = {"full": 0, "good": 0}
+    for job, _ in run_fairly(jobs):
+        counts[job.name] += 1
+        if counts["full"] == 6 and job.name == "full":
+            job.fail(OutputError("no space left"))
+            job.fail(OutputError("and again"))
+    assert counts == {"full": 6, "good": 30}
+    assert isinstance(jobs[0].error, OutputError) and jobs[0].error.message == "no space left"
 
 
 def test_a_silent_stream_holds_up_nobody_and_is_finished(stream: Stream) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.sources import LiveOptions, PushSource, SourceClock, Timeline, parse_uri
+from streamsplat_edge.runtime.video import open_video
 
 # URIs
 
@@ -51,15 +55,94 @@ def test_uris_that_mean_nothing(text: str) -> None:
     ("url", "shown"),
     [
         ("rtsp://admin:pa:ss@10.0.0.1:554/cam?x=1", "rtsp://admin:***@10.0.0.1:554/cam?x=1"),
+        ("rtsp://admin:pa#s@s@10.0.0.1/cam", "rtsp://admin:***@10.0.0.1/cam"),
+        ("rtsp://admin:pa/ss@10.0.0.1/cam", "rtsp://admin:***@10.0.0.1/cam"),
+        ("rtsp://admin:pa?ss@10.0.0.1/cam", "rtsp://admin:***@10.0.0.1/cam"),
+        ("rtsp://me@corp.com:pass@10.0.0.1/cam", "rtsp://me@corp.com:***@10.0.0.1/cam"),
         ("rtsp://admin@host/cam", "rtsp://admin@host/cam"),
+        ("rtsp://host:554/cam?n=1", "rtsp://host:554/cam?n=1"),
         ("http://host/a?user=me&Token=abc&n=5&apikey=z", "http://host/a?user=me&Token=***&n=5&apikey=***"),
-        ("rtsp://host/user:secret@x", "rtsp://host/user:secret@x"),  # a path, not credentials
+        ("http://host/a?pw=a#b&n=5&Signature=x", "http://host/a?pw=***&n=5&Signature=***"),
+        (
+            "rtsp://h/user=a&password=HUNTER2&channel=1",
+            "rtsp://h/user=a&password=***&channel=1",
+        ),
+        ("rtsp://h/user=a_password=b_channel=1.sdp?x", "rtsp://h/user=a_password=***"),
+        ("rtsp://u:a@h/?passwd=b&user-pw=c&auth=d", "rtsp://u:***@h/?passwd=***&user-pw=***&auth=***"),
+        # More than need be: a path may look like credentials.
+        ("rtsp://host/user:secret@x", "rtsp://host/user:***@x"),
     ],
 )
 def test_secrets_are_never_shown(url: str, shown: str) -> None:
     uri = parse_uri(url)
     assert uri.shown == shown and uri.target == url
     assert uri.redact(f"Input/output error: '{url}'") == f"Input/output error: '{shown}'"
+    assert url == shown or url not in repr(uri)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "shown"),
+    [
+        (
+            "rtspsrc location=rtsp://admin:SECRET@h/x user-pw=HUNTER2 latency=0 ! rtph264depay ! avdec_h264",
+            "rtspsrc location=rtsp://admin:***@h/x user-pw=*** latency=0 ! rtph264depay ! avdec_h264",
+        ),
+        (
+            "rtspsrc location=\"rtsp://h/?a=1&token=SECRET&b=2\" user-pw = 'HUN TER2' ! x",
+            'rtspsrc location="rtsp://h/?a=1&token=***&b=2" user-pw = *** ! x',
+        ),
+        (r"x user-pw=SEC\ RET\"S proxy-pw=\"HUN TER2\" ! x", 'x user-pw=*** proxy-pw=***" ! x'),
+        (r"""x user-pw="SEC\" RET"'HUNTER2 ! x""", "x user-pw=***"),
+        (
+            r"""souphttpsrc extra-headers="h,Authorization=(string)\"Basic SECRET\"" cookies=SECRET ! x""",
+            "souphttpsrc extra-headers=*** cookies=*** ! x",
+        ),
+        (
+            "a location=rtsp://u:SEC@RET@h/x ! b ! c location=http://v:SECRET@h",
+            "a location=rtsp://u:***@h/x ! b ! c location=http://v:***@h",
+        ),
+        ("v4l2src device=/dev/video2 ! image/jpeg,framerate=30/1 ! jpegdec",) * 2,
+    ],
+)
+def test_secrets_of_a_pipeline(pipeline: str, shown: str) -> None:
+    uri = parse_uri(f"gst:{pipeline}")
+    assert uri.shown == f"gst:{shown}" and uri.target == pipeline
+    assert not {"SECRET", "HUNTER2"} & set(re.findall(r"\w+", uri.shown + repr(uri)))
+
+
+def test_what_other_programs_repeat() -> None:
+    uri = parse_uri("gst:rtspsrc location=rtsp://a:'S%23C RET'@h user-pw=\"HUNTER2\" user-id=ab proxy-pw=ab")
+    said = uri.redact('could not set "user-pw" to "HUNTER2"; S#C RET, S%23C RET; "ab" about')
+    assert said == 'could not set "user-pw" to ***; ***, ***; "***" about'
+    uri = parse_uri("rtsp://admin:pa/ss@h/x")
+    assert uri.redact("port 'pa/ss' of rtsp://admin:pa/ss@h is none") == (
+        "port '***' of rtsp://admin:***@h is none"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["srt://admin:HUNTER2@h", "rtsp:/admin:HUNTER2@h/x", "rtsp:admin:HUNTER2@h/x"]
+)
+def test_addresses_with_a_mistake_are_refused_without_the_password(text: str) -> None:
+    with pytest.raises(VideoError) as caught:
+        parse_uri(text)
+    assert "HUNTER2" not in str(caught.value) + caught.value.hint and "admin:***@h" in caught.value.message
+
+
+def test_what_gstreamer_says_about_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that fails: neither its complaint nor the command to try has the password."""
+    program = tmp_path / "gst-launch-1.0"
+    program.write_text("#!/bin/sh\necho \"ERROR: could not set 'user-pw' to 'HUNTER2' of $*\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    secrets = "SECRET", "HUNTER2"
+    with pytest.raises(VideoError) as caught:
+        open_video(f"gst:rtspsrc location=rtsp://u:{secrets[0]}@h user-pw={secrets[1]} ! x")
+    error = caught.value
+    assert "ERROR: could not set 'user-pw' to '***'" in error.message
+    assert "location=rtsp://u:***@h user-pw=*** ! x" in error.hint
+    shown = "".join(traceback.format_exception(error))
+    assert f"{secrets[1]} ! x" not in shown and not any(secret in error.hint for secret in secrets)
 
 
 # Time lines
@@ -210,6 +293,69 @@ def test_block_waits_for_room() -> None:
     source.end()
     reader.join(5)
     assert taken == list(range(20))
+
+
+def waiting_pushes(source: PushSource, stamps: list[float | None]) -> tuple[list[threading.Thread], list]:
+    """Threads that push while there is no room, each once the one before it waits; and what was refused."""
+    refused: list[InputError] = []
+
+    def push(value: int, stamp: float | None) -> None:
+        try:
+            source.push(image(value), stamp)
+        except InputError as error:
+            refused.append(error)
+
+    threads = []
+    for value, stamp in enumerate(stamps, 1):
+        threads.append(threading.Thread(target=push, args=(value, stamp)))
+        threads[-1].start()
+        while len(source._line) < value:
+            assert threads[-1].is_alive()
+            time.sleep(0.001)
+    return threads, refused
+
+
+@pytest.mark.parametrize("stamps", [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [None] * 6])
+def test_pushes_that_wait_are_taken_in_the_order_of_their_calls(stamps: list[float | None]) -> None:
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    threads, refused = waiting_pushes(source, stamps)
+    frames = [frame for _, frame in zip(range(7), source, strict=False)]
+    for thread in threads:
+        thread.join(60)
+    assert [frame.image[0, 0, 0] for frame in frames] == list(range(7)) and not refused
+    assert (np.diff([frame.timestamp for frame in frames]) > 0).all()
+
+
+def test_a_push_that_comes_too_late_by_waiting_is_refused() -> None:
+    """Both were later than the last frame when they were called; the one taken first decides."""
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    threads, refused = waiting_pushes(source, [2.0, 1.0])
+    taken = iter(source)
+    assert [next(taken).timestamp, next(taken).timestamp] == [0.0, 2.0]
+    for thread in threads:
+        thread.join(60)
+    (error,) = refused
+    assert "not later" in error.message
+    assert source.push(image(), 3.0) == 2 and next(taken).timestamp == 3.0
+
+
+def test_a_push_that_gave_up_holds_up_no_other() -> None:
+    source = PushSource(policy="block", depth=1)
+    source.push(image(), 0.0)
+    with pytest.raises(InputError, match="No room"):
+        source.push(image(), 5.0, timeout=0.01)
+    threads, refused = waiting_pushes(source, [0.1])
+    assert [frame.timestamp for _, frame in zip(range(2), source, strict=False)] == [0.0, 0.1]
+    threads[0].join(60)
+    assert not refused
+
+
+def test_time_stamps_of_numpy_become_plain_numbers() -> None:
+    source = PushSource()
+    source.push(image(), np.float32(0.5))
+    assert type(next(iter(source)).timestamp) is float
 
 
 def test_a_push_that_is_refused_changes_nothing() -> None:

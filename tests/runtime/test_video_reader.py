@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from video_samples import audio_only, moving_square, sample_clip, truncated_clip
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.sources import LiveOptions, opening
 from streamsplat_edge.runtime.video import encode_png, open_video
-from streamsplat_edge.runtime.video.reader import FileReader
 
 
 def frames_of(path: Path | str, **kwargs: object) -> list:
@@ -69,6 +67,27 @@ def test_rotation_metadata_is_applied(tmp_path: Path, matrix: tuple, expected: A
         frame = next(iter(reader))
         assert (reader.height, reader.width) == frame.image.shape[:2]
     assert close(frame.image, expected(image), 8)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_pixels_that_are_not_square(tmp_path: Path, suffix: str) -> None:
+    path = sample_clip(tmp_path / f"wide{suffix}", 3, aspect=Fraction(4, 3))
+    with open_video(path) as reader:
+        assert (reader.width, reader.height, reader.pixel_aspect) == (64, 48, Fraction(4, 3))
+        assert reader.shown_size == (48, 85)
+
+
+@pytest.mark.parametrize(("matrix", "aspect"), [((0, 1, -1, 0), "3/4"), ((-1, 0, 0, -1), "4/3")])
+def test_pixels_turn_with_the_picture(tmp_path: Path, matrix: tuple, aspect: str) -> None:
+    path = turn(sample_clip(tmp_path / "wide.mp4", 3, aspect=Fraction(4, 3)), matrix)
+    with open_video(path) as reader:
+        assert reader.pixel_aspect == Fraction(aspect)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(1), Fraction(11), Fraction(1, 11)])
+def test_square_pixels_and_shapes_that_cannot_be(tmp_path: Path, aspect: Fraction) -> None:
+    with open_video(sample_clip(tmp_path / "a.mkv", 3, aspect=aspect)) as reader:
+        assert reader.pixel_aspect == 1 and reader.shown_size == (48, 64)
 
 
 def test_odd_sizes(tmp_path: Path) -> None:
@@ -270,44 +289,13 @@ def test_a_step_back_in_time_does_not_stop_the_clock(tmp_path: Path) -> None:
     assert times[-1] == pytest.approx(99 / 25, abs=0.1)
 
 
-class FailingContainer:
-    """A container whose demuxer fails after some packets, like a disk or a network that goes away."""
-
-    def __init__(self, container: Any, packets: int) -> None:
-        self._container, self._packets = container, packets
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._container, name)
-
-    def demux(self, stream: Any) -> Iterator[Any]:
-        for i, packet in enumerate(self._container.demux(stream)):
-            if i == self._packets:
-                raise OSError(5, "Input/output error")
-            yield packet
-
-
-def test_an_error_while_reading_ends_the_video_and_is_said(tmp_path: Path) -> None:
-    path = sample_clip(tmp_path / "a.mp4", 40, options={"bf": "0"})
-    with FileReader(str(path), FailingContainer(av.open(str(path)), 12)) as reader:
-        assert len(list(reader)) == 12, "frames that the decoder still holds are not lost"
-        assert reader.truncated is not None and "Input/output error" in reader.truncated
-
-
-def test_an_error_before_the_first_frame(tmp_path: Path) -> None:
-    path = sample_clip(tmp_path / "a.mp4", 10)
-    with pytest.raises(VideoError, match="not a single frame"):
-        FileReader(str(path), FailingContainer(av.open(str(path)), 0))
-
-
 def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No camera here: a file stands in for the device, opened the way a camera is."""
-    path = sample_clip(tmp_path / "a.mp4", 5)
+    path = sample_clip(tmp_path / "a.mp4", 5, aspect=Fraction(4, 3))
     opened: list[tuple[str, Any, dict[str, str]]] = []
     real = av.open
 
-    def open_device(
-        uri: str, *, format: str, options: dict[str, str], timeout: object, hwaccel: object
-    ) -> Any:
+    def open_device(uri: str, *, format: str, options: dict[str, str], hwaccel: object, **_: object) -> Any:
         assert hwaccel is None
         opened.append((uri, format, options))
         return real(str(path))
@@ -318,5 +306,6 @@ def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for uri in ("camera:3", "/dev/video3", "v4l2:///dev/video3"):
         with open_video(uri, live=options) as reader:
             assert reader.live and reader.frames_estimate is None and reader.uri == uri
+            assert reader.shown_size == (48, 85)
             assert len(list(reader)) == 5 and reader.truncated is not None
     assert opened == [("/dev/video3", "v4l2", {"framerate": "10"})] * 3

@@ -18,6 +18,7 @@ from video_samples import moving_square
 
 from streamsplat_edge.runtime.errors import InputError, OutputError
 from streamsplat_edge.runtime.video import (
+    AtomicFile,
     FolderWriter,
     VideoWriter,
     check_output,
@@ -26,6 +27,7 @@ from streamsplat_edge.runtime.video import (
     open_writer,
     write_bytes,
 )
+from streamsplat_edge.runtime.video import output as output_module
 from streamsplat_edge.runtime.video import writer as writer_module
 
 
@@ -287,6 +289,50 @@ def test_no_space_left_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for i in range(4):
             writer.write(moving_square(i), i / 25)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_of_the_folder_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(AtomicFile):
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output_module, "AtomicFile", Full)
+    with pytest.raises(OutputError) as caught, FolderWriter(tmp_path / "o") as writer:
+        writer.write(moving_square(0), 0.0)
+    assert caught.value.message == f"{tmp_path / 'o'}: cannot be written: No space left on device."
+    assert "nothing was left behind" in caught.value.hint and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens on the way, the earlier result is there until the new one is."""
+
+    def write(value: int) -> None:
+        with FolderWriter(tmp_path / "o", force=True) as writer:
+            writer.write(np.full((4, 4, 3), value, np.uint8), 0.0)
+
+    write(1)
+    earlier = (tmp_path / "o" / "frame_000000.png").read_bytes()
+    for name in ("rename", "replace"):
+        real = getattr(Path, name)
+
+        def interrupted(self: Path, target: Path, real: Any = real) -> Path:
+            if self.is_dir() and self.name.endswith(".tmp"):
+                raise KeyboardInterrupt
+            return real(self, target)
+
+        monkeypatch.setattr(Path, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(2)
+    assert (tmp_path / "o" / "frame_000000.png").read_bytes() == earlier
+    monkeypatch.undo()
+    left = tmp_path / f".o.{os.getpid()}.old"  # of a process that was killed before it could remove it
+    left.mkdir()
+    (left / "frame_000000.png").write_bytes(b"x")
+    write(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+    assert (tmp_path / "o" / "frame_000000.png").read_bytes() != earlier
 
 
 def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def write_video(
     source_format: str = "rgb24",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
     colorspace: int | None = None,
     clock: Fraction = CLOCK,
     rate: int = 25,
@@ -45,12 +47,15 @@ def write_video(
     if source_format == "yuv420p":
         height = height * 2 // 3
     container: Any = av.open(str(path), "w", options=container_options or {})
+    container.metadata.update(metadata or {})
     with container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = clock
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for image, time in zip(images, times, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=source_format)
             frame.pts, frame.time_base = round(time / clock), clock
@@ -64,6 +69,13 @@ def write_video(
 def sample_clip(path: Path, frames: int = 12, height: int = 48, width: int = 64, **kwargs: Any) -> Path:
     """A clip of `moving_square` at 25 frames per second."""
     return write_video(path, [moving_square(i, height, width) for i in range(frames)], **kwargs)
+
+
+def sample_photo(path: Path) -> Path:
+    """Frame 0 of `moving_square` as a JPEG without EXIF."""
+    stream = path.with_suffix(".mjpeg")
+    coded = {"codec": "mjpeg", "pixel_format": "yuvj420p", "clock": Fraction(1, 25)}
+    return sample_clip(stream, 1, **coded).replace(path)
 
 
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:

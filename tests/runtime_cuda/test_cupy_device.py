@@ -132,10 +132,11 @@ def test_an_event_of_a_lost_device_is_waited_for(cupy: FakeCupy, monkeypatch: py
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     device = CupyDevice()
     ring: Ring[int] = Ring(1, lambda: 0, device.record)
-    ring.release(ring.acquire())
+    with ring.use():
+        pass
     cupy.fail(719)
-    with pytest.raises(DeviceLostError, match="a kernel failed"):
-        ring.acquire()
+    with pytest.raises(DeviceLostError, match="a kernel failed"), ring.use():
+        pass
 
 
 def test_what_is_asked_of_cupy(cupy: FakeCupy) -> None:

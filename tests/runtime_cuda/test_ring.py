@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamsplat_edge.runtime.cuda.ring import Ring
-from streamsplat_edge.runtime.errors import InputError
+from streamsplat_edge.runtime.errors import DeviceLostError, InputError
 
 
 class SlowDevice:
@@ -37,9 +37,8 @@ def test_a_slot_is_never_given_while_the_device_uses_it() -> None:
     ring = Ring(3, list, device.record)
     uses: dict[int, int] = {}  # buffers -> the point after which they are free
     for step in range(50):
-        slot = ring.acquire()
-        assert uses.get(id(slot.buffers), 0) <= device.passed
-        ring.release(slot)
+        with ring.use() as slot:
+            assert uses.get(id(slot.buffers), 0) <= device.passed
         uses[id(slot.buffers)] = device.recorded
         if step % 4 == 0:
             device.passed = device.recorded  # the device catches up
@@ -51,27 +50,53 @@ def test_waits_only_where_the_ring_is_full() -> None:
     device = SlowDevice()
     ring = Ring(4, list, device.record)
     for expected in (0, 0, 0, 0, 1, 2):
-        ring.release(ring.acquire())
-        assert ring.waits == expected
+        with ring.use():
+            assert ring.waits == expected
 
 
 def test_generations_tell_whether_contents_are_still_ones_own() -> None:
     ring = Ring(2, list, SlowDevice().record)
-    first = ring.acquire()
-    generation = first.generation
-    ring.release(first)
-    ring.release(ring.acquire())
+    with ring.use() as first:
+        generation = first.generation
+    with ring.use():
+        pass
     assert first.generation == generation
-    assert ring.acquire() is first and first.generation == generation + 1
+    with ring.use() as again:
+        assert again is first and first.generation == generation + 1
+
+
+def test_a_use_that_fails_half_way_gives_the_slot_back() -> None:
+    """What it had started may still be on its way."""
+    device = SlowDevice()
+    ring = Ring(1, list, device.record)
+    with pytest.raises(RuntimeError), ring.use():
+        raise RuntimeError
+    with ring.use():
+        assert (ring.waits, device.passed) == (1, 1)
+
+    def lost() -> _Point:
+        raise DeviceLostError("the GPU was lost")
+
+    ring = Ring(1, list, lost)
+    with pytest.raises(RuntimeError), ring.use():
+        raise RuntimeError  # and not that nothing can be recorded
+    with pytest.raises(DeviceLostError), ring.use():
+        pass
+
+
+def test_pinned_memory_is_not_given_up_while_the_device_reads_it() -> None:
+    device = SlowDevice()
+    ring = Ring(2, list, device.record)
+    for _ in range(2):
+        with ring.use():
+            pass
+    del ring
+    assert device.passed == 2
 
 
 def test_misuse_is_refused() -> None:
     ring = Ring(1, list, SlowDevice().record)
-    slot = ring.acquire()
-    with pytest.raises(InputError, match="in use"):
-        ring.acquire()
-    ring.release(slot)
-    with pytest.raises(InputError, match="not acquired"):
-        ring.release(slot)
+    with ring.use(), pytest.raises(InputError, match="in use"), ring.use():
+        pass
     with pytest.raises(InputError, match="0 slots"):
         Ring(0, list, SlowDevice().record)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +25,41 @@ pytestmark = pytest.mark.serve
 FRAMES, CAMERA_RATE = 2000, 25
 PORT = 8437
 PATIENCE = 400  # seconds; Ray takes a quarter of a minute on a quiet machine
+
+
+def command(tmp_path: Path, *streams: str) -> list[str]:
+    build_fake_bundle(tmp_path / "fake.bundle")
+    line = [sys.executable, "-m", "streamsplat_edge", "serve", *streams, "--port", str(PORT)]
+    return [*line, "--bundle", str(tmp_path / "fake.bundle"), "--threads", "1"]
+
+
+def test_the_command_tells_of_streams_and_nothing_else(tmp_path: Path) -> None:
+    """One stream fails, the other is complete, and Ray's own messages stay out."""
+    pytest.importorskip("ray")
+    sample_clip(tmp_path / "good.mp4", 40)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    line = command(tmp_path, f"good={tmp_path / 'good.mp4'}", f"bad={tmp_path / 'bad.mp4'}")
+    done = subprocess.run([*line, "--json"], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 3, done.stderr
+    good, bad = json.loads(done.stdout.splitlines()[-1])["streams"]
+    assert (good["state"], good["frames"], good["position"], good["restarts"]) == ("ended", 40, 39, 0)
+    assert (bad["state"], bad["restarts"]) == ("failed", 0) and "bad.mp4" in bad["error"]
+    told = done.stderr.splitlines()
+    assert told[0].startswith("serving on http://127.0.0.1:") and told[1].startswith("error: bad: ")
+    assert len(told) <= 3, done.stderr  # with the hint
+
+
+def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    line = command(tmp_path, f"clip={sample_clip(tmp_path / 'clip.mp4', 20000)}")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "running" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert told.splitlines()[1:] == ["interrupted"], told
 
 
 @pytest.fixture(scope="module")

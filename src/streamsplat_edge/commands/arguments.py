@@ -10,6 +10,7 @@ from ..runtime.errors import BundleError, InputError, OutputError
 from ..runtime.panels import parse_layout
 from ..runtime.video import check_output
 from ..runtime.video.writer import CONTAINERS
+from .effects import check_effects
 from .save import camera_path, check_saves
 
 DEMO_BUNDLE = "tiny.bundle"
@@ -40,6 +41,7 @@ def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
     check_saves(args, seen)
     parse_layout(args.layout)
     camera_path(args)
+    check_effects(args)
     return outputs
 
 

@@ -16,7 +16,12 @@ def main(args: argparse.Namespace) -> int:
         board_bytes(args.device)  # refused before the hashes are computed
     bundle = Bundle.load(args.bundle)
     if args.json:
-        report = {"path": str(bundle.path), "hashes_verified": True, **bundle.manifest}
+        report = {
+            "path": str(bundle.path),
+            "hashes_verified": True,
+            "unusable_plans": bundle.unusable_plans(),
+            **bundle.manifest,
+        }
         if args.device is not None:
             report["memory"] = {"device": args.device, **vars(budget(bundle))}
         print(json.dumps(report, indent=2))
@@ -63,6 +68,10 @@ def describe(bundle: Bundle) -> list[str]:
                 lines.append(f"      {arrow} {tensors}")
     plans = [f"{p.stage} {p.runtime} {p.version} on {p.device}" for p in bundle.plans]
     lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
+    lines += [
+        f"    NOT USABLE: {file} {problem}; streamsplat-edge build makes it again"
+        for file, problem in bundle.unusable_plans().items()
+    ]
     lines += _quantisation(bundle.quantisation) + _verification(bundle.verification)
     lines += _section("provenance", bundle.provenance) + _section("quality", bundle.quality)
     return lines
@@ -106,17 +115,21 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _verification(result: dict[str, Any]) -> list[str]:
-    """One line of the last `verify`, and the rendered PSNR of each engine it ran."""
-    if "passed" not in result:
-        return ["  verified    no"]
+    """What `verify` found: against the model or, where there is none of that, the fp32 files; then against
+    the fp32 files where there are both."""
+    lines = _verified(result, "verified") if "passed" in result else ["  verified    no"]
+    own = _object(result.get("against_own_files"))
+    return lines + (_verified(own, "") if "passed" in own else [])
+
+
+def _verified(result: dict[str, Any], title: str) -> list[str]:
+    """One line of a `verify`, and the rendered PSNR of each engine it ran."""
     word = "passed" if result["passed"] is True else "FAILED"
-    lines = [
-        f"  verified    {word}, against {_short(result.get('reference'))} on {_short(result.get('source'))}"
+    against = f"against {_short(result.get('reference'))} on {_short(result.get('source'))}"
+    frames = _object(result.get("psnr_db")).items()
+    return [f"  {title:<11} {word}, {against}"] + [
+        f"    {_short(label)}: rendered frames {_short(value)} dB" for label, value in frames
     ]
-    frames = result.get("psnr_db")
-    for label, value in frames.items() if isinstance(frames, dict) else ():
-        lines.append(f"    {_short(label)}: rendered frames {_short(value)} dB")
-    return lines
 
 
 def _section(title: str, values: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, EXIT_REFUSED
 from ..runtime.bundle import Bundle
 from ..runtime.compose import contact_sheet, panel_aspect
-from ..runtime.errors import DeviceLostError, VideoError
+from ..runtime.errors import DeviceLostError
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout
 from ..runtime.pipeline import Pipeline, Rendered
@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
 
         return run_many(args)
     args.input = args.inputs[0]
-    outputs = check_arguments(args)
     live = live_options(args)
+    outputs = check_arguments(args)
     bundle = Bundle.load(find_bundle(args.bundle))
     with ExitStack() as stack, Stop() as stop:
         reader = stack.enter_context(
@@ -82,7 +82,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def shown_name(uri: str) -> str:
-    """What a page may call an input: the name of a file, not where on this machine it lies."""
+    """What a page may call an input: a file's name, not where on this machine it lies, and no pipeline."""
+    if uri.startswith("gst:"):
+        return "GStreamer pipeline"
     return uri if "://" in uri else Path(uri).name
 
 
@@ -118,7 +120,7 @@ class Run:
         self.decoded = 0
         self.pictures = parse_layout(args.layout)
         if args.output and len(self.pictures) > 1:
-            self.panels = Panels((reader.height, reader.width), self.pictures)
+            self.panels = Panels(reader.shown_size, self.pictures)
         # PSNR costs a resize of every frame: not where nobody would see it.
         self.measures = bool(
             not args.quiet or args.json or args.stats or args.contact_sheet or self.panels is not None
@@ -126,7 +128,7 @@ class Run:
 
     def open_output(self, stack: ExitStack) -> None:
         """Before the model is loaded, so that an unwritable place is known at once."""
-        source = (self.reader.height, self.reader.width)
+        source = self.reader.shown_size
         targets = save_targets(self.args)
         if targets:
             self.saved = stack.enter_context(Outputs(targets, self.model, aspect=source[1] / source[0]))
@@ -157,15 +159,18 @@ class Run:
     def open_view(self, stack: ExitStack) -> None:
         """First of all: whoever opens the page early sees the first frame."""
         if self.args.view:
-            self.live_view = stack.enter_context(open_viewer(self.args, shown_name(self.reader.uri)))
+            self.live_view = stack.enter_context(
+                open_viewer(
+                    self.args, shown_name(self.reader.uri), pixel_aspect=float(self.reader.pixel_aspect)
+                )
+            )
             print(f"view: {self.live_view.url}", file=sys.stderr, flush=True)
 
     def open_display(self, stack: ExitStack) -> None:
         """Early as well: without a screen there is nothing to wait for."""
         if self.args.display:
-            self.display = stack.enter_context(
-                open_display(shown_name(self.reader.uri), self.reader.width, self.reader.height)
-            )
+            height, width = self.reader.shown_size
+            self.display = stack.enter_context(open_display(shown_name(self.reader.uri), width, height))
 
     def _stopped(self) -> bool:
         """Whether the user has ended the run: by a signal, or by closing the window."""
@@ -187,11 +192,6 @@ class Run:
                 return
             self.decoded += 1
             yield frame
-        if self.decoded == 1 and not self.stop.event.is_set():
-            raise VideoError(
-                f"{self.reader.uri}: has a single frame, nothing can move.",
-                "Pass a video or a folder with at least two frames.",
-            )
 
     def begin(self) -> None:
         """What takes the frames, and what shows them."""
@@ -303,7 +303,10 @@ class Run:
             write_bytes(outputs["--stats"], (json.dumps(stats, indent=2) + "\n").encode())
         moments = self.viewer.keeper.choose()
         if "--contact-sheet" in outputs and moments:
-            sheet = contact_sheet(moments, "StreamSplat Edge", report.headline(stats))
+            shape = self.reader.shown_size
+            sheet = contact_sheet(
+                moments, "StreamSplat Edge", report.headline(stats), aspect=shape[1] / shape[0]
+            )
             write_bytes(outputs["--contact-sheet"], encode_png(sheet))
         return stats
 

@@ -22,11 +22,15 @@ def camera_path(args: argparse.Namespace) -> CameraPath:
     return parse_camera(args.camera) if args.camera else CameraPath()
 
 
+def shown(args: argparse.Namespace) -> set[str]:
+    """What the video and the saved files show: pictures of a layout, and kinds of `--save`."""
+    return {*(parse_layout(args.layout) if args.output else ()), *(t.kind for t in save_targets(args))}
+
+
 def shows_depth(args: argparse.Namespace) -> bool:
     """Whether an output needs the depth of frames: shows it, or turns a camera about the scene's middle."""
-    pictures = {*(parse_layout(args.layout) if args.output else ()), *(t.kind for t in save_targets(args))}
     turns = camera_path(args).pivot is None
-    return bool(args.contact_sheet) or "depth" in pictures or ("novel" in pictures and turns)
+    return bool(args.contact_sheet) or "depth" in shown(args) or ("novel" in shown(args) and turns)
 
 
 def check_saves(args: argparse.Namespace, others: Mapping[Path, str]) -> None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..cli import EXIT_OK, EXIT_PARTIAL
+from ..machine import usable_cores
 from ..runtime.bundle import Bundle
-from ..runtime.errors import EngineError, InputError
+from ..runtime.errors import EngineError, InputError, StreamSplatError
+from ..runtime.serving.resources import threads_per_replica
 from ..runtime.serving.spec import StreamSpec
 from .arguments import find_bundle
 
 _STATUS_SECONDS = 2.0
+_MISSED_REPORTS = 30  # in a row: a minute
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,13 +43,34 @@ def main(args: argparse.Namespace) -> int:
         raise EngineError(
             f"Ray Serve cannot be imported ({error}).", "pip install 'streamsplat-edge[serve]'"
         ) from error
-    # A cluster of this machine alone needs no other address than its own.
-    local = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if args.address is None else {}
-    ray.init(address=args.address, log_to_driver=False, logging_level="ERROR", **local)
-    try:
-        serve.start(
-            http_options={"host": args.host, "port": args.port}, logging_config={"log_level": "ERROR"}
+    if not args.ray_log:
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    # A cluster of this machine alone needs no other address than its own, and has the cores that we may use.
+    local = {
+        "include_dashboard": False,
+        "num_cpus": usable_cores(),
+        "_node_ip_address": "127.0.0.1",
+    }
+    level = "INFO" if args.ray_log else "ERROR"
+    with _explained(
+        "Ray did not start", "See whether --address is that of a running cluster, or leave it out."
+    ):
+        ray.init(
+            address=args.address,
+            log_to_driver=args.ray_log,
+            logging_level=level,
+            **({} if args.address is not None else local),
         )
+    try:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        threads, note = threads_per_replica(machines, args.replicas, device=args.device, threads=args.threads)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+        with _explained("The HTTP server did not start", "Choose another --host or --port."):
+            serve.start(
+                http_options={"host": args.host, "port": args.port}, logging_config={"log_level": level}
+            )
         application = build(
             specs,
             str(bundle),
@@ -51,17 +78,52 @@ def main(args: argparse.Namespace) -> int:
             streams_per_replica=args.streams_per_replica,
             engine=args.engine,
             device=args.device,
-            threads=args.threads,
+            threads=threads,
         )
-        desk = serve.run(application, name=APPLICATION, route_prefix="/")
-        print(f"serving on http://{args.host}:{args.port}/", file=sys.stderr)
-        return _watch(desk, args.json)
+        try:
+            desk = _start(serve, application, APPLICATION)
+            print(f"serving on http://{args.host}:{args.port}/", file=sys.stderr)
+            try:
+                return _watch(desk, args.json)
+            finally:  # streams end before what they run on
+                with suppress(Exception):
+                    desk.stop.remote().result(timeout_s=_STATUS_SECONDS)
+        finally:
+            serve.delete(APPLICATION)  # a cluster of our own needs no more: it ends as a whole
     finally:
-        if args.address is None:
-            serve.shutdown()
-        else:
-            serve.delete(APPLICATION)
         ray.shutdown()
+
+
+def _start(serve: Any, application: Any, name: str) -> Any:
+    """The running application.
+
+    Raises:
+        EngineError: the replicas did not start; with what the first of them said.
+    """
+    try:
+        return serve.run(application, name=name, route_prefix="/")
+    except RuntimeError as error:
+        deployments = serve.status().applications[name].deployments.values()
+        said = next((each.message for each in deployments if "Error" in each.message), str(error))
+        raise EngineError(
+            f"The replicas did not start: {_last_line(said)}",
+            "See whether `streamsplat-edge run` works with these options.",
+        ) from error
+
+
+@contextmanager
+def _explained(what: str, hint: str) -> Iterator[None]:
+    """Ray's errors, which hold the tracebacks of other processes, in a line."""
+    try:
+        yield
+    except Exception as error:
+        raise EngineError(f"{what}: {_last_line(str(error))}", hint) from error
+
+
+def _last_line(text: str) -> str:
+    """What a traceback says in the end, without the name of the exception."""
+    lines = text.strip().splitlines() or ["no reason was given"]
+    return re.sub(r"^[\w.]+: ", "", lines[-1])
 
 
 def parse_streams(args: argparse.Namespace) -> list[StreamSpec]:
@@ -91,10 +153,21 @@ def parse_streams(args: argparse.Namespace) -> list[StreamSpec]:
 
 
 def _watch(desk: Any, as_json: bool) -> int:
-    """Prints what changes until nothing runs any more."""
+    """Prints what changes until nothing runs any more; why a stream is lost or has failed, on stderr."""
     shown = ""
+    told: dict[str, str] = {}
+    missed = 0
     while True:
-        streams = desk.report.remote().result()["streams"]
+        try:
+            streams, missed = desk.report.remote().result()["streams"], 0
+        except Exception as error:  # Serve starts the desk again when it dies
+            missed += 1
+            if missed == _MISSED_REPORTS:
+                raise EngineError(
+                    f"The service does not answer any more: {_last_line(str(error))}", "Start it again."
+                ) from error
+            time.sleep(_STATUS_SECONDS)
+            continue
         if as_json:
             line = json.dumps({"streams": streams})
         else:
@@ -102,6 +175,13 @@ def _watch(desk: Any, as_json: bool) -> int:
         if line != shown:
             print(line, flush=True)
             shown = line
+        for name, message, hint in ((s["name"], s["error"], s["hint"]) for s in streams):
+            if message and message != told.get(name):
+                print(
+                    StreamSplatError(f"{name}: {message.removeprefix(f'{name}: ')}", hint).told,
+                    file=sys.stderr,
+                )
+            told[name] = message
         if all(stream["state"] in ("ended", "failed") for stream in streams):
             return EXIT_PARTIAL if any(stream["state"] == "failed" for stream in streams) else EXIT_OK
         time.sleep(_STATUS_SECONDS)

@@ -13,6 +13,7 @@ from ..runtime.errors import InputError
 from ..runtime.outputs.tracks import Tracks
 from ..runtime.view.recorded import show_tracks
 from ..view_options import open_viewer
+from .effects import check_effects_on_tracks
 
 TRACKS = ".npz"
 OTHER_FILES = (".4dgs", ".ply", ".splat")
@@ -23,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C.
 
     Raises:
-        InputError: a damaged file, or one of Gaussians that do not move by themselves.
+        InputError: a damaged file, one of Gaussians that do not move by themselves, or options of a run.
     """
     path = Path(args.inputs[0])
     if path.suffix.lower() in OTHER_FILES:
@@ -31,6 +32,7 @@ def main(args: argparse.Namespace) -> int:
             f"{path}: only tracks ({TRACKS}) can be looked at here.",
             "Save them with run INPUT --save tracks.npz; for other files see docs/outputs.md.",
         )
+    check_effects_on_tracks(args)
     tracks = Tracks(path)
     try:
         with open_viewer(args, path.name, seconds=float("inf")) as viewer:
