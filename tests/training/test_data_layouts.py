@@ -217,6 +217,8 @@ def test_re10k(tmp_path: Path) -> None:
     poses("test", "short", stamps)
     write_frames(root / "frames" / "test" / "short", pictures(3)[:5])
     poses("test", "gone", stamps)
+    poses("test", "swapped", [*stamps[:3], stamps[4], stamps[3], *stamps[5:]])
+    write_frames(root / "frames" / "test" / "swapped", pictures(4))
     assert detect(root) == "re10k"
     cache = cached(root)
     named, counted = clip_of(cache, "named"), clip_of(cache, "counted")
@@ -225,6 +227,7 @@ def test_re10k(tmp_path: Path) -> None:
     assert counted.times[5] == pytest.approx(0.265) and counted.fps == pytest.approx(1 / 0.033)
     reasons = {entry["name"]: entry["reason"] for entry in cache.skipped}
     assert reasons["short"] == "5 frames, 8 poses" and "no folder of frames" in reasons["gone"]
+    assert reasons["swapped"] == "time stamps do not increase"
     rows = VideoSampler(cache)._window(np.random.default_rng(0), 4)[2]
     assert rows.tolist() == [0, 1, 2, 3], "a clip shorter than the range serves as far as it goes"
 
