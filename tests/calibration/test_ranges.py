@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from streamsplat_edge.calibration.observe import silent
 from streamsplat_edge.calibration.ranges import (
     FORMATS,
     METHODS,
@@ -72,8 +73,8 @@ def test_zeros_are_counted_by_themselves() -> None:
     histogram = histogram_of(np.zeros(5), values("relu"), np.zeros((2, 3)))
     assert histogram.zeros == 11 + np.sum(values("relu") == 0)
     assert histogram.counts[0] < 100
-    silent = histogram_of(np.zeros(5))
-    assert [clip_of(silent, method, INT8) for method in METHODS] == [0, 0, 0, 0]
+    zeros = histogram_of(np.zeros(5))
+    assert [clip_of(zeros, method, INT8) for method in METHODS] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -181,3 +182,8 @@ def test_refusals() -> None:
             clip_of(histogram, method, INT8, percentile=percentile)
     with pytest.raises(InputError, match="cannot be merged"):
         Histogram(7)
+
+
+def test_a_product_of_which_one_operand_is_zero_has_no_range() -> None:
+    deform = {"both": (1.0, 2.0), "one": (1.0, 0.0), "weight": (3.0,), "zeros": (0.0,)}
+    assert silent({"deform": deform, "encode": {}}) == [("deform", "one"), ("deform", "zeros")]

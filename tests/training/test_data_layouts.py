@@ -217,6 +217,8 @@ def test_re10k(tmp_path: Path) -> None:
     poses("test", "short", stamps)
     write_frames(root / "frames" / "test" / "short", pictures(3)[:5])
     poses("test", "gone", stamps)
+    poses("test", "swapped", [*stamps[:3], stamps[4], stamps[3], *stamps[5:]])
+    write_frames(root / "frames" / "test" / "swapped", pictures(4))
     assert detect(root) == "re10k"
     cache = cached(root)
     named, counted = clip_of(cache, "named"), clip_of(cache, "counted")
@@ -225,6 +227,7 @@ def test_re10k(tmp_path: Path) -> None:
     assert counted.times[5] == pytest.approx(0.265) and counted.fps == pytest.approx(1 / 0.033)
     reasons = {entry["name"]: entry["reason"] for entry in cache.skipped}
     assert reasons["short"] == "5 frames, 8 poses" and "no folder of frames" in reasons["gone"]
+    assert reasons["swapped"] == "time stamps do not increase"
     rows = VideoSampler(cache)._window(np.random.default_rng(0), 4)[2]
     assert rows.tolist() == [0, 1, 2, 3], "a clip shorter than the range serves as far as it goes"
 
@@ -302,6 +305,19 @@ def test_depth_maps(tmp_path: Path) -> None:
     assert 0 < known < 20 and left_to_right == {False, True}, "depth is mirrored with its frames"
     image, depth = sampler.still(np.random.default_rng(1))
     assert depth is not None and depth.shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("name", ["v.depth", "v.mask", "index"])
+def test_clips_that_would_share_a_file_of_the_cache_are_refused(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "videos"
+    root.mkdir()
+    for clip in ("v", name):
+        write_clip(root / f"{clip}.mkv", pictures(3), [40 * i for i in range(COUNT)])
+    with pytest.raises(InputError, match=f"has a clip named {name}, which in a cache"):
+        cached(root)
+    (root / "v.mkv").unlink()
+    if name != "index":
+        assert [clip.name for clip in cached(root).clips] == [name], "alone it is as good as any"
 
 
 def test_a_damaged_video_may_have_fewer_depth_maps_than_frames(tmp_path: Path) -> None:

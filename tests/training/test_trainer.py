@@ -488,3 +488,22 @@ def test_steps_with_nan_are_skipped_and_a_row_of_them_stops(
     calls, bad = 0, {2, 3, 4}
     with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 4"):
         train(recipe, tmp_path / "many", progress=False)
+
+
+def test_bad_steps_are_counted_across_resumed_calls(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped after every step must not go on for ever without learning."""
+    objective = objectives.OBJECTIVES["static"]
+
+    def poisoned(*arguments: Any) -> Any:
+        loss, parts = objective(*arguments)
+        return loss * float("nan"), parts
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "static", poisoned)
+    monkeypatch.setattr(run_module, "_MAX_BAD_STEPS", 2)
+    plain = replace(recipe, warm_start=0)
+    for step in (1, 2):
+        assert train(plain, tmp_path, max_seconds=0.0, progress=False).skipped == step
+    with pytest.raises(InputError, match="not finite in 3 steps in a row, up to step 3"):
+        train(plain, tmp_path, max_seconds=0.0, progress=False)

@@ -28,6 +28,7 @@ from .sources import Source, images_in, natural
 HELD_OUT = 10  # one clip in so many is for evaluation where nothing says which
 _ENTRY = ("name", "file", "split", "fps", "crop", "shots", "frames")  # what a clip's manifest entry must have
 _SPLITS = ("train", "eval")
+_LABELS = (".depth", ".mask")  # NAME.depth.npy belongs to the clip NAME
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,13 @@ def _check_names(root: Path, clips: list[Source]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise InputError(f"{root} has several clips named {', '.join(twice[:3])}.", "Rename all but one.")
+    labels = (name for name in names for label in _LABELS if name.endswith(label))
+    clash = next((name for name in labels if name.rpartition(".")[0] in names), None)
+    if clash is not None or "index" in names:
+        name = clash or "index"
+        raise InputError(
+            f"{root} has a clip named {name}, which in a cache is the name of another file.", "Rename it."
+        )
 
 
 def _split_by_name(clips: list[Source]) -> list[Source]:
