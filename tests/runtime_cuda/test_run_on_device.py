@@ -16,6 +16,7 @@ from test_decoding import gpu, opened_with
 from video_samples import sample_clip
 
 from streamsplat_edge import cli
+from streamsplat_edge.commands import effects
 from streamsplat_edge.runtime import stream
 from streamsplat_edge.runtime.engines import onnxruntime
 from streamsplat_edge.runtime.errors import DeviceLostError
@@ -74,7 +75,8 @@ def test_pictures_that_the_gpu_decodes_stay_there(
     seen = opened_with(monkeypatch, accelerates=True, there=there)
     if live:
         source = uri.SourceUri("network", command[1], "rtsp://camera/1")
-        monkeypatch.setattr(uri, "parse_uri", lambda _: source)
+        for module in (uri, effects):
+            monkeypatch.setattr(module, "parse_uri", lambda _: source)
         monkeypatch.setattr(live_source, "is_live", lambda *_: True)
         command += ["--policy", "block", "--reconnect", "0"]
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
