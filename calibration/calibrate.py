@@ -19,15 +19,16 @@ from ..runtime.errors import BundleError, StreamSplatError
 from . import cpu, sensitivity, videos
 from .forms import Clips, save
 from .frames import Judge
-from .gate import of_graphs, pass_gate
+from .gate import of_graphs, pass_gate, score_of
 from .layers import load_graph
 from .observe import clips_of, observe, silent
 from .options import Options, Result
+from .plans import time_plans
 from .recipe import Decision, keep_also
 from .recording import Recording, record
 from .smooth import smooth
 from .sources import decided, for_tensorrt, fp32, survey
-from .writing import write
+from .writing import for_plans, write
 
 ENOUGH = 128
 """Samples from which on the frames hardly depend on which ones were taken: measured, docs/quantise.md."""
@@ -62,7 +63,7 @@ def calibrate(
     Raises:
         InputError: data, options or recipe cannot be used. BundleError: so can the bundle, or `out` exists.
         GateError: the frames differ too much; nothing is written.
-        NothingGainedError: only files for CPUs were asked for, and none is faster and good enough.
+        NothingGainedError: no file is faster here and good enough.
         VideoError, EngineError, OutputError: reading, running or writing fails; what is recorded is kept.
     """
     options.check()
@@ -94,8 +95,14 @@ def calibrate(
                 judge, sources, decisions, clips, options.precision,
                 kept=folder / _sensitivity_file(clips, options, judge), progress=progress,
             )  # fmt: skip
+        files: Files = {}
         if targets:
             pass_gate(result, judge, targets)
+            files = for_plans(result, targets, scratch)
+            result.plans = time_plans(bundle, targets, files, recording, scratch, progress=progress)
+            if result.plans.slower and not options.slower:
+                files = {s: file for s, file in files.items() if s not in result.plans.slower}
+                result.score = score_of(result, judge, {s: targets[s] for s in files}) if files else None
         for_cpus = options.target != "tensorrt" and options.precision == "int8"
         for engine in cpu.ENGINES if for_cpus else ():
             choice = cpu.choose_forms(
@@ -104,9 +111,9 @@ def calibrate(
                 order=[(s.stage, s.node) for s in result.sensitivities], progress=progress,
             )  # fmt: skip
             result.cpu.append(choice)
-        if not targets:
+        if not files:
             _refuse_nothing(result, bundle)
-        written = write(bundle, result, targets, out, scratch, force)
+        written = write(bundle, result, files, out, force)
     if work is None:
         shutil.rmtree(folder, ignore_errors=True)
     return written, result
@@ -124,12 +131,16 @@ def decide(path: Path, options: Options) -> list[Decision]:
 
 def _refuse_nothing(result: Result, bundle: Bundle) -> None:
     """Raise where no file would be written but those that are there."""
-    if not any(choice.files for choice in result.cpu):
-        reasons = "; ".join(f"{choice.engine}: {choice.reason}" for choice in result.cpu)
-        raise NothingGainedError(
-            f"Nothing is gained on this CPU: {reasons or 'no CPU engine is installed'}.",
-            f"Stay with {bundle.path}. INT8 that is not faster: --slower.",
-        )
+    if any(choice.files for choice in result.cpu):
+        return
+    reasons = [f"{choice.engine}: {choice.reason}" for choice in result.cpu]
+    if result.plans is not None:
+        slower = f"no stage is faster on {result.plans.device}" if result.plans.slower else "no layer is left"
+        reasons.insert(0, f"TensorRT: {slower}")
+    raise NothingGainedError(
+        f"Nothing is gained: {'; '.join(reasons) or 'no engine was asked for'}.",
+        f"Stay with {bundle.path}. What is not faster: --slower.",
+    )
 
 
 def _sensitivity_file(clips: Mapping[str, Clips], options: Options, judge: Judge) -> str:

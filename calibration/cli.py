@@ -79,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="do not measure each layer by itself; the gate can then give nothing back",
     )
-    add("--slower", action="store_true", help="use INT8 on CPUs even where it is slower than fp32")
+    add("--slower", action="store_true", help="take quantised files even where they are slower here")
     add("--work", metavar="DIR", type=Path, help="keep recordings there for another run")
     add("--report", metavar="DIR", type=Path, help="also write report.json and sensitivity.png there")
     add("--list-layers", action="store_true", help="print what the recipe decides for each layer, and stop")

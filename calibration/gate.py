@@ -36,10 +36,7 @@ def pass_gate(result: Result, judge: Judge, targets: Mapping[str, StageVariant])
         return keep_also(result.decisions, order[:count], "given back by the gate: among the most sensitive")
 
     def passes(count: int) -> bool:
-        stages = literal_engines(
-            targets, of_graphs(targets, decided(count)), result.ranges, options.precision
-        )
-        scores[count] = judge.score(stages)
+        scores[count] = score_of(result, judge, targets, decided(count))
         return scores[count].worst >= options.min_psnr
 
     count = smallest(order, passes)
@@ -58,6 +55,17 @@ def pass_gate(result: Result, judge: Judge, targets: Mapping[str, StageVariant])
     result.given_back = order[:count]
     result.decisions = decided(count)
     result.score = scores[count]
+
+
+def score_of(
+    result: Result,
+    judge: Judge,
+    targets: Mapping[str, StageVariant],
+    decisions: Sequence[Decision] | None = None,
+) -> Score:
+    """Of the frames that these stages give when they are quantised as decided (None: as in `result`)."""
+    chosen = of_graphs(targets, result.decisions if decisions is None else decisions)
+    return judge.score(literal_engines(targets, chosen, result.ranges, result.options.precision))
 
 
 def of_graphs(targets: Mapping[str, StageVariant], decisions: Sequence[Decision]) -> list[Decision]:

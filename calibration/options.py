@@ -9,6 +9,7 @@ from ..runtime.errors import InputError
 from .cpu import CpuChoice
 from .forms import Clips
 from .frames import Score
+from .plans import PlanTimings
 from .ranges import FORMATS, METHODS
 from .recipe import Decision, Recipe, to_json
 from .sensitivity import Sensitivity
@@ -28,7 +29,7 @@ class Options:
         recipe: which layers are quantised.
         sensitivity: measure every layer by itself.
         smooth: strength of SmoothQuant, 0 to 1; None leaves activations as they are.
-        slower: keep a quantised CPU file although it is slower.
+        slower: keep a quantised file although it is slower, for CPUs and on the GPU here.
         force_quality: save a bundle below `min_psnr`.
     """
 
@@ -79,6 +80,7 @@ class Result:
         decisions: of every layer, after the gate. sensitivities: most sensitive first.
         given_back: layers that the gate returned to floating point.
         score: of the TensorRT files, None where there are none. cpu: by engine, what was chosen for the CPU.
+        plans: what TensorRT's files were timed at; None where there are none.
         samples, gate_samples: pairs used. ranges: per stage and node, the clips.
         smoothed: layers whose inputs were smoothed.
     """
@@ -91,6 +93,7 @@ class Result:
     sensitivities: list[Sensitivity] = field(default_factory=list)
     given_back: list[tuple[str, str]] = field(default_factory=list)
     cpu: list[CpuChoice] = field(default_factory=list)
+    plans: PlanTimings | None = None
     ranges: dict[str, Clips] = field(default_factory=dict)
     smoothed: list[str] = field(default_factory=list)
 
@@ -120,5 +123,6 @@ class Result:
             "sensitivity": [
                 {"stage": s.stage, "node": s.node, **s.score.to_json()} for s in self.sensitivities
             ],
+            "plans": None if self.plans is None else self.plans.to_json(),
             "cpu": [choice.to_json() for choice in self.cpu],
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from ..runtime.video.output import output_error
 from .cpu import FLOAT, CpuChoice
 from .frames import Score
 from .options import Result
+from .plans import PlanTimings
 from .sensitivity import Sensitivity
+from .timing import Timing
 
+_LEGEND = "    (* is what the bundle uses; x: time relative to the first)"
 _SHOWN = 10  # layers in the text
 _MARGIN, _ROW, _BAR = 10, HEIGHT + 5, 360
 _INK, _PAPER, _RED, _BLUE = (30, 30, 30), (252, 252, 250), (200, 70, 50), (70, 110, 180)
@@ -32,6 +36,8 @@ def lines(result: Result) -> list[str]:
     ]
     if result.score is not None:
         found.append(f"  {'TensorRT files':<16} {_words(result.score)}")
+    if result.plans is not None:
+        found += _plans(result.plans, result.options.slower)
     if not result.passed:
         found.append("  BELOW THE GATE, saved because of --force-quality")
     if result.given_back:
@@ -53,6 +59,23 @@ def _words(score: Score) -> str:
     return f"worst frame {score.worst:.1f} dB, mean {score.mean:.1f} dB, swung view {score.novel:.1f} dB"
 
 
+def _plans(plans: PlanTimings, slower: bool) -> list[str]:
+    if plans.reason:
+        return [f"    not timed: {plans.reason}"]
+    found = [f"    {plans.runtime} on {plans.device}"]
+    for stage, timings in plans.timings.items():
+        taken = list(timings)[0 if stage in plans.slower and not slower else -1]
+        found.append(f"    {stage:<10} {_timings(timings, taken)}")
+    return [*found, _LEGEND]
+
+
+def _timings(timings: Mapping[str, Timing], taken: str) -> str:
+    return ", ".join(
+        f"{'*' if name == taken else ''}{name} {t.milliseconds:.1f} ms (x{t.ratio:.2f})"
+        for name, t in timings.items()
+    )
+
+
 def _cpu(choice: CpuChoice) -> list[str]:
     found = []
     score = "" if choice.score is None else _words(choice.score)
@@ -60,14 +83,9 @@ def _cpu(choice: CpuChoice) -> list[str]:
         score += f" (its fp32 files: {choice.baseline.worst:.1f} dB)"
     found.append(f"  {choice.engine:<16} {choice.reason or score}")
     for stage, timings in choice.timings.items():
-        taken = choice.files.get(stage, (FLOAT,))[0]
-        parts = [
-            f"{'*' if name == taken else ''}{name} {t.milliseconds:.1f} ms (x{t.ratio:.2f})"
-            for name, t in timings.items()
-        ]
-        found.append(f"    {stage:<10} {', '.join(parts)}")
+        found.append(f"    {stage:<10} {_timings(timings, choice.files.get(stage, (FLOAT,))[0])}")
     if any(choice.timings.values()):
-        found.append("    (* is what the bundle uses; x: time relative to fp32)")
+        found.append(_LEGEND)
     return found
 
 

@@ -17,12 +17,30 @@ from .sources import fp32
 TENSORRT = ("tensorrt", "tensorrt_rtx")
 
 
+def for_plans(result: Result, targets: Mapping[str, StageVariant], scratch: Path) -> dict[str, StageVariant]:
+    """Write the files for TensorRT into `scratch`: those of stages in which anything is quantised.
+
+    Args:
+        result: decisions and ranges. targets: per stage, the file to quantise.
+    """
+    found, precision = {}, result.options.precision
+    for stage, target in targets.items():
+        nodes = [d.layer.node for d in result.decisions if d.stage == stage and d.quantise]
+        if nodes:
+            path = scratch / f"{stage}.{precision}.onnx"
+            write_static(target, nodes, result.ranges[stage], precision, path)
+            engines = tuple(e for e in TENSORRT if e in target.engines)
+            found[stage] = replace(
+                target, path=path, precision=precision, engines=engines, plans=(), weights=_beside(path)
+            )
+    return found
+
+
 def write(
     bundle: Bundle,
     result: Result,
-    targets: Mapping[str, StageVariant],
+    files: Mapping[str, StageVariant],
     out: Path,
-    scratch: Path,
     force: bool,
 ) -> Bundle:
     """Write the bundle and return it.
@@ -30,21 +48,16 @@ def write(
     Args:
         bundle: that was calibrated. Its files follow the quantised ones, of which engines take the first;
             files that were quantised before are left out.
-        result: decisions, ranges and files for CPUs. targets: per stage, the file quantised for TensorRT.
-        out: folder to write. scratch: folder for files. force: replace what is there.
+        result: decisions, ranges and files for CPUs. files: quantised ones for TensorRT, of `for_plans`.
+        out: folder to write. force: replace what is there.
 
     Raises:
         BundleError, OutputError: as `write_bundle`.
     """
     stages: dict[str, list[VariantSource]] = {stage: [] for stage in bundle.stage_names}
     precision = result.options.precision
-    for stage, target in targets.items():
-        nodes = [d.layer.node for d in result.decisions if d.stage == stage and d.quantise]
-        if nodes:
-            path = scratch / f"{stage}.{precision}.onnx"
-            write_static(target, nodes, result.ranges[stage], precision, path)
-            engines = tuple(e for e in TENSORRT if e in target.engines)
-            stages[stage].append(_entry(target, path, precision, engines))
+    for stage, file in files.items():
+        stages[stage].append(_entry(file, file.path, precision, file.engines))
     for choice in result.cpu:
         for stage, (name, path) in choice.files.items():
             _add(stages[stage], fp32(bundle, stage), name, path, choice.engine)
@@ -84,6 +97,11 @@ def _add(entries: list[VariantSource], source: StageVariant, name: str, path: Pa
 def _entry(
     source: StageVariant, path: Path, precision: str, engines: tuple[str, ...], file: str = ""
 ) -> VariantSource:
-    beside = source.weights if path == source.path else path.with_name(f"{path.name}.data")
-    weights = beside if beside is not None and beside.is_file() else None
+    weights = source.weights if path == source.path else _beside(path)
     return VariantSource(path, source.inputs, source.outputs, precision, engines, file, weights)
+
+
+def _beside(path: Path) -> Path | None:
+    """The weights of a file that was written here, where they are beside it."""
+    beside = path.with_name(f"{path.name}.data")
+    return beside if beside.is_file() else None
