@@ -200,8 +200,9 @@ __device__ inline void blend_tile(const RasterParams& p, const int32_t* rows, in
   }
   if (inside) write_pixel(p, p.frames[time], (int64_t{time} * p.height + y) * p.width + x, pixel);
 
-  // Everyone has read the counter: threads have met at a barrier since, where it is not 0 already.
-  if (thread == 0 && total > 0) p.filled[tile] = 0;
+  // Everyone has read the counter: threads have met at a barrier since, where it is not 0 already. It is read again,
+  // as `total` would cost a register through all of the above.
+  if (thread == 0 && p.filled[tile] != 0) p.filled[tile] = 0;
   if (blockIdx.x == 0 && thread < kTallies) {
     const int k = time * kTallies + thread;
     p.stats[k] = p.tally[k];
