@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,11 @@ from .. import option_types
 from ..commands import report
 from ..machine import describe_machine
 from ..runtime.bundle import Bundle
-from ..runtime.errors import StreamSplatError
 from ..runtime.pipeline import Pipeline
 from ..runtime.stream import open_stream
-from ..runtime.video import write_bytes
 from .identity import NOT_MEASURED, describe_bundle, state
 from .memory import peak_mib
+from .outcome import carried_out
 from .passes import INSIDE_THE_CLOCK, MODE, Clip, free_running, latency_lines, paced, quality, unsteady
 
 FORMAT, VERSION = "streamsplat-fps", 1
@@ -177,15 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         "--json", type=Path, metavar="OUT", help="also write everything, raw samples too, as JSON"
     )
     args = parser.parse_args(argv)
-    try:
-        result = measure(args)
-        print("\n".join(describe(result)))
-        if args.json:
-            write_bytes(args.json, (json.dumps(report.finite(result), indent=1) + "\n").encode())
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(lambda: measure(args), describe, args.json)
 
 
 if __name__ == "__main__":

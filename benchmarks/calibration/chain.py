@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
-import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -27,10 +25,11 @@ from ...commands import report
 from ...machine import describe_machine
 from ...runtime.bundle import Bundle
 from ...runtime.engines import select_variant
-from ...runtime.errors import InputError, StreamSplatError
+from ...runtime.errors import InputError
 from ...runtime.stream import Stream, open_stream
-from ...runtime.video import open_video, write_bytes
+from ...runtime.video import open_video
 from ..identity import describe_bundle, state
+from ..outcome import carried_out
 from .chain_result import FORMAT, VERSION, text
 
 _PICTURES = 16  # of the clip, a gap apart: they are made key frames in turn
@@ -118,15 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--seconds", type=float, default=30.0, metavar="S", help="per engine (default %(default)s)")
     add("--json", type=Path, metavar="OUT", help="also write the result as JSON")
     args = parser.parse_args(argv)
-    try:
-        result = measure(Bundle.load(args.bundle), args.clip, args.engine, args.seconds)
-        print("\n".join(text(result)))
-        if args.json:
-            write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(
+        lambda: measure(Bundle.load(args.bundle), args.clip, args.engine, args.seconds), text, args.json
+    )
 
 
 if __name__ == "__main__":

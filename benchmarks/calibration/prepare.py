@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from ...calibration import videos
 from ...calibration.frames import Judge
 from ...calibration.recording import Recording, record
 from ...runtime.bundle import Bundle, StageVariant
-from ...runtime.errors import InputError, StreamSplatError
-from ...runtime.video import write_bytes
+from ...runtime.errors import InputError
 from ...training.extras import require
+from .. import outcome
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -123,18 +121,11 @@ def carried_out(
         The exit code: 2 where something cannot be done, which stderr says.
     """
 
-    def write(result: dict[str, Any]) -> None:
-        if args.json:
-            write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
-
-    try:
+    def measured() -> dict[str, Any]:
         with prepared(args, samples) as ready:
-            result = run(ready, write)
-        print("\n".join(text(result)))
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+            return run(ready, lambda result: outcome.write_json(result, args.json))
+
+    return outcome.carried_out(measured, text, args.json)
 
 
 def _splits(media: Path) -> tuple[list[Path], list[Path]]:

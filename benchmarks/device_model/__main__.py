@@ -10,15 +10,12 @@ by stage. With --measured the same is done for the GPUs in results of `streamspl
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
+from typing import Any
 
 from ... import option_types
-from ...commands import report
-from ...runtime.errors import StreamSplatError
-from ...runtime.video import write_bytes
 from ...training.extras import require
+from ..outcome import carried_out
 from .model import Assumptions
 from .result import compute, text
 
@@ -62,19 +59,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--json", type=Path, metavar="OUT", help="also write everything as JSON")
     args = parser.parse_args(argv)
-    try:
+
+    def computed() -> dict[str, Any]:
         require("build", "onnx")
         assumptions = Assumptions(args.matrix_share, args.bandwidth_share, args.launch_us)
-        result = compute(
+        return compute(
             args.bundle, args.clip, args.frames, args.gap, args.threads, assumptions, args.measured
         )
-        print("\n".join(text(result)))
-        if args.json:
-            write_bytes(args.json, (json.dumps(report.finite(result), indent=1) + "\n").encode())
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+
+    return carried_out(computed, text, args.json)
 
 
 if __name__ == "__main__":

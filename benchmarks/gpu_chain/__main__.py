@@ -11,17 +11,15 @@ extras [train] and [export]; what cannot run is listed with its reason. The rast
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ... import option_types
-from ...commands import report
 from ...runtime.cuda.device import Device
 from ...runtime.errors import StreamSplatError
-from ...runtime.video import write_bytes
 from ...training.extras import require
+from ..outcome import write_json
 
 
 def open_device() -> Device:
@@ -86,8 +84,7 @@ def main(argv: list[str] | None = None, device: Callable[[], Device] = open_devi
         finally:
             bench.close()
         print("\n".join(text(result)))
-        if args.json:
-            write_bytes(args.json, (json.dumps(report.finite(result)) + "\n").encode())
+        write_json(result, args.json)
     except StreamSplatError as error:
         print(error.told, file=sys.stderr)
         return 2

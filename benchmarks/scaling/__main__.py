@@ -9,17 +9,15 @@ fp32 on the CPU.
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ... import option_types
-from ...commands import report
 from ...runtime.bundle import Bundle
-from ...runtime.errors import StreamSplatError
 from ...runtime.video import encode_png, write_bytes
+from ..outcome import carried_out
 from .measure import Point, Sweep
 from .result import draw, run, text
 from .sizes import Size, export_sizes
@@ -92,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--json", type=Path, metavar="OUT", help="also write everything, raw samples too, as JSON")
     add("--picture", type=Path, metavar="PNG", help="also draw it")
     args = parser.parse_args(argv)
-    try:
+
+    def swept() -> dict[str, Any]:
         bundle = Bundle.load(args.bundle)
         model = bundle.model
         base = Point(model.height, model.width, model.key_frame_gap, args.frames, 1)
@@ -100,15 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             bundles = export_sizes(bundle, args.sizes, args.checkpoint, args.work or Path(folder))
             result = run(sweep, bundle, bundles, args.clip, args.rounds, args.threads)
-        print("\n".join(text(result)))
-        if args.json:
-            write_bytes(args.json, (json.dumps(report.finite(result)) + "\n").encode())
         if args.picture:
             write_bytes(args.picture, encode_png(draw(result)))
-    except StreamSplatError as error:
-        print(error.told, file=sys.stderr)
-        return 2
-    return 0
+        return result
+
+    return carried_out(swept, text, args.json)
 
 
 if __name__ == "__main__":
