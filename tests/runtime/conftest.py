@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fake_bundle import build_fake_bundle
@@ -15,6 +17,17 @@ from streamsplat_edge.runtime.stream import Stream, open_stream
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return build_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake.bundle")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_fake_bundle(tmp_path_factory.mktemp("bundle") / "fake.bundle").path
+
+
+@pytest.fixture
+def folder(pristine: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "fake.bundle"))
 
 
 @pytest.fixture
