@@ -10,11 +10,12 @@ from .cpu import CpuChoice
 from .forms import Clips
 from .frames import Score
 from .plans import PlanTimings
-from .ranges import FORMATS, METHODS
+from .ranges import FORMATS, METHODS, check_percentile
 from .recipe import Decision, Recipe, to_json
 from .sensitivity import Sensitivity
 
 TARGETS = ("all", "cpu", "tensorrt")
+_LARGEST_PSNR = 1000.0  # of frames that are not equal; the manifest holds no infinity
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Options:
             )
         if self.method not in METHODS:
             raise InputError(f"There is no method {self.method!r}.", f"Use one of {', '.join(METHODS)}.")
+        check_percentile(self.percentile)
+        if not abs(self.min_psnr) <= _LARGEST_PSNR:
+            raise InputError(
+                f"The least PSNR is {self.min_psnr}.", "Use a number of dB: 38; 45 cannot be seen."
+            )
         if self.smooth is not None and not 0 < self.smooth < 1:
             raise InputError(
                 f"The smoothing strength is {self.smooth}.", "Use a number between 0 and 1: 0.5."

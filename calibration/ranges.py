@@ -107,6 +107,12 @@ class Histogram:
         return np.asarray((np.arange(len(self.counts)) + 0.5) * self.width, np.float64)
 
 
+def check_percentile(percentile: float) -> None:
+    """Raise InputError for a percentile that is none."""
+    if not 50 < percentile <= 100:
+        raise InputError(f"The percentile is {percentile}.", "Use a number above 50, at most 100.")
+
+
 def clip_of(histogram: Histogram, method: str, form: Format, *, percentile: float = 99.99) -> float:
     """The magnitude to clip at; 0 where only zeros were seen.
 
@@ -119,8 +125,7 @@ def clip_of(histogram: Histogram, method: str, form: Format, *, percentile: floa
     """
     if method not in METHODS:
         raise InputError(f"There is no method {method!r}.", f"Use one of {', '.join(METHODS)}.")
-    if not 50 < percentile <= 100:
-        raise InputError(f"The percentile is {percentile}.", "Use a number above 50, at most 100.")
+    check_percentile(percentile)
     if method == "minmax" or histogram.top == 0:
         return histogram.top
     if method == "percentile":

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from ..runtime.errors import InputError
-from ..training.checkpoint import holds_dynamic_half, load_weights, read_config
+from ..training.checkpoint import holds_dynamic_half, load_weights, read_config, states_config
 from ..training.config import PRESETS, ModelConfig
 from ..training.model import StreamSplat
 from .published import DepthStage, DinoStage
@@ -82,14 +82,15 @@ def _config(source: Source) -> ModelConfig:
         raise InputError(f"There is no checkpoint at {source.checkpoint}.", "Give a .safetensors file.")
     if source.preset and source.preset not in PRESETS:
         raise InputError(f"There is no preset {source.preset!r}.", f"Use one of {', '.join(PRESETS)}.")
-    try:
-        config = read_config(source.checkpoint)
-    except InputError as error:
-        if source.preset:  # where the file cannot be read either, loading it says so
+    if not states_config(source.checkpoint):
+        if source.preset:
             return PRESETS[source.preset]
         raise InputError(
-            error.message, f"{error.hint} For the published checkpoint: --preset base."
-        ) from None
+            f"{source.checkpoint} does not say which model it belongs to.",
+            "For the published checkpoint: --preset base. Otherwise give weights that "
+            "`streamsplat-edge train` wrote.",
+        )
+    config = read_config(source.checkpoint)
     if source.preset not in ("", config.name):
         raise InputError(
             f"{source.checkpoint} is a {config.name} model, not {source.preset}.", "Leave --preset out."

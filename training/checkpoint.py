@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ..runtime.errors import InputError, OutputError
+from ..runtime.errors import InputError
+from ..runtime.video import write_bytes
 from .config import ModelConfig
 from .model import StreamSplat
 
@@ -25,6 +26,7 @@ TRAINING_ONLY = frozenset(
 )
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _LISTED = 20
+_PICKLES = (b"PK", b"\x80\x02")  # how `torch.save` begins a file, now and before 1.6
 # What a file holds, by prefixes of names: everything, or what stage "depth" or "motion" trains, or what stage
 # "static" leaves, with the depth its colours are made for.
 Part = Literal["all", "depth", "static", "motion"]
@@ -68,15 +70,18 @@ def save_weights(model: StreamSplat, path: Path, metadata: dict[str, str], part:
         for k, v in model.state_dict().items()
         if k.startswith(PARTS[part])
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(state, str(temporary), {"model": json.dumps(model.config.to_dict()), **metadata})
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"The weights could not be written to {path}: {error}.", "Is the disk full?"
-        ) from None
+    # Not by `save_file`, whose files only their owner may read.
+    write_bytes(path, save(state, {"model": json.dumps(model.config.to_dict()), **metadata}))
+
+
+def states_config(path: Path) -> bool:
+    """Whether a file says which model it belongs to, as ours do and published ones do not.
+
+    Raises:
+        InputError: the file is not safetensors.
+    """
+    with _open(path) as file:
+        return "model" in (file.metadata() or {})
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -85,17 +90,20 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         InputError: the file is not safetensors, or holds no configuration (published ones do not).
     """
-    with _open(path) as file:
-        metadata = file.metadata() or {}
-    if "model" not in metadata:
+    if not states_config(path):
         raise InputError(
             f"{path} does not say which model it belongs to.",
             "Give weights that `streamsplat-edge train` wrote; published files do not say.",
         )
+    with _open(path) as file:
+        text = file.metadata()["model"]
     try:
-        return ModelConfig.from_dict(json.loads(metadata["model"]))
+        return ModelConfig.from_dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} holds no usable model configuration: {error}.") from None
+        raise InputError(
+            f"{path} holds no usable model configuration: {error}.",
+            "It was changed, or another version wrote it: take the file as `streamsplat-edge train` left it.",
+        ) from None
 
 
 def canonical_key(key: str) -> str:
@@ -111,7 +119,8 @@ def canonical_key(key: str) -> str:
 
 
 def load_weights(model: StreamSplat, path: Path) -> None:
-    """Load `path` into `model`; every missing, unexpected or misshapen key is an error that lists them.
+    """Load `path` into `model`; every missing, unexpected or misshapen key is an error that lists them, and a
+    weight that is not finite one that names it.
 
     So is a stored configuration (ours; published files have none) of a model that computes something else.
     Only the heads in `TRAINING_ONLY` may be missing or left over. Nothing is loaded unless everything fits.
@@ -185,12 +194,22 @@ def _open(path: Path) -> safe_open:
     try:
         return safe_open(str(path), "pt")
     except (SafetensorError, OSError) as error:
-        hint = (
-            "Convert it to safetensors first; other formats can run code when they are read."
-            if path.is_file()
-            else ""
-        )
-        raise InputError(f"{path} is not a readable safetensors file: {error}.", hint) from None
+        raise InputError(
+            f"{path} is not a readable safetensors file: {error}.", _unreadable_hint(path)
+        ) from None
+
+
+def _unreadable_hint(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError:
+        return "Check its permissions."
+    if path.suffix != ".safetensors" or start in _PICKLES:
+        return "Convert it to safetensors first; other formats can run code when they are read."
+    return "It is damaged or cut short: copy or download it again."
 
 
 def _names(path: Path, file: safe_open) -> dict[str, str]:
@@ -202,6 +221,11 @@ def _names(path: Path, file: safe_open) -> dict[str, str]:
             raise InputError(f"{path} holds the same tensor twice, as {names[name]} and {key}.")
         names[name] = key
     return names
+
+
+def _holds(weight: Tensor, value: Tensor) -> bool:
+    """Whether a value is finite, also in the type that the model keeps it in."""
+    return bool(value.to(weight.dtype).isfinite().all())
 
 
 def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, str], part: Part) -> None:
@@ -228,4 +252,11 @@ def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, s
         hint = "Is it the checkpoint of another preset?"
         raise InputError(f"{path} does not fit the model:\n  {listed}\n", hint)
     state: dict[str, Tensor] = {name: file.get_tensor(key) for name, key in wanted.items()}
+    broken = [name for name, v in state.items() if name in own and not _holds(own[name], v)]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise InputError(
+            f"{path} holds NaN or infinity in {broken[0]}{more}.",
+            "Its training went wrong before it was saved, or it is damaged: take an earlier file.",
+        )
     model.load_state_dict(state, strict=False)

@@ -225,6 +225,12 @@ def test_refusals(bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.Ca
     refuses("does not exist", source, "--data", str(tmp_path / "nothing"), "-o", str(out))
     refuses("samples is 0", source, *videos, "--samples", "0")
     refuses("smoothing strength is 1.5", source, *videos, "--smooth", "1.5")
+    # Before anything is recorded, which takes longest.
+    for value in ("nan", "inf", "-inf"):
+        refuses(f"least PSNR is {value}", source, *videos, f"--min-psnr={value}")
+        refuses(f"percentile is {value}", source, *videos, f"--percentile={value}")
+    refuses("percentile is 50.0", source, *videos, "--percentile", "50")
+    assert not list(tmp_path.glob(".*calibration"))
     refuses("names the node nosuch", source, *videos, "--keep", "nosuch")
     refuses("cannot be read as JSON", source, *videos, "--recipe", str(tmp_path / "none.json"))
     refuses(

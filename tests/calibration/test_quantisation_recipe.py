@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from small_bundle import ATTENTION, KEPT, QUANTISED, deform_graph, encode_graph
 
@@ -37,6 +38,19 @@ def test_the_default_rules_decide_every_layer_with_a_reason() -> None:
     assert "attention" in found["encode", f"{ATTENTION}/MatMul"].reason
     assert "output heads" in found["deform", "deform/MatMul"].reason
     assert "embedding" in found["encode", "stem/Conv"].reason
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_every_product_of_the_demo_model_is_kept_for_what_it_is(precision: str) -> None:
+    """Matching multiplies two frames with one another, attention a frame with itself."""
+    demo = Path(__file__).parents[2] / "demo" / "tiny.bundle"
+    layers = {s: find_layers(onnx.load(demo / f"{s}.onnx")) for s in ("encode", "deform")}
+    products = [d for d in Recipe().decide(layers, precision) if d.layer.is_product]
+    attention = {"int8": "attention: ", "fp8": "product of two activations: "}[precision]
+    for stage, count, begins in (("encode", 12, attention), ("deform", 3, "matching: ")):
+        found = [d for d in products if d.stage == stage]
+        assert len(found) == count and not any(d.quantise for d in found)
+        assert {d.reason.startswith(begins) for d in found} == {True}, (stage, begins)
 
 
 def test_keep_comes_first_and_takes_patterns() -> None:

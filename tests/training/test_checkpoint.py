@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -16,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from streamsplat_edge.runtime.errors import InputError, OutputError
-from streamsplat_edge.training import checkpoint
 from streamsplat_edge.training.checkpoint import (
+    TRAINING_ONLY,
     canonical_key,
     load_static_weights,
     load_weights,
@@ -126,8 +127,8 @@ def test_base_has_the_published_stage_1_keys() -> None:
 def test_extra_stage_2_keys_are_the_published_ones() -> None:
     dropped = KEYS["dropped_or_ignored"]
     extra = next(v for k, v in dropped.items() if k.startswith("extra_keys_in_a_stage2"))
-    assert {canonical_key(k) for k in extra} <= checkpoint.TRAINING_ONLY
-    assert not set(base_on_meta().state_dict()) & checkpoint.TRAINING_ONLY
+    assert {canonical_key(k) for k in extra} <= TRAINING_ONLY
+    assert not set(base_on_meta().state_dict()) & TRAINING_ONLY
 
 
 # -- round trips
@@ -297,10 +298,44 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
     truncated.write_bytes(truncated.read_bytes()[:-100])
     empty = tmp_path / "empty.safetensors"
     empty.touch()
-    for path in (pickled, truncated, empty, tmp_path, tmp_path / "absent.safetensors"):
+    renamed = tmp_path / "pickled.safetensors"
+    renamed.write_bytes(pickled.read_bytes())
+    for path, hint in (
+        (pickled, "Convert it to safetensors"),
+        (renamed, "Convert it to safetensors"),
+        (truncated, "cut short: copy or download it again"),
+        (empty, "cut short: copy or download it again"),
+        (tmp_path, ""),
+        (tmp_path / "absent.safetensors", ""),
+    ):
         for use in (lambda p: load_weights(model, p), lambda p: load_static_weights(model, p), read_config):
-            with pytest.raises(InputError, match="not a readable safetensors file"):
+            with pytest.raises(InputError, match="not a readable safetensors file") as error:
                 use(path)
+            assert hint in error.value.hint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    """Also where they are not once they have the model's type."""
+    state = dict(keyed_model().state_dict())
+    name = "gs_predictor.predictor.gs_layer.rgb.bias"
+    state[name] = torch.tensor([0.0, value, 0.0], dtype=torch.float64)
+    model = blank_model()
+    before = outputs(model)
+    static = {key: value for key, value in state.items() if key.startswith("gs_predictor.")}
+    for load, stored in ((load_weights, state), (load_static_weights, static)):
+        with pytest.raises(InputError, match=f"holds NaN or infinity in {name}\\.") as error:
+            load(model, write(tmp_path / "w.safetensors", stored))
+        assert "earlier file" in error.value.hint
+    assert same(before, outputs(model))
+
+
+def test_others_may_read_the_weights(tmp_path: Path) -> None:
+    """As far as the umask lets them."""
+    path, other = tmp_path / "model.safetensors", tmp_path / "other"
+    save_weights(blank_model(), path, {})
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
 
 
 def test_read_config_refuses_what_it_cannot_use(tmp_path: Path) -> None:
@@ -320,11 +355,10 @@ def test_a_full_disk_leaves_the_last_file(tmp_path: Path, monkeypatch: pytest.Mo
     save_weights(keyed_model(), path, {})
     before = load_file(str(path))
 
-    def full(_state: Any, name: str, _metadata: Any) -> None:
-        Path(name).write_bytes(b"half")
+    def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         save_weights(blank_model(), path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
