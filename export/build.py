@@ -21,7 +21,7 @@ from typing import Any
 from ..runtime.bundle import Bundle, PlanEntry, StageVariant, check_inside
 from ..runtime.bundle_writing import store
 from ..runtime.engines import trt_api
-from ..runtime.errors import EngineError, OutputError, StreamSplatError
+from ..runtime.errors import EngineError, InputError, OutputError, StreamSplatError
 from ..runtime.video import write_bytes
 from ..runtime.video.output import output_error
 from .builder_log import BuildLog, garbage_kept, progress_monitor
@@ -99,11 +99,14 @@ def build_bundle(
         progress: show the builder's progress on stderr.
 
     Raises:
+        InputError: the largest batch is less than 1.
         BundleError: not a bundle, or a stage has no file for this runtime and precision.
         EngineError: the runtime is not installed, or the device, capability or option is not supported.
         BuildError: a stage failed; the stages before it are kept.
         OutputError: the disk refuses.
     """
+    if options.max_batch < 1:
+        raise InputError(f"The largest batch is {options.max_batch}.", "Use --max-batch 1 or more.")
     bundle = Bundle.load(path)
     module = trt_api.load(options.runtime)
     device, capability = _target(module, options)
@@ -247,8 +250,8 @@ def build_plan(
 
     Raises:
         EngineError: an option that this runtime does not have.
-        BuildError: the parser or builder fails (with node and operator, or the memory it lacked), or the
-            plan multiplies in another type than the graph.
+        BuildError: the parser or builder fails (with node and operator, or the memory it lacked), the graph's
+            batch is fixed and a larger one was asked for, or the plan multiplies in other types than the graph.
     """
     log = BuildLog(module)
     builder = trt_api.started(module, "Builder", log.logger, log.errors)
@@ -259,7 +262,7 @@ def build_plan(
     if not parser.parse_from_file(str(variant.path)):
         raise _parse_error(variant, parser, options)
     trt_api.allow_decomposition(network)
-    _set_batch(builder, config, network, options)
+    _set_batch(variant.stage, builder, config, network, options)
     known = timing.read_bytes() if timing is not None and timing.is_file() else b""
     measures = timing is not None and trt_api.use_timing_cache(module, config, known)
     with progress_monitor(module, config, f"{variant.stage} {variant.precision}", progress):
@@ -314,9 +317,14 @@ def _configure(module: Any, config: Any, options: BuildOptions) -> None:
             config.set_compute_capability(known[capability], i)
 
 
-def _set_batch(builder: Any, config: Any, network: Any, options: BuildOptions) -> None:
+def _set_batch(stage: str, builder: Any, config: Any, network: Any, options: BuildOptions) -> None:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     if all(-1 not in tuple(tensor.shape) for tensor in inputs):
+        if options.max_batch > 1:
+            raise BuildError(
+                f"Stage {stage} has a fixed batch size: no plan of it takes up to {options.max_batch}.",
+                "Export with --dynamic-batch, or leave --max-batch out.",
+            )
         return
     profile = builder.create_optimization_profile()
     for tensor in inputs:
@@ -358,5 +366,14 @@ def _build_error(variant: StageVariant, log: BuildLog, options: BuildOptions) ->
     reason = "; ".join(log.errors[-3:]) or "no reason given"
     return BuildError(
         f"{options.runtime} could not build stage {variant.stage}{where}: {reason}.",
-        "Try --opset 20 when exporting, another --precision, or an update of TensorRT.",
+        _build_hint(reason.lower()),
     )
+
+
+def _build_hint(reason: str) -> str:
+    usual = "Try --opset 20 when exporting, another --precision, or an update of TensorRT."
+    if "workspace" in reason or "any implementation" in reason:
+        return f"The builder may lack scratch memory: --workspace 2G, or close other programs. {usual}"
+    if "turing" in reason:
+        return "TensorRT-RTX lacks that for compute capability 7.5: use --runtime tensorrt on the device."
+    return usual

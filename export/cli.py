@@ -41,7 +41,7 @@ def _capabilities(text: str) -> tuple[str, ...]:
     words = _words(text)
     if not words or not all(re.fullmatch(r"\d+\.\d", word) for word in words):
         raise argparse.ArgumentTypeError("must be compute capabilities such as 8.6 or 8.6,8.9")
-    return words
+    return tuple(dict.fromkeys(words))
 
 
 def add_source(parser: Any, required: bool) -> None:

@@ -22,6 +22,8 @@ import torch
 from ..runtime.errors import InputError, OutputError
 from ..runtime.video.output import output_error, write_bytes
 
+_NEEDED = {"model", "optimizers", "step", "bad", "recipe"}  # of what `Run.state` makes
+
 
 class RunFolder:
     """Files of a run. One process at a time: the log is locked while the folder is open.
@@ -74,6 +76,11 @@ class RunFolder:
                 f"{self._state} cannot be read: {error}.",
                 f"It is damaged: remove {self.path} to start again, or choose another --out.",
             ) from None
+        if not isinstance(state, dict) or not state.keys() >= _NEEDED:
+            raise InputError(
+                f"{self._state} is not the state of a run, or one of another version.",
+                f"Remove {self.path} to start again, or choose another --out.",
+            )
         return state
 
     def write_state(self, state: dict[str, Any]) -> None:

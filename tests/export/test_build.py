@@ -25,7 +25,7 @@ from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.tensorrt import choose_plan
-from streamsplat_edge.runtime.errors import BundleError, EngineError, OutputError
+from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError, OutputError
 
 OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
 GPU = trt_api.Device("RTX", "8.6", 1 << 30)
@@ -208,6 +208,16 @@ def test_refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Bundle.load(folder).plans
 
 
+def test_a_largest_batch_that_cannot_be(folder: Path) -> None:
+    with pytest.raises(BuildError, match=r"fixed batch size.* up to 4") as error:
+        build_bundle(folder, replace(OPTIONS, max_batch=4))
+    assert "--dynamic-batch" in error.value.hint
+    for batch in (0, -3):
+        with pytest.raises(InputError, match=f"largest batch is {batch}"):
+            build_bundle(folder, replace(OPTIONS, max_batch=batch))
+    assert not Bundle.load(folder).plans
+
+
 def test_precisions_that_a_device_lacks() -> None:
     trt_api.check_capability("fp8", "8.9")
     trt_api.check_capability("fp16", "8.7")
@@ -272,6 +282,22 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
         build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
     assert "--workspace" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("no tactics to implement the operation within workspace limit", "--workspace 2G"),  # RTX
+        ("Could not find any implementation for node stage/Relu.", "--workspace 2G"),  # TensorRT 10
+        ("Cannot compile operation for Turing (SM75): FP32 GEMM is not supported", "--runtime tensorrt on"),
+        ("something else", "Try --opset 20"),
+    ],
+)
+def test_what_to_do_follows_from_what_the_builder_says(said: str, hint: str) -> None:
+    variant = SimpleNamespace(path=Path(__file__).parents[2] / "demo/tiny.bundle/condition.onnx", stage="c")
+    log = SimpleNamespace(errors=[said], out_of_memory="")
+    error = build_module._build_error(variant, log, OPTIONS)  # type: ignore[arg-type]
+    assert said.split()[0] in error.message and hint in error.hint
 
 
 def test_a_driver_older_than_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

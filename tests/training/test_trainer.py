@@ -327,6 +327,11 @@ def test_damaged_state_is_refused(recipe: Recipe, unbroken: Path, tmp_path: Path
     (tmp_path / "state.pt").write_bytes((unbroken / "state.pt").read_bytes()[:-2000])
     with pytest.raises(InputError, match=r"state\.pt cannot be read"):
         train(recipe, tmp_path, progress=False)
+    whole = torch.load(unbroken / "state.pt", weights_only=True)
+    for state in ([], {key: value for key, value in whole.items() if key != "bad"}):
+        torch.save(state, tmp_path / "state.pt")
+        with pytest.raises(InputError, match=r"state\.pt is not the state of a run"):
+            train(recipe, tmp_path, progress=False)
 
 
 def test_folder_in_use_is_refused(recipe: Recipe, tmp_path: Path) -> None:
