@@ -21,6 +21,7 @@ from typing import Any
 from ..runtime.bundle import Bundle, PlanEntry, StageVariant, check_inside
 from ..runtime.bundle_writing import store
 from ..runtime.engines import trt_api
+from ..runtime.engines.base import check_specs
 from ..runtime.errors import EngineError, InputError, OutputError, StreamSplatError
 from ..runtime.video import write_bytes
 from ..runtime.video.output import output_error
@@ -249,9 +250,10 @@ def build_plan(
         timing: file of the timing cache, read and written where the module measures.
 
     Raises:
-        EngineError: an option that this runtime does not have.
-        BuildError: the parser or builder fails (with node and operator, or the memory it lacked), the graph's
-            batch is fixed and a larger one was asked for, or the plan multiplies in other types than the graph.
+        EngineError: an option that this runtime does not have, or (`MismatchError`) the file has other inputs
+            or outputs than the manifest says.
+        BuildError: the parser or builder fails (with node and operator, or the memory it lacked), a batch
+            size that is fixed was to be larger, or the plan multiplies in another type than the graph.
     """
     log = BuildLog(module)
     builder = trt_api.started(module, "Builder", log.logger, log.errors)
@@ -261,6 +263,7 @@ def build_plan(
     parser = trt_api.make_parser(module, network, log.logger, config)
     if not parser.parse_from_file(str(variant.path)):
         raise _parse_error(variant, parser, options)
+    _check_tensors(variant, network)
     trt_api.allow_decomposition(network)
     _set_batch(variant.stage, builder, config, network, options)
     known = timing.read_bytes() if timing is not None and timing.is_file() else b""
@@ -315,6 +318,17 @@ def _configure(module: Any, config: Any, options: BuildOptions) -> None:
         config.num_compute_capabilities = len(options.capabilities)
         for i, capability in enumerate(options.capabilities):
             config.set_compute_capability(known[capability], i)
+
+
+def _check_tensors(variant: StageVariant, network: Any) -> None:
+    """A plan of another file than the manifest describes would be refused where it runs, and is not built."""
+    for kind, declared, count, get in (
+        ("input", variant.inputs, network.num_inputs, network.get_input),
+        ("output", variant.outputs, network.num_outputs, network.get_output),
+    ):
+        tensors = [get(i) for i in range(count)]
+        found = {t.name: (trt_api.dtype_name(t.dtype), tuple(t.shape)) for t in tensors}
+        check_specs(variant, kind, declared, found)
 
 
 def _set_batch(stage: str, builder: Any, config: Any, network: Any, options: BuildOptions) -> None:

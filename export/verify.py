@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..runtime import engines
 from ..runtime.bundle import Bundle, StageVariant
 from ..runtime.engines import BoundEngine, Engine, ForwardingEngine
-from ..runtime.errors import EngineError, InputError, StreamSplatError
+from ..runtime.errors import EngineError, InputError, MismatchError, StreamSplatError
 from ..runtime.stream import Stream
 from .batch import BATCH, Arrays, run_batch
 from .compare import Distance, compare, frame_psnr
@@ -227,6 +227,7 @@ def verify_bundle(
     Raises:
         InputError: no reference was given and the bundle has no fp32 files, or nothing but the reference runs
             here.
+        MismatchError: a file has other inputs or outputs than the manifest says.
     """
     precisions = bundle.precisions
     if reference is None and "fp32" not in precisions:
@@ -280,6 +281,8 @@ def _try(
     bar.set_postfix_str(f"{label} load")
     try:
         stages = file_engines(files, engine, device="cpu" if engine == "onnxruntime" else "cuda")
+    except MismatchError:  # no machine runs such a file: nothing that was left out here
+        raise
     except EngineError as error:
         report.skipped[label] = error.message
         return

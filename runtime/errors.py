@@ -33,6 +33,10 @@ class EngineError(StreamSplatError):
     """The engine, provider or precision that was asked for cannot run here."""
 
 
+class MismatchError(EngineError):
+    """A stage file or plan has other inputs or outputs than the manifest says: no engine can run it."""
+
+
 class DeviceMemoryError(EngineError):
     """The device has not enough memory.
 

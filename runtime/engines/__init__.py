@@ -46,7 +46,7 @@ def create(
 
     Raises:
         EngineError: unknown engine, missing package, device or precision not available, file not loadable or
-            not what the manifest says.
+            (`MismatchError`) not what the manifest says.
         BundleError: the file is no ONNX file, or keeps tensors in other files.
     """
     if engine not in ENGINES:

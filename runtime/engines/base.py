@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle import StageVariant, TensorSpec
-from ..errors import EngineError, InputError
+from ..errors import EngineError, InputError, MismatchError
 from ..onnx_references import check_self_contained
 
 if TYPE_CHECKING:
@@ -167,12 +167,12 @@ def check_specs(
     A first axis that the file leaves free (its size is no positive number) fits every batch.
 
     Raises:
-        EngineError: they differ; the message names the tensor.
+        MismatchError: they differ; the message names the tensor.
     """
     hint = "The manifest does not describe this file: export the bundle again."
     if found.keys() != {spec.name for spec in declared}:
         names = ", ".join(sorted(spec.name for spec in declared))
-        raise EngineError(
+        raise MismatchError(
             f"{variant.path.name} has the {kind}s {', '.join(sorted(found))}; the manifest says {names}.",
             hint,
         )
@@ -182,7 +182,7 @@ def check_specs(
         if free and shape[1:] == spec.shape[1:]:
             shape = spec.shape
         if dtype != spec.dtype or shape != spec.shape:
-            raise EngineError(
+            raise MismatchError(
                 f"{variant.path.name}: {kind} `{spec.name}` is {dtype}{shape}; the manifest says {spec}.",
                 hint,
             )

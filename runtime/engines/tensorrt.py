@@ -21,7 +21,6 @@ from .memory import out_of_memory
 if TYPE_CHECKING:
     from ..cuda.device import Device
 
-_DTYPES = {"FLOAT": "float32"}
 _ALIGNMENT = 256  # of every address, by the header of `IExecutionContext::setTensorAddress`
 
 
@@ -77,8 +76,8 @@ class TensorRtEngine(BoundEngine):
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
             kind = "input" if self._engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else "output"
-            dtype = self._engine.get_tensor_dtype(name).name
-            found[kind][name] = (_DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
+            dtype = trt_api.dtype_name(self._engine.get_tensor_dtype(name))
+            found[kind][name] = (dtype, tuple(self._engine.get_tensor_shape(name)))
         check_specs(variant, "input", self.inputs, found["input"])
         check_specs(variant, "output", self.outputs, found["output"])
         for spec in self.inputs:

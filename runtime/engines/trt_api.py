@@ -136,6 +136,12 @@ def check_capability(precision: str, capability: str) -> None:
         )
 
 
+def dtype_name(dtype: Any) -> str:
+    """NumPy's name of a `DataType` that stages have; the module's own of any other."""
+    name = str(dtype.name)
+    return {"FLOAT": "float32"}.get(name, name)
+
+
 def create_network(module: Any, builder: trt.Builder) -> trt.INetworkDefinition:
     """An empty strongly typed network."""
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

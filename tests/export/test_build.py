@@ -21,11 +21,11 @@ from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
 from streamsplat_edge.export.plan_layers import PlanLayer, from_inspector, inspect
-from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.tensorrt import choose_plan
-from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError, OutputError
+from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError, MismatchError, OutputError
 
 OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
 GPU = trt_api.Device("RTX", "8.6", 1 << 30)
@@ -258,13 +258,33 @@ def _graph(path: Path, operator: str) -> None:
     onnx.save(model, path)
 
 
+def _stage(path: Path) -> StageVariant:
+    """What `_graph` writes, as a stage."""
+    tensors = [(TensorSpec(name, (2, 2)),) for name in "xy"]
+    return StageVariant("encode", path, "fp32", (), *tensors, "0" * 64)
+
+
+def test_a_file_that_the_manifest_does_not_describe_is_not_built(tmp_path: Path) -> None:
+    """It was, and the plan was refused on the device."""
+    module, path = trt_api.load("tensorrt_rtx"), tmp_path / "stage.onnx"
+    _graph(path, "Relu")
+    build_module.build_plan(_stage(path), module, OPTIONS)
+    for change, message in (
+        ({"inputs": (TensorSpec("rgb", (2, 2)),)}, "has the inputs x; the manifest says rgb"),
+        ({"outputs": (TensorSpec("y", (2, 3)),)}, r"output `y` is float32\(2, 2\); the manifest says"),
+        ({"inputs": (TensorSpec("x", (2, 2), "float16"),)}, "input `x` is float32"),
+    ):
+        with pytest.raises(MismatchError, match=message):
+            build_module.build_plan(replace(_stage(path), **change), module, OPTIONS)
+
+
 def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = trt_api.load("tensorrt_rtx")
     path = tmp_path / "stage.onnx"
-    variant = SimpleNamespace(path=path, stage="encode", precision="fp32")
+    variant = _stage(path)
     _graph(path, "Det")
     with pytest.raises(BuildError, match="Det stage/Broken"):
-        build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
+        build_module.build_plan(variant, module, OPTIONS)
     _graph(path, "Relu")
 
     def fails(self: Any, *_: Any) -> None:
@@ -280,7 +300,7 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(build_module, "BuildLog", kept)
     monkeypatch.setattr(module.Builder, "build_serialized_network", fails)
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
-        build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
+        build_module.build_plan(variant, module, OPTIONS)
     assert "--workspace" in error.value.hint
 
 
@@ -310,23 +330,24 @@ def test_a_driver_older_than_tensorrt(tmp_path: Path, monkeypatch: pytest.Monkey
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     monkeypatch.setattr(module, "Builder", Builder)
-    variant = SimpleNamespace(path=tmp_path / "stage.onnx", stage="encode", precision="fp32")
+    variant = _stage(tmp_path / "stage.onnx")
     with pytest.raises(
         EngineError, match="cannot start here: CUDA initialization failure with error: 35"
     ) as e:
-        build_module.build_plan(variant, module, OPTIONS)  # type: ignore[arg-type]
+        build_module.build_plan(variant, module, OPTIONS)
     assert "update the driver" in e.value.hint
 
 
 _CYCLE = """
 import gc, sys
 from pathlib import Path
-from types import SimpleNamespace
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_plan
+from streamsplat_edge.runtime.bundle import StageVariant, TensorSpec
 from streamsplat_edge.runtime.engines import trt_api
 
 module = trt_api.load("tensorrt_rtx")
-variant = SimpleNamespace(path=Path(sys.argv[1]), stage="encode", precision="fp32")
+tensors = [(TensorSpec(name, (2, 2)),) for name in "xy"]
+variant = StageVariant("encode", Path(sys.argv[1]), "fp32", (), *tensors, "0" * 64)
 
 
 def collector(frame, event, argument):  # comes at the worst moment, where it may come at all
@@ -390,9 +411,9 @@ def test_timing_cache_goes_from_build_to_build(tmp_path: Path, monkeypatch: pyte
     seen: list[bytes] = []
     stage = tmp_path / "stage.onnx"
     _graph(stage, "Relu")
-    variant = SimpleNamespace(path=stage, stage="encode", precision="fp32")
+    variant = _stage(stage)
     for _ in range(2):
-        build_module.build_plan(variant, rtx, OPTIONS, timing=path)  # type: ignore[arg-type]
+        build_module.build_plan(variant, rtx, OPTIONS, timing=path)
     assert seen == [b"", b"measured"] and path.read_bytes() == b"measured"
 
 

@@ -189,6 +189,20 @@ def test_limits_of_a_bundle_are_read_with_suspicion(
     assert len(json.loads(capsys.readouterr().out)["looser_limits"]) == 2
 
 
+def test_a_file_of_another_stage_is_no_candidate_to_leave_out(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def swap(manifest: dict[str, Any]) -> None:
+        encode, deform = (manifest["stages"][stage]["variants"][1] for stage in ("encode", "deform"))
+        for field in ("file", "sha256", "bytes"):
+            encode[field], deform[field] = deform[field], encode[field]
+
+    edit(own_bundle, swap)
+    assert main(["verify", str(own_bundle.path), "--frames", "2"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "deform.fp16.onnx has the inputs condition_0" in said and "export the bundle again" in said
+
+
 def test_nan_is_a_failure(own_bundle: Bundle) -> None:
     node = first_node(own_bundle, "deform.fp16.onnx", "decoder.widen/MatMul")
     broken = rewrite(own_bundle, "deform.fp16.onnx", scale_weights(node, np.nan))
