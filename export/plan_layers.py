@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,22 @@ def from_log(lines: Iterable[str]) -> list[PlanLayer]:
         # The weight is the largest constant (the others are scalars and biases); attention has none.
         attention = bool(_FUSED.search(name))
         operand = max(constants, default=None) if not attention else None
-        operand = operand or max(inputs, default=(0, ""))
-        layers.append(
-            PlanLayer(name, kind, _TYPES.get(operand[1], operand[1]), tuple(_NODE.findall(line)), attention)
-        )
+        type_ = _TYPES.get(operand[1], operand[1]) if operand else _product_type(inputs)
+        layers.append(PlanLayer(name, kind, type_, tuple(_NODE.findall(line)), attention))
     return layers
+
+
+def _product_type(inputs: Sequence[tuple[int, str]]) -> str:
+    """The type in which inputs (elements, type) are multiplied with one another: that of the largest.
+
+    A quantised type takes two of it. Where the other operand is in floating point (a weight that another
+    layer dequantises), the one that is not is dequantised in the layer itself.
+    """
+    types = [_TYPES.get(kind, kind) for _, kind in sorted(inputs, reverse=True)]
+    low = [kind for kind in types if kind in _QUANTISED_TYPES.values()]
+    if len(low) == 1 and len(types) > 1:
+        types.remove(low[0])
+    return types[0] if types else ""
 
 
 def from_inspector(text: str) -> list[PlanLayer]:

@@ -94,6 +94,9 @@ class _SeveralProcesses(Processes):
         super().__init__(self._accelerator.device, state.num_processes, state.process_index)
         if self.device.type != device:
             raise EngineError(f"--device {device} was asked for, but accelerate chose {self.device}.")
+        # One that is refused at once must not leave while others still connect to it: they would say that its
+        # connection was closed, and not why.
+        self._accelerator.wait_for_everyone()
 
     def wrap(self, module: nn.Module, *, some_unread: bool = False) -> nn.Module:
         from accelerate.utils import DistributedDataParallelKwargs

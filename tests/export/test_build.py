@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
-from streamsplat_edge.export.plan_layers import PlanLayer, from_inspector, inspect
+from streamsplat_edge.export.plan_layers import PlanLayer, inspect
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
@@ -227,28 +226,6 @@ def test_precisions_that_a_device_lacks() -> None:
         trt_api.check_capability("bf16", "7.5")
 
 
-def test_a_plan_in_another_precision_is_listed() -> None:
-    layers = [PlanLayer("a", "gemm", "fp32", ("x/MatMul",), False), PlanLayer("b", "kgen", "fp16", (), True)]
-    found = inspect(layers, {"x/MatMul": "fp16"})
-    assert found.wrong == ("fp32 instead of fp16: x/MatMul (a)",) and found.attentions == 1
-    assert not inspect(layers, {"x/MatMul": "fp32"}).wrong
-
-
-def test_quantised_products_may_be_raised_but_not_all_of_them() -> None:
-    """The builder may dequantise a weight and multiply in floating point; where it does so everywhere, or
-    computes another low type, the plan is not what was asked for."""
-    low = PlanLayer("a", "gemm", "fp8", ("a",), False)
-    raised = PlanLayer("b", "gemm", "fp16", ("b",), False)
-    expected = {"a": "fp8", "b": "fp8"}
-    found = inspect([low, raised], expected)
-    assert found.wrong == () and found.raised == ("fp16 instead of fp8: b (b)",)
-    assert found.products == {"fp8": 1, "fp16": 1} and found.to_json()["raised"] == list(found.raised)
-    for_nothing = inspect([raised], expected)
-    assert for_nothing.wrong == ("fp16 instead of fp8: b (b)",) and for_nothing.raised == ()
-    other = inspect([low, PlanLayer("b", "gemm", "int8", ("b",), False)], expected)
-    assert other.wrong == ("int8 instead of fp8: b (b)",)
-
-
 def _graph(path: Path, operator: str) -> None:
     value = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node(operator, ["x"], ["y"], name="stage/Broken", domain="")
@@ -415,13 +392,3 @@ def test_timing_cache_goes_from_build_to_build(tmp_path: Path, monkeypatch: pyte
     for _ in range(2):
         build_module.build_plan(variant, rtx, OPTIONS, timing=path)
     assert seen == [b"", b"measured"] and path.read_bytes() == b"measured"
-
-
-def test_inspector_of_tensorrt_10_and_11() -> None:
-    nodes = "[ONNX Layer: a/MatMul]"
-    tens = {"Name": "x", "Format/Datatype": "Row major linear FP16 format"}
-    elevens = {"Name": "x", "Format": "Row major linear", "DataType": "Half"}
-    for tensor in (tens, elevens):
-        layer = {"Name": "l", "LayerType": "gemm", "Inputs": [tensor], "Metadata": nodes}
-        (found,) = from_inspector(json.dumps({"Layers": [layer, "a name only"]}))
-        assert (found.type, found.nodes, found.kind) == ("fp16", ("a/MatMul",), "gemm")

@@ -242,10 +242,19 @@ def test_distances() -> None:
     assert found.finite
     turned = compare(np.array([[4.0], [-3.0]]), truth[:, None])
     assert (turned.relative_l2, turned.cosine) == pytest.approx((np.sqrt(2), 0.0), abs=1e-12)
+    # Small and large numbers, and those whose squares their own type cannot hold.
+    for size, kind in ((1e-6, np.float32), (1e6, np.float32), (300, np.float16)):
+        scaled = np.full(4, size, kind)
+        found = compare(scaled * kind(1.5), scaled)
+        assert found.relative_l2 == pytest.approx(0.5, rel=1e-3) and found.cosine == pytest.approx(1)
     assert compare(np.zeros(2), np.zeros(2)) == Distance(0.0, 0.0, 1.0, True)
     assert not compare(np.array([np.inf, 0]), truth).finite and not compare(truth, truth * np.nan).finite
     assert frame_psnr(truth, truth) == np.inf
     assert frame_psnr(np.full(4, 0.6), np.full(4, 0.5)) == pytest.approx(20.0)
+    # Errors of either sign, and one that a mean of the frame does not show.
+    assert frame_psnr(np.array([0.4, 0.6]), np.full(2, 0.5)) == pytest.approx(20.0)
+    assert frame_psnr(np.array([0.5, 0.5, 0.5, 0.7]), np.full(4, 0.5)) == pytest.approx(20.0)
+    assert frame_psnr(np.full(4, 0.5 + 1e-6), np.full(4, 0.5)) == pytest.approx(120.0)
 
 
 def test_bisection_finds_the_first_of_many() -> None:

@@ -140,6 +140,29 @@ def test_motion_stage_follows_the_curve_of_one(static: Recipe, tmp_path: Path) -
     check_same_curve(tmp_path / "two", tmp_path / "one")
 
 
+def test_means_over_what_few_or_no_process_has() -> None:
+    """The mean over all items, whichever process has them; 0 where there are none, as in one process."""
+
+    def check() -> None:
+        processes = join_processes("cpu")
+        try:
+            for values in (
+                ((2.0, 3), (5.0, 1)),
+                ((2.0, 0.25), (5.0, 0.5)),
+                ((0.0, 0), (4.0, 8)),
+                ((0.0, 0), (0.0, 0)),
+            ):
+                mean, count = (torch.tensor(value) for value in values[processes.index])
+                found = processes.mean(processes.balance(mean, count))
+                total = sum(number for _, number in values)
+                wanted = sum(value * number for value, number in values) / max(total, 1e-9)
+                assert found.item() == pytest.approx(wanted), values
+        finally:
+            processes.close()
+
+    in_processes(check)
+
+
 def test_the_depth_stage_takes_one_process(static: Recipe, tmp_path: Path) -> None:
     """Its network is normalised over the batch, of which a process sees a part only."""
     depth = replace(static, stage="depth", optimizer="adamw", warm_start=0, model=MODEL)
