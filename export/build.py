@@ -50,8 +50,6 @@ class BuildOptions:
         workspace: bytes the builder may use for scratch; 0 is half of what is free.
         level: builder optimisation level, 0 (fast build) to 5.
         max_batch: largest batch, for stages with a free batch axis.
-        version_compatible: also runs with later versions of the same major release (slower).
-        hardware_compatible: also runs on other GPUs from Ampere on (slower).
         tf32: lets fp32 products round their inputs to 10 bits.
     """
 
@@ -61,13 +59,11 @@ class BuildOptions:
     workspace: int = 0
     level: int = 3
     max_batch: int = 1
-    version_compatible: bool = False
-    hardware_compatible: bool = False
     tf32: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The part that decides the plan beside runtime and device: what the manifest keeps."""
-        names = ("level", "max_batch", "version_compatible", "hardware_compatible", "tf32")
+        names = ("level", "max_batch", "tf32")
         return {name: getattr(self, name) for name in names}
 
 
@@ -307,12 +303,6 @@ def _configure(module: Any, config: Any, options: BuildOptions) -> None:
     limit = options.workspace or (int(device.free_bytes * _WORKSPACE_SHARE) if device else 0)
     if limit:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
-    if options.version_compatible:
-        if device is None:
-            raise EngineError("Version-compatible plans need a GPU to build on.", "Leave the option out.")
-        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = module.HardwareCompatibilityLevel.AMPERE_PLUS
     known = trt_api.supported_capabilities(module)
     if options.capabilities:
         config.num_compute_capabilities = len(options.capabilities)
@@ -352,6 +342,16 @@ def _inspected(module: Any, log: BuildLog, content: bytes) -> list[Any]:
     if engine is None:
         return []
     inspector = engine.create_engine_inspector()
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    inputs = [n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT]
+    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in inputs}
+    if any(-1 in shape for shape in shapes.values()):  # formats are only known for one batch size
+        context = engine.create_execution_context()
+        if context is None:
+            return []
+        for name, shape in shapes.items():
+            context.set_input_shape(name, (1, *shape[1:]))
+        inspector.execution_context = context
     return from_inspector(inspector.get_engine_information(module.LayerInformationFormat.JSON))
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import onnx
 
 PRODUCT_OPERATORS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"})
+# Words for types, in lower case. A format names one of them among others ("Row major linear FP16 format").
 _TYPES = {
-    "Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "BF16": "bf16",
-    "Int8": "int8", "INT8": "int8", "FP8": "fp8",
+    "float": "fp32", "fp32": "fp32", "half": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16",
+    "int8": "int8", "fp8": "fp8",
 }  # fmt: skip
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16",
                onnx.TensorProto.BFLOAT16: "bf16"}  # fmt: skip
@@ -32,8 +33,10 @@ _LINE = re.compile(
 _TENSOR = re.compile(r"Dimensions: \[(?P<sizes>[^\]]*)\].*?Datatype: (?P<type>\w+)")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _FUSED = re.compile(r"mha|fmha|flash|fused_attention", re.IGNORECASE)
-# Kinds of layers that multiply; generated kernels (`kgen`) only where they are a whole attention.
-_MULTIPLYING = frozenset({"gemm", "correlation", "convolution", "runtime_fusion", "conv", "deconvolution"})
+# Kinds of layers that multiply: `gemm`, `correlation`, `runtime_fusion` of RTX and of the compiled parts of
+# TensorRT, `CaskConvolution`, `CaskGemmMatrixMultiply` and others of TensorRT's own kernels. Generated ones
+# (`kgen`) only where they are a whole attention.
+_MULTIPLYING = re.compile(r"conv(?!ert)|gemm|correlation|matmul|matrixmultiply|fusion", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -82,27 +85,40 @@ def from_log(lines: Iterable[str]) -> list[PlanLayer]:
         if found is None:
             continue
         kind, name = found["kind"], found["name"]
-        constants = [(_elements(sizes), kind_) for sizes, kind_ in _TENSOR.findall(found["constants"])]
-        inputs = [(_elements(sizes), kind_) for sizes, kind_ in _TENSOR.findall(found["inputs"])]
-        # The weight is the largest constant (the others are scalars and biases); attention has none.
+        constants, inputs = (
+            [(_elements(sizes.split(",")), type_) for sizes, type_ in _TENSOR.findall(found[group])]
+            for group in ("constants", "inputs")
+        )
         attention = bool(_FUSED.search(name))
-        operand = max(constants, default=None) if not attention else None
-        type_ = _TYPES.get(operand[1], operand[1]) if operand else _product_type(inputs)
+        type_ = _product_type(inputs, constants, attention)
         layers.append(PlanLayer(name, kind, type_, tuple(_NODE.findall(line)), attention))
     return layers
 
 
-def _product_type(inputs: Sequence[tuple[int, str]]) -> str:
-    """The type in which inputs (elements, type) are multiplied with one another: that of the largest.
+def _product_type(
+    inputs: Sequence[tuple[int, str]], constants: Sequence[tuple[int, str]], attention: bool
+) -> str:
+    """The type in which a layer multiplies, from elements and type of what it reads; empty where unknown.
 
-    A quantised type takes two of it. Where the other operand is in floating point (a weight that another
-    layer dequantises), the one that is not is dequantised in the layer itself.
+    The weight is the largest constant (others are biases, and scalars by which any product may be scaled);
+    attention has none. Where inputs are multiplied with one another it is the type of the largest, but a
+    quantised one takes two of it: where the other operand is in floating point (a weight that another layer
+    dequantises), the one that is not is dequantised in the layer itself.
     """
-    types = [_TYPES.get(kind, kind) for _, kind in sorted(inputs, reverse=True)]
+    weight = max((constant for constant in constants if constant[0] > 1), default=(0, ""))
+    if not attention and (kind := _type_in(weight[1])):
+        return kind
+    types = [kind for kind in (_type_in(word) for _, word in sorted(inputs, reverse=True)) if kind]
     low = [kind for kind in types if kind in _QUANTISED_TYPES.values()]
     if len(low) == 1 and len(types) > 1:
         types.remove(low[0])
     return types[0] if types else ""
+
+
+def _type_in(words: str) -> str:
+    """The type in the words of a format; empty where there is none ("N/A due to dynamic shapes")."""
+    found = (_TYPES.get(word) for word in re.findall(r"[a-z0-9]+", words.lower()))
+    return next((kind for kind in found if kind), "")
 
 
 def from_inspector(text: str) -> list[PlanLayer]:
@@ -112,18 +128,26 @@ def from_inspector(text: str) -> list[PlanLayer]:
         if not isinstance(layer, dict):  # without detailed profiling there are only names
             continue
         name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", "")).lower()
-        # One field in TensorRT 10 ("Row major linear FP16 format"), two from 11 on.
-        keys = ("DataType", "Datatype", "Format/Datatype")
-        formats = [next((str(t[key]) for key in keys if key in t), "") for t in layer.get("Inputs", [])]
-        types = [kind_ for word in formats for key, kind_ in _TYPES.items() if key in word]
+        attention = bool(_FUSED.search(name))
+        inputs, constants = ([_tensor(t) for t in layer.get(group, [])] for group in ("Inputs", "Constants"))
+        if isinstance(weights := layer.get("Weights"), dict):  # of a kernel of TensorRT's own
+            constants.append((int(weights.get("Count", 0)), str(weights.get("Type", ""))))
+        type_ = _product_type(inputs, constants, attention)
         nodes = tuple(_NODE.findall(str(layer.get("Metadata", ""))))
-        layers.append(PlanLayer(name, kind, types[0] if types else "", nodes, bool(_FUSED.search(name))))
+        layers.append(PlanLayer(name, kind, type_, nodes, attention))
     return layers
 
 
-def _elements(sizes: str) -> int:
+def _tensor(entry: dict[str, Any]) -> tuple[int, str]:
+    """Elements and type of a tensor in the inspector's JSON."""
+    # One field in TensorRT 10 ("Row major linear FP16 format"), two from 11 on.
+    words = (str(entry[key]) for key in ("DataType", "Datatype", "Format/Datatype") if key in entry)
+    return _elements(str(size) for size in entry.get("Dimensions", [])), next(words, "")
+
+
+def _elements(sizes: Iterable[str]) -> int:
     """Of a tensor whose free sizes (no positive numbers) count as 1."""
-    return math.prod(int(size) for size in sizes.split(",") if size.strip().isdigit())
+    return math.prod(int(size) for size in sizes if size.strip().isdigit())
 
 
 def product_types(path: Path) -> dict[str, str]:
@@ -158,7 +182,7 @@ def inspect(layers: list[PlanLayer], expected: dict[str, str]) -> Inspection:
     raised: list[str] = []
     quantised = set(_QUANTISED_TYPES.values())
     for layer in layers:
-        if layer.kind not in _MULTIPLYING and not layer.attention:
+        if not layer.type or not (layer.attention or _MULTIPLYING.search(layer.kind)):
             continue
         types = {expected[node] for node in layer.nodes if node in expected}
         if not types:

@@ -199,7 +199,6 @@ def test_refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuses("cannot build for compute capability 8.7", capabilities=("8.7",))
     monkeypatch.setattr(trt_api, "cuda_device", lambda: None)
     refuses("no CUDA device here to build for", capabilities=())
-    refuses("Version-compatible plans need a GPU", version_compatible=True)
     monkeypatch.setattr(trt_api, "supported_capabilities", lambda _: {})
     refuses("builds for the GPU that is present")
     with pytest.raises(BundleError, match="at precision fp16"):
@@ -392,3 +391,45 @@ def test_timing_cache_goes_from_build_to_build(tmp_path: Path, monkeypatch: pyte
     for _ in range(2):
         build_module.build_plan(variant, rtx, OPTIONS, timing=path)
     assert seen == [b"", b"measured"] and path.read_bytes() == b"measured"
+
+
+class FreeEngine:
+    """A plan of TensorRT with a free batch: formats are known to an inspector that was given a context."""
+
+    num_io_tensors = 2
+    execution_context: Any = None
+
+    def get_tensor_name(self, i: int) -> str:
+        return "xy"[i]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name == "x" else "out"
+
+    def get_tensor_shape(self, _name: str) -> tuple[int, ...]:
+        return (-1, 3)
+
+    def create_execution_context(self) -> Any:
+        shapes: dict[str, tuple[int, ...]] = {}
+        return SimpleNamespace(shapes=shapes, set_input_shape=shapes.__setitem__)
+
+    def create_engine_inspector(self) -> FreeEngine:
+        return self
+
+    def get_engine_information(self, _format: str) -> str:
+        known = self.execution_context is not None and self.execution_context.shapes == {"x": (1, 3)}
+        words = "Row major linear FP16 format" if known else "N/A due to dynamic shapes"
+        tensor = {"Name": "x", "Dimensions": [-1, 3], "Format/Datatype": words}
+        return json.dumps({"Layers": [{"Name": "l", "LayerType": "gemm", "Inputs": [tensor]}]})
+
+
+def test_a_plan_with_a_free_batch_is_inspected_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(
+        TensorIOMode=SimpleNamespace(INPUT="in"), LayerInformationFormat=SimpleNamespace(JSON="json")
+    )
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda _content: FreeEngine())
+    monkeypatch.setattr(trt_api, "started", lambda *_: runtime)
+    log = SimpleNamespace(logger=None, errors=[])
+    (layer,) = build_module._inspected(module, log, b"")  # type: ignore[arg-type]
+    assert layer.type == "fp16"
+    rtx = trt_api.load("tensorrt_rtx")
+    assert hasattr(rtx.EngineInspector, "execution_context") and hasattr(rtx.TensorIOMode, "INPUT")

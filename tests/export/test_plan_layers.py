@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -80,6 +81,8 @@ def _line(name: str, kind: str, inputs: list[str], constants: list[str]) -> str:
         (["FP8 1,8,8", "Half 1,128,384"], [], "fp16"),
         (["FP8 1,576,64", "FP8 1,64,576", "Float 1,9,9"], [], "fp8"),
         (["Int8 1,576,64"], [], "int8"),
+        # A scalar that the product is scaled by is no weight.
+        (["Half 1,576,128", "Half 1,128,9"], ["Float 1", "Float 1"], "fp16"),
         ([], [], ""),
     ],
 )
@@ -129,11 +132,66 @@ def test_the_type_of_a_product_in_the_graph(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_inspector_of_tensorrt_10_and_11() -> None:
-    nodes = "[ONNX Layer: a/MatMul]"
-    tens = {"Name": "x", "Format/Datatype": "Row major linear FP16 format"}
-    elevens = {"Name": "x", "Format": "Row major linear", "DataType": "Half"}
-    for tensor in (tens, elevens):
-        layer = {"Name": "l", "LayerType": "gemm", "Inputs": [tensor], "Metadata": nodes}
-        (found,) = from_inspector(json.dumps({"Layers": [layer, "a name only"]}))
-        assert (found.type, found.nodes, found.kind) == ("fp16", ("a/MatMul",), "gemm")
+def _inspected(kind: str, *inputs: dict[str, Any], **more: Any) -> PlanLayer:
+    """One layer by the inspector's JSON."""
+    nodes = "[ONNX Layer: a/MatMul]\x1e[ONNX Layer: a/Add]"
+    layer = {"Name": "l", "LayerType": kind, "Inputs": inputs, "Metadata": nodes, **more}
+    (found,) = from_inspector(json.dumps({"Layers": [layer, "a name only"]}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Row major linear FP32 format", "fp32"),
+        ("Channel major FP16 format where channel % 8 == 0", "fp16"),
+        ("Half(64,1:8,64,64)", "fp16"),
+        ("Row major linear BFloat16 format", "bf16"),  # `Float` is a part of it
+        ("Thirty-two wide channel vectorized row major Int8 format.", "int8"),
+        ("Row major linear FP8 format", "fp8"),
+        ("N/A due to dynamic shapes", ""),
+    ],
+)
+def test_formats_of_tensorrt_10(words: str, kind: str) -> None:
+    found = _inspected("gemm", {"Name": "x", "Dimensions": [2, 2], "Format/Datatype": words})
+    assert (found.type, found.nodes, found.kind) == (kind, ("a/MatMul", "a/Add"), "gemm")
+
+
+@pytest.mark.parametrize(("word", "kind"), [("Half", "fp16"), ("Float", "fp32"), ("BFloat16", "bf16")])
+def test_types_of_tensorrt_11(word: str, kind: str) -> None:
+    assert _inspected("gemm", {"Name": "x", "Format": "Row major linear", "DataType": word}).type == kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "CaskConvolution",
+        "CaskGemmConvolution",
+        "CaskGemmMatrixMultiply",
+        "CaskJitConv",
+        "CaskDeconvolutionV2",
+        "correlation",
+        "fusion",
+    ],
+)
+def test_kernels_of_tensorrt_are_products(kind: str) -> None:
+    """Also where no format is known: their weights say it, not a residual that is added."""
+    unknown = {"Dimensions": [-1, 4], "Format/Datatype": "N/A due to dynamic shapes"}
+    residual = {"Dimensions": [9, 9], "Format/Datatype": "Row major linear FP32 format"}
+    weights = {"Weights": {"Type": "Half", "Count": 64}, "Bias": {"Type": "Float", "Count": 4}}
+    for tensor in (unknown, residual):
+        layer = _inspected(kind, tensor, **weights)
+        assert inspect([layer], {"a/MatMul": "fp16"}).products == {"fp16": 1}
+        assert inspect([layer], {"a/MatMul": "fp32"}).wrong
+
+
+def test_what_is_no_product_and_what_is_not_known_do_not_count() -> None:
+    half = {"Dimensions": [2], "Format/Datatype": "Row major linear FP16 format"}
+    for layer in (
+        _inspected("Reformat", half),
+        _inspected("PointWiseV2", half),
+        _inspected("Convert", half),
+        _inspected("gemm", {"Dimensions": [2], "Format/Datatype": "N/A due to dynamic shapes"}),
+    ):
+        found = inspect([layer], {"a/MatMul": "fp32"})
+        assert found.products == {} and found.wrong == (), layer
