@@ -36,6 +36,10 @@ def test_quantised_products_may_be_raised_but_not_all_of_them() -> None:
     found = inspect([low, raised], expected)
     assert found.wrong == () and found.raised == ("fp16 instead of fp8: b (b)",)
     assert found.products == {"fp8": 1, "fp16": 1} and found.to_json()["raised"] == list(found.raised)
+    # So is one of which a part is in floating point in the graph as well.
+    mixed = PlanLayer("m", "gemm", "fp16", ("b", "c"), False)
+    found = inspect([low, mixed], {**expected, "c": "fp16"})
+    assert found.wrong == () and found.raised == ("fp16 instead of fp16/fp8: b, c (m)",)
     for_nothing = inspect([raised], expected)
     assert for_nothing.wrong == ("fp16 instead of fp8: b (b)",) and for_nothing.raised == ()
     # What the graph has in floating point is not raised where it is in another one, or in a quantised type.
@@ -115,6 +119,10 @@ def test_the_type_of_a_product_in_the_graph(tmp_path: Path) -> None:
         make("DequantizeLinear", ["v.q", "v.scale", "v.zero"], ["v"], name="v/DequantizeLinear"),
         make("MatMul", ["x", "w"], ["a"], name="int8"),
         make("MatMul", ["x", "v"], ["b"], name="fp8"),
+        # Of two activations: what the second is quantised to, which only its zero point says.
+        make("QuantizeLinear", ["x", "v.scale", "v.zero"], ["x.q"], name="x/QuantizeLinear"),
+        make("DequantizeLinear", ["x.q", "v.scale", "v.zero"], ["x.d"], name="x/DequantizeLinear"),
+        make("MatMul", ["x.d", "x.d"], ["i"], name="fp8 of two"),
         make("MatMul", ["x", "f"], ["c"], name="fp32"),
         make("MatMul", ["h", "unknown"], ["d"], name="fp16"),
         make("MatMul", ["unknown", "h"], ["e"], name="fp16 of the other"),
@@ -129,6 +137,7 @@ def test_the_type_of_a_product_in_the_graph(tmp_path: Path) -> None:
     found = product_types(tmp_path / "g.onnx")
     assert found == {
         "int8": "int8", "fp8": "fp8", "fp32": "fp32", "fp16": "fp16", "fp16 of the other": "fp16",
+        "fp8 of two": "fp8",
     }  # fmt: skip
 
 
