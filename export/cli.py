@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, OutputError
 from ..training.extras import require
 
 
@@ -252,20 +252,27 @@ def _verify(arguments: argparse.Namespace) -> int:
         source=clip.name,
         progress=not arguments.quiet,
     )
-    if not arguments.no_store:
-        store(bundle.path, {"verification": kept(bundle.verification, report.to_json())})
     if arguments.json and not report.failures:
         print(json.dumps({**report.to_json(), "looser_limits": loose}, indent=1))
     elif not arguments.json:
         print("\n".join([str(bundle.path), *report_lines(report)]))
         if loose:
             print(f"  note: limits of this bundle let more pass than usual: {'; '.join(loose)}")
+    # After it was shown: what was found is not lost where the bundle cannot be written to.
+    unstored = ""
+    if not arguments.no_store:
+        try:
+            store(bundle.path, {"verification": kept(bundle.verification, report.to_json())})
+        except OutputError as error:
+            unstored = f" The result was not stored: {error.message}"
+            if not report.failures:
+                raise OutputError(unstored.strip(), f"{error.hint} Or verify with --no-store.") from error
     if report.failures:
         from .bisect import first_divergence
 
         where = first_divergence(bundle, report, frames)
         raise VerificationError(
-            "; ".join(report.failures) + "." + (f" {where}" if where else ""),
+            "; ".join(report.failures) + "." + (f" {where}" if where else "") + unstored,
             "Export the bundle again; if the weights are sound, report this with the versions "
             "`streamsplat-edge doctor` prints.",
         )

@@ -194,9 +194,10 @@ def _eval(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     text = json.dumps(result, indent=1, allow_nan=False)
-    if arguments.store:
-        store_quality(arguments.bundle, result)
+    # Shown before it is stored: where the disk is full it is not lost.
+    print(text if arguments.json else format_table(result))
     if arguments.output:
         write_bytes(arguments.output, (text + "\n").encode())
-    print(text if arguments.json else format_table(result))
+    if arguments.store:
+        store_quality(arguments.bundle, result)
     return 0

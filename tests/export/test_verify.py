@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from onnx import numpy_helper
 from small_model import MATCHING, small_model
 
 from streamsplat_edge.cli import main
+from streamsplat_edge.export import verify as verify_module
 from streamsplat_edge.export.bisect import diverging_node
 from streamsplat_edge.export.compare import Distance, compare, frame_psnr
 from streamsplat_edge.export.emulate import write_emulation
@@ -203,6 +206,28 @@ def test_a_file_of_another_stage_is_no_candidate_to_leave_out(
     assert "deform.fp16.onnx has the inputs condition_0" in said and "export the bundle again" in said
 
 
+def test_a_result_that_cannot_be_stored_is_shown(
+    own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = (own_bundle.path / "bundle.json").read_bytes()
+    command = ["verify", str(own_bundle.path), "--frames", "2", "--quiet"]
+    for arguments, shown in (([], "onnxruntime fp16 rendered frames"), (["--json"], '"psnr_db"')):
+        assert main([*command, *arguments]) == 2
+        captured = capsys.readouterr()
+        assert shown in " ".join(captured.out.split())
+        said = " ".join(captured.err.split())
+        assert "The result was not stored" in said and "No space left" in said and "--no-store" in said
+    assert (own_bundle.path / "bundle.json").read_bytes() == before
+    rewrite(own_bundle, "deform.fp16.onnx", scale_weights("decoder.widen/MatMul", np.nan))
+    assert main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "deform.fade holds NaN" in said and "The result was not stored" in said
+
+
 def test_nan_is_a_failure(own_bundle: Bundle) -> None:
     node = first_node(own_bundle, "deform.fp16.onnx", "decoder.widen/MatMul")
     broken = rewrite(own_bundle, "deform.fp16.onnx", scale_weights(node, np.nan))
@@ -255,6 +280,36 @@ def test_distances() -> None:
     assert frame_psnr(np.array([0.4, 0.6]), np.full(2, 0.5)) == pytest.approx(20.0)
     assert frame_psnr(np.array([0.5, 0.5, 0.5, 0.7]), np.full(4, 0.5)) == pytest.approx(20.0)
     assert frame_psnr(np.full(4, 0.5 + 1e-6), np.full(4, 0.5)) == pytest.approx(120.0)
+
+
+def test_the_worst_call_and_the_worst_frame_count(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = np.ones(4)
+
+    def judged(*factors: float, limits: dict[str, float], stage: str = "encode") -> Report:
+        report = Report("reference", "source", {"fp16": limits})
+        results = [({"y": one * factor}, {"y": one}) for factor in factors]
+        verify_module._judge(report, "engine", "fp16", stage, results)
+        return report
+
+    for factors in ((1.1, 1.3, 1.2), (1.3, 1.1), (1.1, 1.3)):
+        found = judged(*factors, limits={"relative_l2": 0.25})
+        assert found.comparisons[0].relative_l2 == pytest.approx(0.3) and len(found.comparisons) == 1
+        assert found.failures and found.failed == [("encode", "fp16")]
+        assert not judged(*factors, limits={"relative_l2": 0.35}).failures
+    # Of what is not finite nothing is worse, whatever comes before and after it.
+    for factors in ((np.nan, 1.3), (1.3, np.nan), (1.1, np.inf, 1.3), (np.nan, np.nan)):
+        found = judged(*factors, limits={"relative_l2": 0.5})
+        assert found.failures == ["engine fp16: encode.y holds NaN or infinity"]
+    own = {"relative_l2": 0.01, "depth_relative_l2": 0.2}
+    assert not judged(1.1, limits=own, stage="depth").failures
+    assert judged(1.1, limits=own).failures and judged(1.3, limits=own, stage="depth").failures
+    assert not judged(5.0, limits={"psnr_db": 50}).failures
+
+    for frames, worst, passed in (((60, 44, 50), 44, False), ((45, 60), 45, True), ((44.9, 60), 44.9, False)):
+        values = itertools.cycle(frames)
+        monkeypatch.setattr(verify_module, "frame_psnr", lambda *_, values=values: next(values))
+        found = verify(bundle)
+        assert found.psnr_db == {"onnxruntime fp16": worst} and bool(found.failures) is not passed
 
 
 def test_bisection_finds_the_first_of_many() -> None:
