@@ -22,9 +22,10 @@ from ..runtime.bundle import Bundle, PlanEntry, StageVariant, check_inside
 from ..runtime.bundle_writing import store
 from ..runtime.engines import trt_api
 from ..runtime.engines.base import check_specs
-from ..runtime.errors import EngineError, InputError, OutputError, StreamSplatError
+from ..runtime.errors import EngineError, InputError, OutputError
 from ..runtime.video import write_bytes
 from ..runtime.video.output import output_error
+from .build_errors import BuildError, build_error, parse_error
 from .builder_log import BuildLog, garbage_kept, progress_monitor
 from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
 
@@ -33,10 +34,6 @@ _DISCARDED = "It was discarded. Report this with the versions `streamsplat-edge 
 # Of the memory that is free when the build starts. On Jetson the GPU's memory is the system's, and the
 # builder needs about as much again outside the workspace.
 _WORKSPACE_SHARE = 0.5
-
-
-class BuildError(StreamSplatError):
-    """A plan could not be built, or is not what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +255,7 @@ def build_plan(
     _configure(module, config, options)
     parser = trt_api.make_parser(module, network, log.logger, config)
     if not parser.parse_from_file(str(variant.path)):
-        raise _parse_error(variant, parser, options)
+        raise parse_error(variant, parser, options.runtime)
     _check_tensors(variant, network)
     trt_api.allow_decomposition(network)
     _set_batch(variant.stage, builder, config, network, options)
@@ -270,7 +267,7 @@ def build_plan(
         except MemoryError:
             plan = None
     if plan is None:
-        raise _build_error(variant, log, options)
+        raise build_error(variant, log, options.runtime)
     content = bytes(plan)
     if timing is not None and measures:
         # Where there is no room for it, the next build measures again and the plan is as good.
@@ -353,41 +350,3 @@ def _inspected(module: Any, log: BuildLog, content: bytes) -> list[Any]:
             context.set_input_shape(name, (1, *shape[1:]))
         inspector.execution_context = context
     return from_inspector(inspector.get_engine_information(module.LayerInformationFormat.JSON))
-
-
-def _parse_error(variant: StageVariant, parser: Any, options: BuildOptions) -> BuildError:
-    problems = []
-    for i in range(parser.num_errors):
-        error = parser.get_error(i)
-        node, operator = (getattr(error, key, str)() for key in ("node_name", "node_operator"))
-        problems.append(f"{operator or 'graph'} {node}: {error.desc()}".strip())
-    return BuildError(
-        f"{options.runtime} does not accept stage {variant.stage}: "
-        f"{'; '.join(problems) or 'no reason given'}.",
-        "Export with --opset 20, whose operators every TensorRT from 10.3 has, or update TensorRT.",
-    )
-
-
-def _build_error(variant: StageVariant, log: BuildLog, options: BuildOptions) -> BuildError:
-    if log.out_of_memory:
-        return BuildError(
-            f"Building stage {variant.stage} ran out of memory: {log.out_of_memory}.",
-            "Close other programs, add swap, or limit the builder: --workspace 512M. "
-            "Stages that are built already are kept.",
-        )
-    nodes = [name for name in product_types(variant.path) if any(name in line for line in log.errors)]
-    where = f" at {nodes[0]}" if nodes else ""
-    reason = "; ".join(log.errors[-3:]) or "no reason given"
-    return BuildError(
-        f"{options.runtime} could not build stage {variant.stage}{where}: {reason}.",
-        _build_hint(reason.lower()),
-    )
-
-
-def _build_hint(reason: str) -> str:
-    usual = "Try --opset 20 when exporting, another --precision, or an update of TensorRT."
-    if "workspace" in reason or "any implementation" in reason:
-        return f"The builder may lack scratch memory: --workspace 2G, or close other programs. {usual}"
-    if "turing" in reason:
-        return "TensorRT-RTX lacks that for compute capability 7.5: use --runtime tensorrt on the device."
-    return usual

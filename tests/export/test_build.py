@@ -20,6 +20,7 @@ pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
+from streamsplat_edge.export.build_errors import build_error
 from streamsplat_edge.export.plan_layers import PlanLayer, inspect
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
@@ -293,7 +294,7 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
 def test_what_to_do_follows_from_what_the_builder_says(said: str, hint: str) -> None:
     variant = SimpleNamespace(path=Path(__file__).parents[2] / "demo/tiny.bundle/condition.onnx", stage="c")
     log = SimpleNamespace(errors=[said], out_of_memory="")
-    error = build_module._build_error(variant, log, OPTIONS)  # type: ignore[arg-type]
+    error = build_error(variant, log, "tensorrt_rtx")  # type: ignore[arg-type]
     assert said.split()[0] in error.message and hint in error.hint
 
 
