@@ -42,7 +42,7 @@ struct Index {
 };
 static Index threadIdx, blockIdx;
 
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 // A fiber gives way at barriers and exchanges only, so that nothing comes between a read and its write.

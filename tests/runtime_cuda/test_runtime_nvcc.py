@@ -14,7 +14,7 @@ from compile_on_cpu import CUDA
 
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "100", "110", "120")
 SOURCE = CUDA / "streamsplat.cu"
-KERNELS = set(re.findall(r"SS_KERNEL (\w+)\(", SOURCE.read_text()))
+KERNELS = set(re.findall(r"^SS_(?:BLEND_)?KERNEL (\w+)\(", SOURCE.read_text(), re.MULTILINE))
 REGISTERS = 64  # at this number four blocks of 256 threads are resident (kBlocksPerSm)
 SHARED = 48 * 1024  # bytes that need no request
 NVCC = shutil.which("nvcc")
