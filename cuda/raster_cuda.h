@@ -1,9 +1,9 @@
 // CUDA rasterizer for inference: published semantics (REFERENCE.md section 3), several time stamps in one launch.
 //
 // A frame is two kernels, and blockIdx.z is the time stamp in both:
-//   1. project   a thread per Gaussian: evaluate it at its time, cull and count, 2-D covariance, support box; append
-//   its
-//                key (depth bits << 32 | row) to the slots of every tile that its box touches, by an atomic counter
+//   1. project   a thread per Gaussian: evaluate it at its time, cull and count, 2-D covariance, support box; its key
+//                (depth bits << 32 | row) goes to the slots of every tile that its box touches, by an atomic counter,
+//                which those of a warp that touch the same tile share
 //   2. blend     a block per tile, a thread per pixel: sort the tile's keys in registers and shared memory, then front
 //                to back through batches of Gaussians whose exponentials are tabulated per column and row, stopping
 //                when the tile is saturated; reset the counter; the first tile publishes the counts of its time stamp
