@@ -21,7 +21,7 @@ from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
 from streamsplat_edge.export.build_errors import build_error
-from streamsplat_edge.export.plan_layers import PlanLayer, inspect
+from streamsplat_edge.export.plan_layers import Inspection, PlanLayer, inspect
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
@@ -68,6 +68,8 @@ def test_build_is_entered_and_resumed(folder: Path) -> None:
     other = replace(OPTIONS, capabilities=("8.9", "8.0"))
     assert build_bundle(folder, other)[0].entry.compute_capability == "8.0, 8.9"
     assert len(Bundle.load(folder).plans) == 4
+    shown = "\n".join(describe(Bundle.load(folder)))
+    assert "on compute capability 8.6;" in shown and "on compute capability 8.0, 8.9" in shown
     variant = Bundle.load(folder).variants("encode")[0]
     version = first[0].entry.version
     assert choose_plan(variant, "tensorrt_rtx", version, GPU).entry.compute_capability == "8.6"
@@ -280,6 +282,23 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
         build_module.build_plan(variant, module, OPTIONS)
     assert "--workspace" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (Inspection(1, 0, {"fp32": 1}, ("fp32 instead of fp16: a (b)",)), "fp32 instead of fp16: a"),
+        (Inspection(1, 0, {}, ()), "cannot be inspected: tensorrt_rtx"),
+    ],
+)
+def test_a_plan_that_is_wrong_or_unknown_is_discarded(
+    folder: Path, found: Inspection, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "inspect", lambda *_: found)
+    with pytest.raises(BuildError, match=message) as error:
+        build_bundle(folder, OPTIONS)
+    assert "discarded" in error.value.hint
+    assert not Bundle.load(folder).plans and not list(folder.glob("plans/*"))
 
 
 @pytest.mark.parametrize(

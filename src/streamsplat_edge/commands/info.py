@@ -66,7 +66,11 @@ def describe(bundle: Bundle) -> list[str]:
             for arrow, specs in (("in ", variant.inputs), ("out", variant.outputs)):
                 tensors = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in specs)
                 lines.append(f"      {arrow} {tensors}")
-    plans = [f"{p.stage} {p.runtime} {p.version} on {p.device}" for p in bundle.plans]
+    plans = [
+        f"{p.stage} {p.runtime} {p.version} on "
+        + (p.device if p.device != "any" else f"compute capability {p.compute_capability}")
+        for p in bundle.plans
+    ]
     lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
     lines += [
         f"    NOT USABLE: {file} {problem}; streamsplat-edge build makes it again"
