@@ -18,7 +18,7 @@ class ConvDepthStage(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(network).eval()
         self.input_size = (height, width)
-        _fold(self.model)
+        fold(self.model)
         # One number per pixel, in levels of which the Gaussians are ordered.
         self.full_precision = (self.model.head,)
 
@@ -27,7 +27,8 @@ class ConvDepthStage(nn.Module):
         return depth.float()
 
 
-def _fold(module: nn.Module) -> None:
+def fold(module: nn.Module) -> None:
+    """Fold every normalisation of `module` (in eval mode) that follows a convolution in a row into it."""
     for part in module.modules():
         if isinstance(part, nn.Sequential):
             for i in range(len(part) - 1):

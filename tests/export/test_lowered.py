@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from streamsplat_edge.export.emulate import write_emulation
 from streamsplat_edge.export.precision import PRECISIONS, lowered
-from streamsplat_edge.export.small import ConvDepthStage
+from streamsplat_edge.export.small import ConvDepthStage, fold
 from streamsplat_edge.export.stages import ConditionStage, StageGraph, stage_graphs
 from streamsplat_edge.runtime.errors import InputError
 from streamsplat_edge.training.conv_depth import ConvDepth
@@ -152,6 +152,10 @@ def test_folded_normalisations_compute_the_same() -> None:
     with torch.no_grad():
         got, wanted = stage(rgb), network.eval()(rgb)
     assert wanted.std() > 1e-3 and torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    # The last of a row, and one that follows no convolution.
+    row = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
+    fold(row)
+    assert [type(part) for part in row] == [nn.BatchNorm2d, nn.Conv2d, nn.Identity]
 
 
 def test_emulated_bf16_rounds_after_every_node(tmp_path: Path) -> None:
