@@ -282,7 +282,7 @@ def test_distances() -> None:
     assert frame_psnr(np.full(4, 0.5 + 1e-6), np.full(4, 0.5)) == pytest.approx(120.0)
 
 
-def test_the_worst_call_and_the_worst_frame_count(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worst_call_counts() -> None:
     one = np.ones(4)
 
     def judged(*factors: float, limits: dict[str, float], stage: str = "encode") -> Report:
@@ -305,6 +305,8 @@ def test_the_worst_call_and_the_worst_frame_count(bundle: Bundle, monkeypatch: p
     assert judged(1.1, limits=own).failures and judged(1.3, limits=own, stage="depth").failures
     assert not judged(5.0, limits={"psnr_db": 50}).failures
 
+
+def test_the_worst_frame_counts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for frames, worst, passed in (((60, 44, 50), 44, False), ((45, 60), 45, True), ((44.9, 60), 44.9, False)):
         values = itertools.cycle(frames)
         monkeypatch.setattr(verify_module, "frame_psnr", lambda *_, values=values: next(values))
