@@ -84,6 +84,7 @@ def _line(name: str, kind: str, inputs: list[str], constants: list[str]) -> str:
         (["Int8 1,576,128", "Half 1,128,384"], [], "fp16"),
         (["FP8 1,8,8", "Half 1,128,384"], [], "fp16"),
         (["FP8 1,576,64", "FP8 1,64,576", "Float 1,9,9"], [], "fp8"),
+        (["FP8 1,9,99", "Float 1,9,9", "FP8 1,2,2"], [], "fp8"),
         (["Int8 1,576,64"], [], "int8"),
         # A scalar that the product is scaled by is no weight.
         (["Half 1,576,128", "Half 1,128,9"], ["Float 1", "Float 1"], "fp16"),
