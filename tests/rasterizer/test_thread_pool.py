@@ -1,4 +1,4 @@
-"""The rasterizer's thread pool under ThreadSanitizer, which ends the program with code 66 where threads race."""
+"""The rasterizer's thread pool under ThreadSanitizer, whose program fails where threads race."""
 
 from __future__ import annotations
 
