@@ -40,7 +40,7 @@ def overheard() -> Iterator[io.StringIO]:
     """Collects what the calling thread prints. Prints of other threads go where they would have gone."""
     with _one_at_a_time:
         listener = _Listener(sys.stdout)
-        with contextlib.redirect_stdout(listener):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(listener):
             try:
                 yield listener.said
             finally:
