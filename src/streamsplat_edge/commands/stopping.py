@@ -13,11 +13,15 @@ class Stop:
 
     A second one interrupts at once and leaves no output. `armed` limits it to the time frames flow; before
     that, a signal interrupts at once.
+
+    Attributes:
+        signal: what ended the input, `interrupted_by` what was raised as KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
+        self.interrupted_by: int | None = None
         self.armed = False
         self._old: dict[int, Any] = {}
 
@@ -31,12 +35,18 @@ class Stop:
                 self._old[number] = signal.signal(number, self._handle)
         return self
 
+    def listen_again(self) -> None:
+        """After a library has put handlers of its own in the place of these."""
+        for number in self._old:
+            signal.signal(number, self._handle)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.armed or self.event.is_set():
+            self.interrupted_by = number
             raise KeyboardInterrupt
         self.signal = number
         self.event.set()
