@@ -173,5 +173,7 @@ def test_a_port_that_is_taken(viewer: LiveViewer) -> None:
 
 def test_an_address_of_another_machine() -> None:
     with pytest.raises(InputError, match="cannot listen") as caught:
-        LiveViewer(Settings(host="203.0.113.1", port=0))  # of documents, and of no machine
+        LiveViewer(
+            Settings(host="203.0.113.1", port=0, token="s3cret-token")
+        )  # of documents, and of no machine
     assert "--view-host" in caught.value.hint and "--view-port" not in caught.value.hint
