@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -37,13 +36,7 @@ def main(args: argparse.Namespace) -> int:
     SIGTERM, by which a service is stopped, is taken like Ctrl-C: Ray's processes end with this one (143).
     """
     with Stop() as stop:
-        try:
-            return _main(args, stop)
-        except KeyboardInterrupt:
-            if stop.interrupted_by != signal.SIGTERM:
-                raise
-            print("terminated", file=sys.stderr)
-            return 128 + signal.SIGTERM
+        return _main(args, stop)
 
 
 def _main(args: argparse.Namespace, stop: Stop) -> int:

@@ -13,15 +13,11 @@ class Stop:
 
     A second one interrupts at once and leaves no output. `armed` limits it to the time frames flow; before
     that, a signal interrupts at once.
-
-    Attributes:
-        signal: what ended the input, `interrupted_by` what was raised as KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
-        self.interrupted_by: int | None = None
         self.armed = False
         self._old: dict[int, Any] = {}
 
@@ -46,7 +42,6 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.armed or self.event.is_set():
-            self.interrupted_by = number
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)  # `cli` chooses the exit code by it
         self.signal = number
         self.event.set()
