@@ -6,7 +6,7 @@
 
 A push runs `encode` (and `depth`, `condition` where the bundle has them) once for the new frame and
 `deform` once for the pair it makes with the frame before; the results stay in the ring of the lifecycle and
-serve both pairs of a frame without being copied. Not thread-safe: one thread pushes and renders.
+serve both pairs of a frame without being copied. Any thread may call; see `Stream`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,13 @@ from . import engines
 from .bundle import Bundle
 from .engines import Engine
 from .errors import DeviceMemoryError, InputError
+from .family import Family
 from .frame import Frame, FrameStats, PushStats
+from .key_frame_ring import LifecycleStats
 from .preprocess import check_image
 from .rasterizer import Extent, RenderBuffers, View
 from .scene import HostScene, Image, KeyFrameArrays, Life, Scene
+from .timestamps import check_seconds
 from .video.surface import Surface
 
 if TYPE_CHECKING:
@@ -55,7 +59,11 @@ class _Clock:
 
 
 class Stream:
-    """See the module's docstring. Create with `open_stream`; use as a context manager or call `close`."""
+    """See the module's docstring. Create with `open_stream`; use as a context manager or call `close`.
+
+    Calls from several threads, also to forks, are served one after the other. It belongs to the process that
+    opened it: after `os.fork`, the child can only `close` it.
+    """
 
     def __init__(
         self,
@@ -63,17 +71,17 @@ class Stream:
         stages: Mapping[str, Engine],
         *,
         threads: int = 0,
-        shares: list[Stream] | None = None,
+        family: Family[Stream] | None = None,
         scene: Scene | None = None,
         graphs: bool = True,
     ) -> None:
-        """`shares`: the open streams over these engines, which the last of them closes; see `fork`.
+        """`family`: the open streams over these engines, which the last of them closes; see `fork`.
         `scene`: where the engines' arrays are; None is the host. `graphs`: see `open_stream`.
         """
         self._wants_graphs = graphs
         self._threads = threads
-        self._shares = [] if shares is None else shares
-        self._shares.append(self)
+        self._family: Family[Stream] = Family() if family is None else family
+        self._family.members.append(self)
         self.bundle = bundle
         self.model = bundle.model
         self._engines = dict(stages)
@@ -145,14 +153,14 @@ class Stream:
             InputError: the image or the time stamp cannot be used.
             EngineError: a stage failed. In either case the stream is as it was before the call.
         """
-        self._check_open()
         image = image if isinstance(image, Surface) else check_image(image)
-        timestamp = _seconds(timestamp)
-        self.lifecycle.check_time(timestamp)
-        try:
-            return self._push(image, timestamp, cut)
-        except DeviceMemoryError as error:
-            raise _explained(error, self.bundle) from error
+        timestamp = check_seconds(timestamp)
+        with self._turn():
+            self.lifecycle.check_time(timestamp)
+            try:
+                return self._push(image, timestamp, cut)
+            except DeviceMemoryError as error:
+                raise _explained(error, self.bundle) from error
 
     def _push(self, image: np.ndarray | Surface, timestamp: float, cut: bool) -> PushStats:
         scene, lifecycle, clock = self.scene, self.lifecycle, _Clock(self.scene)
@@ -231,23 +239,26 @@ class Stream:
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or a bad view or background.
         """
-        self._check_open()
-        start = time.perf_counter()
-        if timestamp is None:
-            interval = self.interval
-            if interval is None:
-                raise InputError(
-                    "Nothing was pushed yet, so there is nothing to render.", "Push a frame first."
-                )
-            timestamp = interval[1]
-        timestamp = _seconds(timestamp)
-        image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
-        rgb, planes = image.rgb, image.planes
-        if copy:
-            rgb, planes = rgb.copy(), None if planes is None else planes.copy()
-        latency = (time.perf_counter() - start) * 1e3
-        stats = FrameStats(latency, self.lifecycle.stats, image.stats)
-        return Frame(rgb, planes, timestamp, stats, image.on_device)
+        if view is not None and not isinstance(view, View):
+            raise InputError(f"A view must be a View, not {type(view).__name__}.", "Use View.swing, say.")
+        timestamp = None if timestamp is None else check_seconds(timestamp)
+        with self._turn():
+            start = time.perf_counter()
+            if timestamp is None:
+                timestamp = self._latest()
+            image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
+            rgb, planes = image.rgb, image.planes
+            if copy:
+                rgb, planes = rgb.copy(), None if planes is None else planes.copy()
+            latency = (time.perf_counter() - start) * 1e3
+            stats = FrameStats(latency, self.lifecycle.stats, image.stats)
+            return Frame(rgb, planes, timestamp, stats, image.on_device)
+
+    def _latest(self) -> float:
+        interval = self.interval
+        if interval is None:
+            raise InputError("Nothing was pushed yet, so there is nothing to render.", "Push a frame first.")
+        return interval[1]
 
     def render_many(
         self,
@@ -270,87 +281,99 @@ class Stream:
             InputError: at once where `render` would raise it; while frames are taken where the stream went on
                 or another series was begun.
         """
-        self._check_open()
-        times = [_seconds(timestamp) for timestamp in timestamps]
+        times = [check_seconds(timestamp) for timestamp in timestamps]
+        with self._turn():
+            for timestamp in times:
+                self.lifecycle.normalised(timestamp)
+            self._series += 1
+            batches = self.scene.render_many(times, self._background(background), extent, depth=depth)
+            return self._frames(batches, times, self._series, self.lifecycle.stats)
+
+    def _frames(
+        self, batches: Iterator[list[Image]], times: list[float], series: int, before: LifecycleStats
+    ) -> Iterator[Frame]:
+        images: list[Image] = []  # of one batch, the first last
+        share = 0.0
         for timestamp in times:
-            self.lifecycle.normalised(timestamp)
-        self._series += 1
-        batches = self.scene.render_many(times, self._background(background), extent, depth=depth)
-        return self._frames(batches, times, self._series)
-
-    def _frames(self, batches: Iterator[list[Image]], times: list[float], series: int) -> Iterator[Frame]:
-        before, place = self.lifecycle.stats, 0
-
-        def check() -> None:
-            if self._closed or self._series != series or self.lifecycle.stats != before:
-                raise InputError(
-                    "The stream went on before all frames of an interval were taken.",
-                    "Take them all before the next push or series.",
-                )
-
-        while place < len(times):
-            check()
-            start = time.perf_counter()
-            images = next(batches)
-            share = (time.perf_counter() - start) * 1e3 / len(images)
-            for image in images:
-                check()
+            with self._turn():
+                if self._series != series or self.lifecycle.stats != before:
+                    raise InputError(
+                        "The stream went on before all frames of an interval were taken.",
+                        "Take them all before the next push or series.",
+                    )
                 start = time.perf_counter()
+                if not images:
+                    images = next(batches)[::-1]
+                    share = (time.perf_counter() - start) * 1e3 / len(images)
+                    start = time.perf_counter()
+                image = images.pop()
                 rgb, planes = image.rgb.copy(), None if image.planes is None else image.planes.copy()
                 latency = share + (time.perf_counter() - start) * 1e3
                 stats = FrameStats(latency, before, image.stats)
-                yield Frame(rgb, planes, times[place], stats, image.on_device)
-                place += 1
+                frame = Frame(rgb, planes, timestamp, stats, image.on_device)
+            yield frame
 
     def _background(self, background: Sequence[float] | None) -> Sequence[float]:
         return self.model.background if background is None else background
 
     def reset(self) -> None:
         """Retire all Gaussians, as after a cut; time stamps may start anew."""
-        self._check_open()
-        self.lifecycle.reset()
+        with self._turn():
+            self.lifecycle.reset()
 
     def warm_up(self) -> None:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
-        slot = self.lifecycle.spare
-        self._stages(slot, slot, _no_lap)
-        self.scene.settle()
+        with self._turn():
+            slot = self.lifecycle.spare
+            self._stages(slot, slot, _no_lap)
+            self.scene.settle()
 
     def fork(self) -> Stream:
         """Another stream over the same engines, with Gaussians and buffers of its own.
 
-        Engines are what costs memory and time to load; they are closed with the last of the streams. All
-        streams of a family belong to one thread: the engines run one pair at a time.
+        Engines are what costs memory and time to load; they are closed with the last of the streams.
         """
-        self._check_open()
-        for engine in self._engines.values():
-            engine.reserve(len(self._shares) + 1)
-        try:
-            scene = self.scene.fork()
-        except DeviceMemoryError as error:
-            raise _explained(error, self.bundle) from error
-        return Stream(
-            self.bundle,
-            self._engines,
-            threads=self._threads,
-            shares=self._shares,
-            scene=scene,
-            graphs=self._wants_graphs,
-        )
+        with self._turn():
+            for engine in self._engines.values():
+                engine.reserve(len(self._family.members) + 1)
+            try:
+                scene = self.scene.fork()
+            except DeviceMemoryError as error:
+                raise _explained(error, self.bundle) from error
+            return Stream(
+                self.bundle,
+                self._engines,
+                threads=self._threads,
+                family=self._family,
+                scene=scene,
+                graphs=self._wants_graphs,
+            )
 
     def close(self) -> None:
-        """Release the engines, unless another stream shares them. Calling twice is harmless."""
-        if self._closed:
-            return
-        self._closed = True
-        self._shares.remove(self)
-        if not self._shares:
-            for engine in self._engines.values():
-                engine.close()
+        """Release the engines, unless another stream shares them. Calling twice is harmless.
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InputError("The stream is closed.", "Open it again with open_stream.")
+        A call of another thread ends first. In a forked child the engines stay: to release them is to wait
+        for their threads, which are the parent's.
+        """
+        if not self._family.is_here:
+            self._closed = True
+            return
+        with self._family.turn():
+            if self._closed:
+                return
+            self._closed = True
+            self._family.members.remove(self)
+            if not self._family.members:
+                for engine in self._engines.values():
+                    engine.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A call of an open stream, see `Family.turn`."""
+        with self._family.turn():
+            if self._closed:
+                raise InputError("The stream is closed.", "Open it again with open_stream.")
+            yield
 
     def __enter__(self) -> Stream:
         return self
@@ -441,9 +464,3 @@ def shapes(stages: Mapping[str, Engine]) -> tuple[dict[str, tuple[int, ...]], tu
     """Shapes that a scene needs besides the model's: inputs of `depth` and `condition`, then its output."""
     inputs = {stage: stages[stage].inputs[0].shape for stage in ("depth", "condition") if stage in stages}
     return inputs, stages["condition"].outputs[0].shape if "condition" in stages else None
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputError(f"A time stamp must be a number of seconds, not {type(value).__name__}.")
-    return float(value)

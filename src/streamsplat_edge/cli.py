@@ -1,7 +1,8 @@
 """The command line: parse, call, print. Everything heavy is imported by the command that needs it.
 
 Exit codes: 0 done; 1 `doctor` found something broken; 2 refused or failed, with a message; 3 done, but the
-input was damaged and only part of it could be read; 130 interrupted (what was done until then is kept).
+input was damaged and only part of it could be read; 130 interrupted, 143 by SIGTERM (what was done until then
+is kept).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import argparse
 import importlib
 import importlib.util
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import option_types
+from . import option_types, standard_files
 from ._version import __version__
 from .output_options import add_output_options
 from .source_options import ENGINES, add_source_options
@@ -188,6 +190,28 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (see the module's docstring)."""
+    standard_files.open_closed()
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output left, as in `... | head`
+        standard_files.give_up(sys.stdout)
+        return EXIT_REFUSED
+    except OSError as error:
+        told = standard_files.full(error)
+        if told is None:
+            raise
+        standard_files.give_up(sys.stdout)
+        try:
+            print(told.told, file=sys.stderr)
+        except OSError:  # it is on the same disk
+            standard_files.give_up(sys.stderr)
+        return EXIT_REFUSED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     from .runtime.errors import StreamSplatError
 
@@ -205,12 +229,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             getattr(args, "json", False),
         )
         return EXIT_REFUSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if signal.SIGTERM in interrupt.args:
+            print("terminated", file=sys.stderr)
+            return 128 + signal.SIGTERM
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output left, as in `... | head`
-        sys.stderr.close()
-        return EXIT_REFUSED
 
 
 def _report(message: str, hint: str, kind: str, as_json: bool) -> None:
