@@ -47,6 +47,9 @@ class BuildOptions:
         workspace: bytes the builder may use for scratch; 0 is half of what is free.
         level: builder optimisation level, 0 (fast build) to 5.
         max_batch: largest batch, for stages with a free batch axis.
+        version_compatible: also runs with later versions of the same major release (slower). Such a plan
+            brings code for the host: where it runs, `plan_choice.TRUST_VARIABLE` must say so.
+        hardware_compatible: also runs on other GPUs from Ampere on (slower; not on Jetson).
         tf32: lets fp32 products round their inputs to 10 bits.
     """
 
@@ -56,11 +59,13 @@ class BuildOptions:
     workspace: int = 0
     level: int = 3
     max_batch: int = 1
+    version_compatible: bool = False
+    hardware_compatible: bool = False
     tf32: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The part that decides the plan beside runtime and device: what the manifest keeps."""
-        names = ("level", "max_batch", "tf32")
+        names = ("level", "max_batch", "version_compatible", "hardware_compatible", "tf32")
         return {name: getattr(self, name) for name in names}
 
 
@@ -120,6 +125,11 @@ def build_bundle(
 
 def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
     """Device name and compute capabilities of the plans."""
+    if options.runtime == "tensorrt_rtx" and (options.version_compatible or options.hardware_compatible):
+        raise EngineError(
+            "Plans of TensorRT-RTX run with the version that built them, on the GPUs they name.",
+            "Name several: --device-capability 8.6,8.9; or use --runtime tensorrt.",
+        )
     known = trt_api.supported_capabilities(module)
     if options.capabilities:
         unknown = [c for c in options.capabilities if c not in known]
@@ -274,7 +284,7 @@ def build_plan(
         with contextlib.suppress(OSError, OutputError):
             timing.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(timing, trt_api.timing_cache(config))
-    layers = from_log(log.layer_lines) or _inspected(module, log, content)
+    layers = from_log(log.layer_lines) or _inspected(module, log, content, options)
     found = inspect(layers, product_types(variant.path))
     if found.wrong:
         listed = "\n  ".join(found.wrong[:20])
@@ -300,6 +310,10 @@ def _configure(module: Any, config: Any, options: BuildOptions) -> None:
     limit = options.workspace or (int(device.free_bytes * _WORKSPACE_SHARE) if device else 0)
     if limit:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
+    if options.version_compatible:
+        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = module.HardwareCompatibilityLevel.AMPERE_PLUS
     known = trt_api.supported_capabilities(module)
     if options.capabilities:
         config.num_compute_capabilities = len(options.capabilities)
@@ -334,8 +348,10 @@ def _set_batch(stage: str, builder: Any, config: Any, network: Any, options: Bui
     config.add_optimization_profile(profile)
 
 
-def _inspected(module: Any, log: BuildLog, content: bytes) -> list[Any]:
-    engine = trt_api.started(module, "Runtime", log.logger, log.errors).deserialize_cuda_engine(content)
+def _inspected(module: Any, log: BuildLog, content: bytes, options: BuildOptions) -> list[Any]:
+    runtime = trt_api.started(module, "Runtime", log.logger, log.errors)
+    runtime.engine_host_code_allowed = options.version_compatible  # it was made here, a moment ago
+    engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         return []
     inspector = engine.create_engine_inspector()

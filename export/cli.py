@@ -109,6 +109,12 @@ def _add_build(subparsers: Any) -> None:
     add("--workspace", type=_bytes, default=0, metavar="SIZE", help="default: half of the free memory")
     add("--level", type=int, choices=range(6), default=3, help="optimisation level (default: 3)")
     add("--max-batch", type=int, default=1, metavar="N", help="for bundles with a free batch size")
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="also for later TensorRT of the same major release; runs only where STREAMSPLAT_TRUST_PLANS=1",
+    )
+    add("--hardware-compatible", action="store_true", help="also for other GPUs from Ampere on, but Jetson")
     add("--tf32", action="store_true", help="let fp32 products round their inputs to TF32")
     add("--force", action="store_true", help="build again what is there already")
     add("--json", action="store_true", help="print the plans as JSON")
@@ -199,6 +205,8 @@ def _build(arguments: argparse.Namespace) -> int:
         workspace=arguments.workspace,
         level=arguments.level,
         max_batch=arguments.max_batch,
+        version_compatible=arguments.version_compatible,
+        hardware_compatible=arguments.hardware_compatible,
         tf32=arguments.tf32,
     )
     plans = build_bundle(arguments.bundle, options, force=arguments.force, progress=not arguments.quiet)

@@ -1,7 +1,7 @@
 """TensorRT engine: runs the plan of a stage, with `tensorrt` or `tensorrt_rtx` (one class, two modules).
 
-A plan belongs to one version of TensorRT, one kind of GPU and one ONNX file. All of that is compared before
-the plan is deserialised, because TensorRT's own refusals do not say what to do.
+A plan belongs to a version of TensorRT, a kind of GPU and one ONNX file. All of that is compared before the
+plan is deserialised (`plan_choice.py`), because TensorRT's own refusals do not say what to do.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Plan, StageVariant
+from ..bundle import StageVariant
 from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
 from .base import BoundEngine, check_specs
 from .memory import out_of_memory
+from .plan_choice import choose_plan, host_code_allowed, rebuild_hint
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -58,6 +59,8 @@ class TensorRtEngine(BoundEngine):
             ) from error
         self._logger = module.Logger(module.Logger.ERROR)
         self._runtime = trt_api.started(module, "Runtime", self._logger)
+        if host_code_allowed(plan.entry):
+            self._runtime.engine_host_code_allowed = True
         # Before anything is loaded: the run-time cache is taken only where a CUDA context is current.
         with self._translated("a stream was made"):
             self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
@@ -66,7 +69,7 @@ class TensorRtEngine(BoundEngine):
         if self._engine is None:
             if gpu.free_bytes < len(content):
                 raise out_of_memory(f"{runtime} cannot load {plan.path}, of {len(content) / 2**20:.0f} MiB.")
-            raise EngineError(f"{runtime} cannot load {plan.path}.", _rebuild(variant, runtime))
+            raise EngineError(f"{runtime} cannot load {plan.path}.", rebuild_hint(variant, runtime))
         self._cache_path = plan.path.with_suffix(".cache")
         self._cached = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
         self._context, self._cache = trt_api.create_context(self._engine, self._cached)
@@ -186,41 +189,3 @@ def _present_gpu() -> trt_api.Device:
             "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
         )
     return gpu
-
-
-def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:
-    """The plan whose key fits this machine and whose file is whole.
-
-    Raises:
-        EngineError: none; what differs is named, and the command that builds one.
-    """
-    rebuild = _rebuild(variant, runtime)
-    reasons = []
-    for plan in variant.plans:
-        entry = plan.entry
-        if entry.runtime != runtime:
-            continue
-        if entry.version != version:
-            reasons.append(f"built with {runtime} {entry.version}, here is {version}")
-        elif entry.device not in ("any", device.name):
-            reasons.append(f"built on {entry.device}, here is {device.name}")
-        elif device.capability not in entry.compute_capability.split(", "):
-            reasons.append(
-                f"built for compute capability {entry.compute_capability}, here is {device.capability}"
-            )
-        elif problem := plan.problem():
-            reasons.append(f"{entry.file} {problem}")
-        else:
-            return plan
-    if not reasons:
-        reasons = ["it has none"]
-    raise EngineError(
-        f"Stage `{variant.stage}` has no {runtime} plan for this machine: {'; '.join(reasons)}.", rebuild
-    )
-
-
-def _rebuild(variant: StageVariant, runtime: str) -> str:
-    return (
-        f"Build it: streamsplat-edge build {variant.path.parent} --runtime {runtime} "
-        f"--precision {variant.precision}"
-    )

@@ -5,7 +5,7 @@
 | `NetworkDefinitionCreationFlag.STRONGLY_TYPED` | 10, RTX (11 has no other mode) | no flag |
 | `BuilderFlag.FP16`, `BF16`, `INT8`, ... | 10 only | never used: types come from the graph |
 | `ComputeCapability`, `IBuilderConfig.num_compute_capabilities` | RTX | built for the GPU that is present |
-| `BuilderFlag.VERSION_COMPATIBLE` | all | never used: such a plan brings code for the host |
+| `BuilderFlag.VERSION_COMPATIBLE`, `HardwareCompatibilityLevel` | 10, 11; of no use in RTX | refused |
 | `IBuilderConfig.create_timing_cache` | all; RTX measures nothing while building | run-time cache |
 | `IRuntimeConfig.create_runtime_cache` | RTX (10 and 11 have the config, without it) | nothing to keep |
 | `IAttention.decomposable` | 10.14 on, RTX | nothing to set |

@@ -25,7 +25,7 @@ from streamsplat_edge.export.plan_layers import Inspection, PlanLayer, inspect
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.engines import create, trt_api
-from streamsplat_edge.runtime.engines.tensorrt import choose_plan
+from streamsplat_edge.runtime.engines.plan_choice import choose_plan
 from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError, MismatchError, OutputError
 
 OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
@@ -201,6 +201,8 @@ def test_refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert error.value.hint
 
     refuses("cannot build for compute capability 8.7", capabilities=("8.7",))
+    refuses("run with the version that built them", version_compatible=True)
+    refuses("run with the version that built them", hardware_compatible=True)
     monkeypatch.setattr(trt_api, "cuda_device", lambda: None)
     refuses("no CUDA device here to build for", capabilities=())
     monkeypatch.setattr(trt_api, "supported_capabilities", lambda _: {})
@@ -450,7 +452,7 @@ def test_a_plan_with_a_free_batch_is_inspected_at_one(monkeypatch: pytest.Monkey
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda _content: FreeEngine())
     monkeypatch.setattr(trt_api, "started", lambda *_: runtime)
     log = SimpleNamespace(logger=None, errors=[])
-    (layer,) = build_module._inspected(module, log, b"")  # type: ignore[arg-type]
+    (layer,) = build_module._inspected(module, log, b"", OPTIONS)  # type: ignore[arg-type]
     assert layer.type == "fp16"
     rtx = trt_api.load("tensorrt_rtx")
     assert hasattr(rtx.EngineInspector, "execution_context") and hasattr(rtx.TensorIOMode, "INPUT")
