@@ -1,8 +1,8 @@
 """The command line: parse, call, print. Everything heavy is imported by the command that needs it.
 
 Exit codes: 0 done; 1 `doctor` found something broken; 2 refused or failed, with a message; 3 done, but the
-input was damaged and only part of it could be read; 130 interrupted, 143 by SIGTERM (what was done until then
-is kept).
+input was damaged and only part of it could be read; 130 interrupted, 143 by SIGTERM, 129 when the terminal is
+lost (what was done until then is kept).
 """
 
 from __future__ import annotations
@@ -230,9 +230,10 @@ def _main(argv: Sequence[str] | None) -> int:
         )
         return EXIT_REFUSED
     except KeyboardInterrupt as interrupt:
-        if signal.SIGTERM in interrupt.args:
-            print("terminated", file=sys.stderr)
-            return 128 + signal.SIGTERM
+        for number, word in ((signal.SIGTERM, "terminated"), (signal.SIGHUP, "hung up")):
+            if number in interrupt.args:
+                print(word, file=sys.stderr)
+                return 128 + number
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 

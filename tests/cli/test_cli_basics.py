@@ -90,7 +90,9 @@ def test_out_of_memory_is_said_in_words(
     assert "error: not enough memory: Unable to allocate 8.00 GiB" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_exit_code_names_the_signal(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also before frames flow: who supervises a service tells its end from a failure by it."""
 

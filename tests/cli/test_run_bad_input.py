@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,16 +290,15 @@ def test_really_full_disk(tmp_path: Path, fake_bundle: Path, call) -> None:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def start_long_run(tmp_path: Path, out: Path, fake_bundle: Path) -> subprocess.Popen[str]:
-    """A run of many seconds, returned once frames are being written."""
+def start_long_run(tmp_path: Path, out: Path, fake_bundle: Path, **options: Any) -> subprocess.Popen[str]:
+    """A run of many seconds, returned once frames are being written. `options`: of the process."""
     clip = sample_clip(tmp_path / "long.mp4", 3000)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "streamsplat_edge", "run", str(clip), "--bundle", str(fake_bundle)),
             *("-o", str(out / "o.mp4"), "--layout", "side-by-side", "--stats", str(out / "o.json")),
         ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         text=True,
     )
     deadline = time.monotonic() + 120
@@ -324,6 +324,30 @@ def test_interruption_keeps_what_was_done(
     with open_video(out / "o.mp4") as reader:
         assert sum(1 for _ in reader) == stats["frames"]["total"] < 3000
         assert reader.truncated is None
+
+
+def test_a_lost_terminal_ends_a_run_and_keeps_what_was_done(
+    tmp_path: Path, out: Path, fake_bundle: Path
+) -> None:
+    terminal, of_run = os.openpty()
+    process = start_long_run(tmp_path, out, fake_bundle, stdout=of_run, stderr=of_run)
+    os.close(of_run)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+    assert sorted(p.name for p in out.iterdir()) == ["o.json", "o.mp4"]
+    with open_video(out / "o.mp4") as reader:
+        assert sum(1 for _ in reader) > 0 and reader.truncated is None
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, out: Path, fake_bundle: Path) -> None:
+    process = start_long_run(
+        tmp_path, out, fake_bundle, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
 
 
 def test_two_interruptions_leave_no_torn_file(tmp_path: Path, out: Path, fake_bundle: Path) -> None:

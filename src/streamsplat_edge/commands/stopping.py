@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
+
+from ..standard_files import give_up
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Turns the first Ctrl-C (or SIGTERM) into the end of the input, so that everything is finished properly.
+    """Makes the first Ctrl-C (SIGTERM, lost terminal) the end of the input, so that all is finished properly.
 
     A second one interrupts at once and leaves no output. `armed` limits it to the time frames flow; before
     that, a signal interrupts at once.
@@ -20,6 +25,7 @@ class Stop:
         self.signal: int | None = None
         self.armed = False
         self._old: dict[int, Any] = {}
+        self._terminals: list[TextIO] = []
 
     def request(self) -> None:
         """Ends the input as the first Ctrl-C does."""
@@ -27,8 +33,11 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # started by nohup
                 self._old[number] = signal.signal(number, self._handle)
+            self._terminals = [file for file in (sys.stdout, sys.stderr) if file.isatty()]
         return self
 
     def listen_again(self) -> None:
@@ -41,6 +50,9 @@ class Stop:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            for file in self._terminals:  # writing to one that is gone would be an error
+                give_up(file)
         if not self.armed or self.event.is_set():
             raise KeyboardInterrupt(number)  # `cli` chooses the exit code by it
         self.signal = number
