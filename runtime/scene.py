@@ -94,6 +94,11 @@ class Image:
     stats: RenderStats
     on_device: Any = None
 
+    def copy(self) -> Image:
+        """With host arrays of its own; `on_device` is overwritten all the same."""
+        planes = None if self.planes is None else self.planes.copy()
+        return Image(self.rgb.copy(), planes, self.stats, self.on_device)
+
 
 class Scene(Protocol):
     """Not thread-safe.

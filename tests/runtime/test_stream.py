@@ -227,7 +227,7 @@ def test_a_failing_stage_changes_nothing(stream: Stream, monkeypatch: pytest.Mon
         raise EngineError("deform failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream._engines["deform"], "run", failing)
+        patch.setattr(stream.stages.engines["deform"], "run", failing)
         with pytest.raises(EngineError):
             stream.push(picture(2), 2.0)
     np.testing.assert_array_equal(stream.render(0.5).rgb, before)
@@ -236,7 +236,7 @@ def test_a_failing_stage_changes_nothing(stream: Stream, monkeypatch: pytest.Mon
 
 
 def test_poison_from_a_stage_is_culled_and_counted(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = stream._engines["encode"]
+    engine = stream.stages.engines["encode"]
     original = engine.run
 
     def poisoned(inputs: Any, outputs: Any) -> None:
@@ -316,20 +316,20 @@ def test_depth_and_condition_stages(tmp_path: Path) -> None:
             stream.push(image, float(k))
         # Buffers go round, so that each stage binds its few sets once: three slots, and for `deform` the two
         # pair buffers with each of their three pairs (and the warm-up, which pairs a slot with itself).
-        bound = {stage: len(engine._bound) for stage, engine in stream._engines.items()}
+        bound = {stage: len(engine._bound) for stage, engine in stream.stages.engines.items()}
         assert bound == {"depth": 1, "condition": 3, "encode": 3, "deform": 7}
 
 
 def test_encode_runs_once_per_key_frame(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {"encode": 0, "deform": 0}
     for stage in calls:
-        original = stream._engines[stage].run
+        original = stream.stages.engines[stage].run
 
         def counted(inputs: Any, outputs: Any, stage: str = stage, original: Any = original) -> None:
             calls[stage] += 1
             original(inputs, outputs)
 
-        monkeypatch.setattr(stream._engines[stage], "run", counted)
+        monkeypatch.setattr(stream.stages.engines[stage], "run", counted)
     for k in range(10):
         stream.push(picture(k), float(k))
         for t in (0.0, 0.5, 1.0):
@@ -406,14 +406,14 @@ def test_streams_share_engines_and_nothing_else(bundle: Bundle) -> None:
             stream.reset()
             stream.push(images[0], 0.0)
             stream.push(images[1], 0.1)
-    bound = {stage: len(engine._bound) for stage, engine in first._engines.items()}
+    bound = {stage: len(engine._bound) for stage, engine in first.stages.engines.items()}
     assert max(bound.values()) <= 32, "every buffer set is bound once: nothing is bound anew"
     first.close()
     first.close()
     assert second.push(images[0], 1.0).key_frame == 63, "the engines live on"
     third.close()
     second.close()
-    assert all(engine._closed for engine in second._engines.values())
+    assert all(engine._closed for engine in second.stages.engines.values())
 
 
 def alone(bundle: Bundle, images: list[np.ndarray], times: list[float], at: float) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_a_full_gpu_for_a_second_stream_and_in_a_push(bundle: Bundle, full: Full
         def refuse(*_: Any) -> None:
             raise DeviceMemoryError("Full.", "", None)
 
-        opened._engines["encode"].run = refuse  # type: ignore[method-assign]
+        opened.stages.engines["encode"].run = refuse  # type: ignore[method-assign]
         with pytest.raises(DeviceMemoryError, match=r"^Full\. A stream of .*Presets need at least: tiny \("):
             opened.push(image, 1.0)
         assert opened.interval == (0.0, 0.0), "the stream is as it was"

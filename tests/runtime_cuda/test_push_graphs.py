@@ -56,12 +56,13 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 @pytest.fixture
 def ours(bundle: Bundle, device: OnCpuDevice) -> Stream:
     stream = on_device(bundle, device)
-    stream._engines = {stage: InStream(engine, device) for stage, engine in stream._engines.items()}
+    stages = stream.stages
+    stages.engines = {stage: InStream(engine, device) for stage, engine in stages.engines.items()}
     return stream
 
 
 def whole_chain(stream: Stream) -> list[str]:
-    names = [stage for stage in ("depth", "condition", "encode", "deform") if stage in stream._engines]
+    names = [stage for stage in ("depth", "condition", "encode", "deform") if stage in stream.stages.engines]
     if "depth" in names:
         names[1:1] = ["depth_extent", "depth_scale"]
     return names + KERNELS
@@ -168,7 +169,7 @@ class _broken_engine:
     """The last stage fails, also when started by a graph."""
 
     def __init__(self, stream: Stream) -> None:
-        self.engine, self.graphs = stream._engines["deform"], stream.scene.graphs
+        self.engine, self.graphs = stream.stages.engines["deform"], stream.scene.graphs
 
     def __enter__(self) -> None:
         self.engine.broken = True  # type: ignore[attr-defined]
@@ -202,7 +203,7 @@ def test_other_engines_are_captured_anew(ours: Stream, device: OnCpuDevice) -> N
         for number in range(PHASES + 2):
             last = ours.push(picture(number), float(number))
         assert "graph" in last.latencies
-        ours._engines["encode"] = InStream(ours._engines["encode"].inner, device)  # type: ignore[attr-defined]
+        ours.stages.engines["encode"] = InStream(ours.stages.engines["encode"].inner, device)  # type: ignore[attr-defined]
         names = [list(ours.push(picture(n), float(n)).latencies)[1] for n in range(8, 8 + 2 * PHASES)]
         assert names == ["capture"] * PHASES + ["graph"] * PHASES
         assert len(ours.scene.graphs) == PHASES  # type: ignore[arg-type]
@@ -219,9 +220,9 @@ def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, de
             latencies = stream.push(picture(number), float(number)).latencies
             assert "encode" in latencies and not {"graph", "capture"} & set(latencies)
         assert not device.replayed
-        stream._engines = {
+        stream.stages.engines = {
             stage: InStream(engine, device) if stage != "encode" else ForwardingEngine(engine)
-            for stage, engine in stream._engines.items()
+            for stage, engine in stream.stages.engines.items()
         }
         assert "`encode`: what passes through it is looked at every time" in stream.description["graph"]
 
@@ -236,7 +237,7 @@ def test_graphs_can_be_switched_off(ours: Stream, device: OnCpuDevice) -> None:
 
 
 def test_a_device_that_refuses_a_capture(ours: Stream, bundle: Bundle, device: OnCpuDevice) -> None:
-    encode = ours._engines["encode"]
+    encode = ours.stages.engines["encode"]
     run = encode.run
 
     def waits(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
