@@ -119,7 +119,7 @@ class Scene(Protocol):
     @property
     def description(self) -> str: ...
     @property
-    def graphs(self) -> PushGraphs | None:
+    def push_graphs(self) -> PushGraphs | None:
         """Makes key frames of pairs by CUDA graphs; None on the host."""
         ...
 
@@ -245,7 +245,7 @@ class HostScene:
         self._range = self._before = self._after = DepthRange()
         self._time = 0.0
 
-    graphs = render_graphs = None
+    push_graphs = render_graphs = None
 
     @property
     def description(self) -> str:

@@ -65,13 +65,14 @@ class Stream:
             threads: of the rasterizer of the host; 0 is all cores.
             scene: where the engines' arrays are; None is the host. graphs: see `open_stream`.
         """
-        self._wants_graphs = graphs
+        self._graphs_wanted = graphs
         self.bundle = bundle
         self.model = bundle.model
         self.stages = (stages if isinstance(stages, StageChain) else StageChain(stages)).acquire()
         self.scene: Scene = HostScene(self.model, *self.stages.shapes, threads) if scene is None else scene
-        if self.scene.render_graphs is not None:
-            self.scene.render_graphs.wanted = graphs
+        for each in (self.scene.push_graphs, self.scene.render_graphs):
+            if each is not None:
+                each.wanted = graphs
         self._series = 0  # calls of `render_many`
         self._closed = False
 
@@ -101,28 +102,14 @@ class Stream:
 
     @property
     def description(self) -> dict[str, str]:
-        """What runs each stage, for statistics and reports; on a GPU also what are graphs."""
-        lines = {stage: engine.description for stage, engine in self.stages.engines.items()}
-        lines |= {"render": self.scene.description}
-        if self.scene.graphs is not None:
-            refusal = self._graph_refusal()
-            lines["graph"] = (
-                self.scene.graphs.description
-                if refusal is None
-                else f"no CUDA graph, stage by stage: {refusal}"
-            )
-        if self.scene.render_graphs is not None:
-            lines["render_graph"] = self.scene.render_graphs.description
+        """What runs each stage, for statistics and reports; on a GPU also what is started by CUDA graphs."""
+        scene, lines = self.scene, {stage: each.description for stage, each in self.stages.engines.items()}
+        lines |= {"render": scene.description}
+        if scene.push_graphs is not None:
+            lines["graph"] = scene.push_graphs.describe(self.stages.graph_refusal)
+        if scene.render_graphs is not None:
+            lines["render_graph"] = scene.render_graphs.describe()
         return lines
-
-    def _graph_refusal(self) -> str | None:
-        """Why key frames are not made by CUDA graphs, None where they are."""
-        if not self._wants_graphs:
-            return "graphs were switched off"
-        refusal = self.stages.graph_refusal
-        if refusal is None and self.scene.graphs is not None:
-            refusal = self.scene.graphs.refusal
-        return refusal
 
     def push(self, image: np.ndarray | Surface, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
@@ -148,12 +135,11 @@ class Stream:
         scene, lifecycle, laps = self.scene, self.lifecycle, Laps(self.scene.settle)
         earlier, later = None if cut else lifecycle.newest, lifecycle.spare
         scene.load(image, timestamp, fresh=earlier is None)
-        if earlier is not None and scene.graphs is not None and self._graph_refusal() is None:
+        graphs, refusal = scene.push_graphs, self.stages.graph_refusal
+        if earlier is not None and graphs is not None and graphs.unused_because(refusal) is None:
             laps.note("preprocess")
             uses = *self.stages.engines.values(), scene.rgbd, earlier, later, lifecycle.spare_pair
-            name, stats = scene.graphs.push(
-                timestamp, uses, lambda: self.stages.run(scene, earlier, later, no_lap)
-            )
+            name, stats = graphs.push(timestamp, uses, lambda: self.stages.run(scene, earlier, later, no_lap))
             laps.note(name)
         else:
             laps.end("preprocess")
@@ -279,7 +265,7 @@ class Stream:
         self.stages.reserve()
         with _memory_explained(self.bundle):
             scene = self.scene.fork()
-        return Stream(self.bundle, self.stages, scene=scene, graphs=self._wants_graphs)
+        return Stream(self.bundle, self.stages, scene=scene, graphs=self._graphs_wanted)
 
     def close(self) -> None:
         """Release the engines, unless another stream shares them. Calling twice is harmless."""

@@ -150,7 +150,7 @@ class CudaScene:
         self._loaded = -1  # number of the key frame whose image was loaded last
         planes = [inputs.depth for inputs in self._inputs]
         self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
-        self.graphs = PushGraphs(device, self.life)
+        self.push_graphs = PushGraphs(device, self.life)
         self.render_graphs = RenderGraphs(device)
         # Two sets: `render` gives other views while the images of a batch are being taken.
         self._single, self._several = self._images(1), self._images(self._batch)

@@ -120,7 +120,7 @@ def test_kernels_and_copies_by_graphs(any_device: Device) -> None:
                 any_device.copy(target, incoming[name])
 
         how, found = graphs.push(float(number), (life.spare, life.spare_pair), stages)
-        assert how == ("capture" if number <= PHASES else "graph"), graphs.description
+        assert how == ("capture" if number <= PHASES else "graph"), graphs.describe()
         assert found == both.host.spawn(float(number), **arrays)
         both.compare([number - 0.3])
     assert len(graphs) == PHASES
@@ -169,7 +169,7 @@ class _broken_engine:
     """The last stage fails, also when started by a graph."""
 
     def __init__(self, stream: Stream) -> None:
-        self.engine, self.graphs = stream.stages.engines["deform"], stream.scene.graphs
+        self.engine, self.graphs = stream.stages.engines["deform"], stream.scene.push_graphs
 
     def __enter__(self) -> None:
         self.engine.broken = True  # type: ignore[attr-defined]
@@ -206,7 +206,7 @@ def test_other_engines_are_captured_anew(ours: Stream, device: OnCpuDevice) -> N
         ours.stages.engines["encode"] = InStream(ours.stages.engines["encode"].inner, device)  # type: ignore[attr-defined]
         names = [list(ours.push(picture(n), float(n)).latencies)[1] for n in range(8, 8 + 2 * PHASES)]
         assert names == ["capture"] * PHASES + ["graph"] * PHASES
-        assert len(ours.scene.graphs) == PHASES  # type: ignore[arg-type]
+        assert len(ours.scene.push_graphs) == PHASES  # type: ignore[arg-type]
 
 
 def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, device: OnCpuDevice) -> None:
@@ -228,9 +228,9 @@ def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, de
 
 
 def test_graphs_can_be_switched_off(ours: Stream, device: OnCpuDevice) -> None:
-    ours._wants_graphs = False  # as `open_stream(graphs=False)` does
-    with ours, ours.fork() as second:
-        for stream in (ours, second):
+    first = Stream(ours.bundle, ours.stages, scene=ours.scene, graphs=False)
+    with ours, first, first.fork() as second:
+        for stream in (first, second):
             for number in range(3):
                 assert "encode" in stream.push(picture(number), float(number)).latencies
             assert stream.description["graph"] == "no CUDA graph, stage by stage: graphs were switched off"
@@ -279,4 +279,4 @@ def test_forks_have_graphs_of_their_own(ours: Stream, bundle: Bundle) -> None:
             for each in (second, theirs):
                 each.push(picture(30 + number), float(number))
             check_same(second.render(), theirs.render())
-        assert len(second.scene.graphs) == len(ours.scene.graphs) == PHASES  # type: ignore[arg-type]
+        assert len(second.scene.push_graphs) == len(ours.scene.push_graphs) == PHASES  # type: ignore[arg-type]
