@@ -7,12 +7,13 @@ arrays of the scene, so that what is computed for a key frame serves both of its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import engines as backends
+from .array import Array, Shape
 from .bundle import StageVariant
 from .engines import Engine
-from .scene import KeyFrameArrays, PairArrays, Scene, Shape
+from .scene import KeyFrameArrays, PairArrays, Scene
 
 if TYPE_CHECKING:
     from .cuda.device import Device
@@ -113,7 +114,7 @@ class StageChain:
         lap("encode")
 
     def _deform(self, earlier: KeyFrameArrays, later: KeyFrameArrays, pair: PairArrays) -> None:
-        inputs: dict[str, Any] = {}
+        inputs: dict[str, Array] = {}
         for i, slot in enumerate((earlier, later)):
             inputs[f"tokens_{i}"] = slot.tokens
             inputs[f"features_{i}"] = slot.features

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..array import Array
 from ..bundle_schema import ModelConfig
 from ..errors import InputError
 from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
@@ -35,10 +36,10 @@ class DeviceKeyFrame:
     """Device arrays of one slot, float32: gaussians [1,G,9], tokens [1,N,D], features [1,G,F] and condition
     [1,M,C] or None."""
 
-    gaussians: Any
-    tokens: Any
-    features: Any
-    condition: Any
+    gaussians: Array
+    tokens: Array
+    features: Array
+    condition: Array | None
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class DeviceKeyFrameAt:
 class DevicePair:
     """Device arrays of a pair, float32: motion [2,G,3] and fade [2,G,2]."""
 
-    motion: Any
-    fade: Any
+    motion: Array
+    fade: Array
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ class DeviceLifecycle:
         background: Sequence[float] = (0.5, 0.5, 0.5),
         extent: Extent | None = None,
         outputs: Collection[Output] | None = None,
-        into: Mapping[Output, Any] | None = None,
+        into: Mapping[Output, Array] | None = None,
         start: Start | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..array import Array
 from ..errors import InputError
 from ..rasterizer import SIZE_MAX, Extent, RenderStats, View
 from . import layout
@@ -160,7 +161,7 @@ class CudaRasterizer:
             "tally": device.zeros((times, layout.TALLIES), np.uint64),
             "stats": device.zeros((times, layout.TALLIES), np.uint64),
         }
-        self._images: dict[str, Any] = {
+        self._images: dict[Output, Any] = {
             name: device.zeros(
                 (*plane, 3) if name in ("rgb", "bytes") else plane,
                 np.uint8 if name == "bytes" else np.float32,
@@ -230,7 +231,7 @@ class CudaRasterizer:
         rows: int,
         blend: str,
         *arguments: np.ndarray,
-        into: Mapping[Output, Any] | None = None,
+        into: Mapping[Output, Array] | None = None,
         start: Start | None = None,
         keep: object = None,
     ) -> DeviceImages:
@@ -273,7 +274,7 @@ class CudaRasterizer:
         self.device.launch(blend, (layout.tiles(self.height, self.width), 1, times), *arguments)
 
     def arguments(
-        self, outputs: Collection[Output] | None = None, into: Mapping[Output, Any] | None = None
+        self, outputs: Collection[Output] | None = None, into: Mapping[Output, Array] | None = None
     ) -> np.ndarray:
         """A copy of `params` that asks for certain images.
 
@@ -295,7 +296,7 @@ class CudaRasterizer:
             params[_FIELDS[name]] = self.device.address(array)
         return params
 
-    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> tuple[int, list[Any]]:
+    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> tuple[int, list[Array]]:
         """Puts the addresses of the Gaussians into the arguments; returns their number, and the arrays."""
         count, arrays = -1, []
         for name, width in (("means", 3), ("scales", 3), ("opacity", 0), ("rgb", 3), ("quats", 4)):
