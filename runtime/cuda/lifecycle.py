@@ -18,11 +18,11 @@ from ..array import Array
 from ..bundle_schema import ModelConfig
 from ..errors import InputError
 from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
-from ..rasterizer import Extent, View
+from ..rasterizer import Extent, View, extent_number
 from ..stage_tensors import GAUSSIAN_COLUMNS
 from . import layout
 from .device import Device
-from .rasterizer import CudaRasterizer, DeviceImages, Output, Start, check_background, extent_number
+from .rasterizer import CudaRasterizer, DeviceImages, Output, Start, raster_frames
 from .ring import Ring, Slot
 
 _IN_FLIGHT = 4  # intervals whose state and totals may be on their way
@@ -295,13 +295,10 @@ class DeviceLifecycle:
             )
         if views is not None and len(views) != len(times):
             raise InputError(f"{len(views)} views for {len(times)} times.", "Give one view per time.")
-        frames = np.zeros(len(times), layout.RASTER_FRAME)
-        for i, time in enumerate(times):
+        frames = raster_frames(len(times), views, background)
+        for frame, time in zip(frames, times, strict=True):
             t = self._ring.normalised(time)
-            view = View.canonical() if views is None else views[i]
-            frames[i]["dt"] = (t, t - 1.0)
-            frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
-        frames["background"] = check_background(background)
+            frame["dt"] = (t, t - 1.0)
         path = "canonical" if views is None else "general"
         params = rasterizer.arguments(outputs, into)
         params["count"] = rows

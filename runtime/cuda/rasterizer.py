@@ -19,7 +19,7 @@ import numpy as np
 
 from ..array import Array
 from ..errors import InputError
-from ..rasterizer import SIZE_MAX, Extent, RenderStats, View
+from ..rasterizer import SIZE_MAX, Extent, RenderStats, View, check_background, extent_number
 from . import layout
 from .device import Device
 from .ring import Ring, Slot
@@ -213,11 +213,7 @@ class CudaRasterizer:
         count = self.times if views is None else len(views)
         if not 1 <= count <= self.times:
             raise InputError(f"{count} views.", f"This rasterizer takes 1 to {self.times} in one launch.")
-        frames = np.zeros(count, layout.RASTER_FRAME)
-        for i in range(count):
-            view = View.canonical() if views is None else views[i]
-            frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
-        frames["background"] = check_background(background)
+        frames = raster_frames(count, views, background)
         params = self.params.copy()
         params["count"], arrays = self._bind(splats, params)
         path = "canonical" if views is None and splats.quats is None else "general"
@@ -323,27 +319,15 @@ class CudaRasterizer:
         return count, arrays
 
 
-def extent_number(extent: str) -> int:
-    """`Extent` of cuda/splat_project.h.
+def raster_frames(count: int, views: Sequence[View] | None, background: Sequence[float]) -> np.ndarray:
+    """`layout.RASTER_FRAME` [count] of the views, None being the canonical one; times are left at 0.
 
     Raises:
-        InputError: there is no such extent.
+        InputError: the background is no colour.
     """
-    if extent not in ("published", "full"):
-        raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
-    return int(extent == "full")
-
-
-def check_background(background: Sequence[float]) -> np.ndarray:
-    """Three finite numbers as float32.
-
-    Raises:
-        InputError: they are something else.
-    """
-    try:
-        colour = np.asarray(background, np.float32)
-    except (TypeError, ValueError):
-        colour = np.empty(0, np.float32)
-    if colour.shape != (3,) or not np.isfinite(colour).all():
-        raise InputError(f"Background {background!r} is not a colour.", "Pass three finite numbers.")
-    return colour
+    frames = np.zeros(count, layout.RASTER_FRAME)
+    for i in range(count):
+        view = View.canonical() if views is None else views[i]
+        frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
+    frames["background"] = check_background(background)
+    return frames
