@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.trt_api import cuda_device
 from ..errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from . import kernels, layout
+from .driver import cuda_device
 
 # cudaError_t and CUresult have the same numbers for these. In `LOST` is all after which the process must be
 # started again, by CUDA's own headers, and what is as bad.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bundle import Plan, StageVariant
+from ..cuda import driver
 from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
@@ -180,8 +181,8 @@ def _check_device(runtime: str, device: str) -> None:
         raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
 
 
-def _present_gpu() -> trt_api.Device:
-    gpu = trt_api.cuda_device()
+def _present_gpu() -> driver.DeviceInfo:
+    gpu = driver.cuda_device()
     if gpu is None:
         raise EngineError(
             "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
@@ -189,7 +190,7 @@ def _present_gpu() -> trt_api.Device:
     return gpu
 
 
-def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:
+def choose_plan(variant: StageVariant, runtime: str, version: str, device: driver.DeviceInfo) -> Plan:
     """The plan whose key fits this machine and whose file is whole.
 
     Raises:

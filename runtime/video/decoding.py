@@ -12,7 +12,7 @@ from typing import Any
 import av
 import av.error
 
-from ..engines.trt_api import cuda_device
+from ..cuda.driver import cuda_device
 from ..errors import InputError, VideoError
 
 DECODERS = ("software", "cuda")

@@ -23,12 +23,13 @@ from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
 from streamsplat_edge.export.plan_layers import PlanLayer, from_inspector, inspect
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.bundle_writing import store
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.tensorrt import choose_plan
 from streamsplat_edge.runtime.errors import BundleError, EngineError, OutputError
 
 OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
-GPU = trt_api.Device("RTX", "8.6", 1 << 30)
+GPU = driver.DeviceInfo("RTX", "8.6", 1 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert error.value.hint
 
     refuses("cannot build for compute capability 8.7", capabilities=("8.7",))
-    monkeypatch.setattr(trt_api, "cuda_device", lambda: None)
+    monkeypatch.setattr(driver, "cuda_device", lambda: None)
     refuses("no CUDA device here to build for", capabilities=())
     refuses("Version-compatible plans need a GPU", version_compatible=True)
     monkeypatch.setattr(trt_api, "supported_capabilities", lambda _: {})
