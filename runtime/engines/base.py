@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...machine import usable_cores
 from ..bundle import StageVariant, TensorSpec
 from ..errors import EngineError, InputError
 from ..onnx_references import check_self_contained
@@ -196,4 +196,4 @@ def thread_count(threads: int) -> int:
     """
     if threads < 0:
         raise EngineError(f"threads is {threads}.", "Use 0 (all cores) or a positive number.")
-    return threads or len(os.sched_getaffinity(0))
+    return threads or usable_cores()
