@@ -60,9 +60,15 @@ class RasterizerCpu {
   };
 
   void reserve(std::int64_t count);
+
+  // The phases above, in order. Those from `scatter` on handle the tiles [first, last) of a band; `begin_band` ends it
+  // where its lists would not fit the budget any more, returns `last`, and turns counts into write positions.
   void project(const SplatInput& splats, const ViewInput* view, Extent extent, RasterStats& stats);
   void sort();
-  void bin_and_blend(bool canonical, const float background[3], const RenderTarget& target);
+  void count_tiles();
+  int begin_band(int first);
+  void scatter(int first, int last);
+  void blend(int first, int last, bool canonical, const float background[3], const RenderTarget& target);
 
   int height_, width_, tiles_x_, tiles_y_;
   int threads_;
