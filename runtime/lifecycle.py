@@ -15,7 +15,6 @@ import math
 import numpy as np
 
 from .bundle_schema import ModelConfig
-from .errors import InputError
 from .interval import IntervalEvaluator
 from .key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
 from .rasterizer import Splats
@@ -53,7 +52,7 @@ class PairBuffers:
 class Lifecycle:
     """Slots, motion and time evaluation. Not thread-safe.
 
-    Fill `spare` (and `spare_pair`, where `newest` exists) and then `spawn`; or pass arrays to `spawn`.
+    Fill `spare` (and `spare_pair`, where `newest` exists), then `spawn`.
     """
 
     def __init__(
@@ -117,40 +116,18 @@ class Lifecycle:
             np.add(self._offsets, slot.index * count, out=self._ids[i * count : (i + 1) * count])
         return self._ids[: len(living) * count]
 
-    def spawn(
-        self,
-        time: float,
-        *,
-        gaussians: np.ndarray | None = None,
-        motion: np.ndarray | None = None,
-        fade: np.ndarray | None = None,
-        cut: bool = False,
-    ) -> LifecycleStats:
+    def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats:
         """Make the spare slot the newest key frame and retire the oldest where two are alive already.
 
         Args:
             time: seconds, later than the newest key frame alive.
-            gaussians, motion, fade: copied into the spare buffers; omitted when those were filled in place.
             cut: retire everything first; the key frame then stands alone.
 
         Raises:
-            InputError: the time is not finite or not later, or an array has another shape. Nothing has
-                changed then.
+            InputError: the time is not finite or not later. Nothing has changed then.
         """
         self.check_time(time)
-        slot, pair = self.spare, self.spare_pair
-        for name, target, source in (
-            ("gaussians", slot.gaussians, gaussians),
-            ("motion", pair.motion, motion),
-            ("fade", pair.fade, fade),
-        ):
-            if source is None:
-                continue
-            if target.shape[0] == 1 and source.ndim == target.ndim - 1:
-                source = source[None]  # [G,9] without the batch axis
-            if source.shape != target.shape:
-                raise InputError(f"{name} has shape {source.shape}, {target.shape} is needed.")
-            np.copyto(target, source)
+        slot = self.spare
         slot.index, slot.time = self._ring.key_frames, time
         self._ring.spawn(time, cut=cut)
         self._evaluated = math.nan

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import build_fake_bundle, numpy_deform, numpy_encode
+from spawning import spawn
 
 import streamsplat_edge
 from streamsplat_edge.runtime.bundle import Bundle
@@ -49,10 +50,10 @@ def reference(bundle: Bundle, images: list[np.ndarray], times: list[float], at: 
     model = bundle.model
     frames = [numpy_encode(rgbd(image), model) for image in images]
     lifecycle = Lifecycle(model)
-    lifecycle.spawn(times[0], gaussians=frames[0]["gaussians"])
+    spawn(lifecycle, times[0], gaussians=frames[0]["gaussians"])
     for k in range(1, len(frames)):
         moved = numpy_deform(frames[k - 1]["features"], frames[k]["features"])
-        lifecycle.spawn(times[k], gaussians=frames[k]["gaussians"], **moved)
+        spawn(lifecycle, times[k], gaussians=frames[k]["gaussians"], **moved)
     buffers = Rasterizer(HEIGHT, WIDTH, threads=1).render(lifecycle.at(at), background=model.background)
     return buffers.rgb
 

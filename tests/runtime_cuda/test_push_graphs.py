@@ -14,6 +14,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from kernel_rasterizer import to_device
 from on_cpu_device import OnCpuDevice
+from spawning import spawn
 from test_cuda_stream import check_same, on_device, picture
 from test_device_lifecycle import Both, key_frame
 
@@ -121,7 +122,7 @@ def test_kernels_and_copies_by_graphs(any_device: Device) -> None:
 
         how, found = graphs.push(float(number), (life.spare, life.spare_pair), stages)
         assert how == ("capture" if number <= PHASES else "graph"), graphs.describe()
-        assert found == both.host.spawn(float(number), **arrays)
+        assert found == spawn(both.host, float(number), **arrays)
         both.compare([number - 0.3])
     assert len(graphs) == PHASES
 
