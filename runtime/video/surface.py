@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import VideoError
 from .frames import (
+    FULL_RANGE,
     Converter,
     Orientation,
     VideoFrame,
@@ -30,7 +31,6 @@ from .frames import (
 # Two planes, luma and interleaved chroma of 4:2:0: bytes of a sample, which has the value in its upper bits.
 _SAMPLE_BYTES = {"nv12": 1, "p010le": 2, "p016le": 2}
 _ON_GPU = "cuda"  # pixel format of a frame in CUDA's memory
-_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 class Plane:
@@ -78,7 +78,7 @@ class Surface:
         self._matrix = display_matrix(frame)
         self.turn: Orientation = orientation(self._matrix)
         self.space = source_space(frame)
-        self.full_range = int(frame.color_range) == _FULL_RANGE
+        self.full_range = int(frame.color_range) == FULL_RANGE
 
     @property
     def planes(self) -> Sequence[Plane]:
