@@ -32,7 +32,7 @@ Start = Callable[[tuple[Hashable, ...], Callable[[], None]], None]
 TIMES_MAX = 64
 """Most images of one launch."""
 
-SLOTS = 1024
+SLOTS_PER_TILE = 1024
 """Keys that a tile keeps by default; a tile with more is rendered all the same, more slowly."""
 
 _IN_FLIGHT = 4  # frames whose arguments and counts may be on their way
@@ -134,7 +134,7 @@ class CudaRasterizer:
         capacity: int,
         *,
         times: int = 1,
-        slots: int = SLOTS,
+        slots: int = SLOTS_PER_TILE,
         extent: Extent = "published",
         outputs: Sequence[Output] = ("rgb", "depth", "expected_depth", "alpha"),
     ) -> None:
@@ -186,12 +186,6 @@ class CudaRasterizer:
         return _Staging(
             pinned((self.times,), layout.RASTER_FRAME), pinned((self.times, layout.TALLIES), np.uint64)
         )
-
-    @property
-    def bytes(self) -> int:
-        """Device memory of the buffers."""
-        arrays = [*self._buffers.values(), *(a for a in self._images.values() if a is not None)]
-        return sum(int(a.nbytes) for a in arrays)
 
     def render(
         self,

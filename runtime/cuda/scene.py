@@ -73,7 +73,7 @@ class _Inputs:
             self._targets.append((preparers.setdefault(size, Preparer(device, size)), planes))
         self._pixels = model.height * model.width
         self._staging: tuple[Array, np.ndarray] | None = None
-        self._held: DevicePicture | None = None
+        self._held: DevicePicture | None = None  # from being freed while the device reads it
 
     def load(self, image: np.ndarray | Surface) -> None:
         """The device has done with what was loaded here before."""
