@@ -3,7 +3,6 @@
 #include <math.h>
 
 #include <algorithm>
-#include <cstring>
 
 namespace streamsplat {
 namespace {
@@ -54,13 +53,6 @@ TileRect tiles_of(const Splat& splat) {
   const auto begin = [](int pixel) { return static_cast<std::int16_t>(pixel / kTile); };
   const auto end = [](int pixel) { return static_cast<std::int16_t>((pixel + kTile - 1) / kTile); };
   return {begin(splat.box_x0), begin(splat.box_y0), end(splat.box_x1), end(splat.box_y1)};
-}
-
-// Positive floats order like their bits; equal depths by index.
-std::uint64_t depth_key(float depth, std::uint64_t index) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &depth, sizeof bits);
-  return (std::uint64_t{bits} << 32) | index;
 }
 
 }  // namespace
@@ -189,7 +181,7 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
         store(batch, j, splats.rgb + 3 * i, &splats_[i]);
         const TileRect rect = rects_[i] = tiles_of(splats_[i]);
         local.binned_pairs += std::int64_t{rect.x1 - rect.x0} * (rect.y1 - rect.y0);
-        *key++ = depth_key(splats_[i].depth, i);
+        *key++ = depth_key(splats_[i].depth, static_cast<std::uint32_t>(i));
       }
     }
     blocks_[static_cast<std::size_t>(task)] = {key - (keys_.data() + begin), local};

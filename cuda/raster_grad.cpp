@@ -193,9 +193,7 @@ void bin(int b, GradState* state) {
   for (int i = 0; i < state->count; ++i) {
     const Splat& s = splats[i];
     if (s.box_x0 == s.box_x1) continue;
-    std::uint32_t depth_bits;  // positive floats order like their bits
-    std::memcpy(&depth_bits, &s.depth, sizeof depth_bits);
-    const std::uint64_t entry = std::uint64_t{depth_bits} << 32 | static_cast<std::uint32_t>(i);
+    const std::uint64_t entry = depth_key(s.depth, static_cast<std::uint32_t>(i));
     each_block(s, [&](int block) { entries[cursor[block]++] = entry; });
   }
 }
