@@ -173,7 +173,7 @@ def test_what_is_refused_first(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
         open_stream(bundle, engine="openvino", device="cuda")
     with pytest.raises(EngineError, match=r"runs on a GPU, not on 'cpu'"):
         engines.require("tensorrt", "cpu")
-    with pytest.raises(EngineError, match="not available"):
+    with pytest.raises(EngineError, match="no engine 'abacus'"):
         engines.require("abacus", "cuda")
     monkeypatch.setattr(onnxruntime, "_provider", lambda *_: "CUDAExecutionProvider")
     monkeypatch.setattr(cupy_device, "_import_cupy", _no_cupy)
