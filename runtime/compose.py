@@ -163,7 +163,7 @@ class Moment:
 
     @property
     def angles(self) -> str:
-        """Of the novel view, to be written beside it."""
+        """Yaw and pitch of the novel view as text, to be written beside it."""
         return f"{self.yaw:+.1f}°" + (f" {self.pitch:+.1f}°" if self.pitch else "")
 
 
@@ -187,6 +187,7 @@ class MomentKeeper:
         return seen % self._stride[key] == 0
 
     def add(self, moment: Moment) -> None:
+        """Keep a moment that `wants` asked for; where that is too many, every other one goes."""
         kept = self._kept[moment.key]
         kept.append(moment)
         if len(kept) > self._capacity:

@@ -35,14 +35,14 @@ class LifecycleStats:
 
 
 class KeyFrameRing:
-    """Not thread-safe.
+    """Numbers and times of the key frames alive, and which slots they are in. Not thread-safe.
 
     Args:
         gaussians: per key frame.
 
     Attributes:
         key_frames: spawned so far; the next one's number. alive: key frames alive, 0 to 2.
-        spare: slot that the next key frame is written into. spare_pair: buffers of motion and fade likewise.
+        spare: slot that the next key frame is written into.
     """
 
     def __init__(self, gaussians: int) -> None:
@@ -58,6 +58,7 @@ class KeyFrameRing:
 
     @property
     def spare_pair(self) -> int:
+        """Buffers of motion and fade that the next key frame's pair is written into."""
         return self.key_frames % PAIRS
 
     @property
@@ -93,6 +94,7 @@ class KeyFrameRing:
 
     @property
     def stats(self) -> LifecycleStats:
+        """Counts after the latest key frame."""
         count = self.gaussians
         return LifecycleStats(
             key_frame=self.key_frames - 1,

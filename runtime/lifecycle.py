@@ -50,7 +50,7 @@ class PairBuffers:
 
 
 class Lifecycle:
-    """Slots, motion and time evaluation. Not thread-safe.
+    """The key frames alive on the host, and their Gaussians at any time in between. Not thread-safe.
 
     Fill `spare` (and `spare_pair`, where `newest` exists), then `spawn`.
     """
@@ -102,6 +102,7 @@ class Lifecycle:
 
     @property
     def stats(self) -> LifecycleStats:
+        """Counts after the latest key frame."""
         return self._ring.stats
 
     @property

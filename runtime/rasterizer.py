@@ -90,6 +90,7 @@ class RenderStats:
 
     @property
     def culled(self) -> int:
+        """Gaussians culled, for all reasons together."""
         return self.culled_invalid + self.culled_behind + self.culled_transparent + self.culled_outside
 
 
@@ -113,6 +114,8 @@ class RenderBuffers:
 
     @classmethod
     def allocate(cls, height: int, width: int) -> RenderBuffers:
+        """Zeroed images of this size in pixels."""
+
         def plane() -> Float32:
             return np.zeros((height, width), np.float32)
 

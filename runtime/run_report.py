@@ -46,6 +46,7 @@ class RunReport:
     latencies_ms: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The totals by name, as `--stats` writes them."""
         return dict(vars(self))
 
     def add_push(self, stats: PushStats) -> None:

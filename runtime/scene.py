@@ -95,6 +95,7 @@ class Planes:
     alpha: np.ndarray
 
     def copy(self) -> Planes:
+        """The same in arrays of their own."""
         return Planes(self.depth.copy(), self.expected_depth.copy(), self.alpha.copy())
 
 
@@ -117,7 +118,7 @@ class Image:
 
 
 class Scene(Protocol):
-    """Not thread-safe.
+    """Inputs of the stages, lifecycle and rasterizer of one stream, on one device. Not thread-safe.
 
     Attributes:
         life: the lifecycle. rgbd: [1,4,H,W], the input of `encode`. depth: its fourth channel [1,1,H,W].
@@ -238,6 +239,7 @@ class ModelInputs:
         self._resizers += [(Resizer(*planes.shape[2:]), planes) for planes in self.own.values()]
 
     def load(self, image: np.ndarray) -> None:
+        """Resize an image (uint8 RGB [h, w, 3], C-contiguous) into all of them."""
         for resizer, planes in self._resizers:
             resizer.into(image, planes[0])
 

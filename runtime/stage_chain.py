@@ -69,7 +69,7 @@ class StageChain:
 
     @property
     def shapes(self) -> tuple[dict[str, Shape], Shape | None]:
-        """See `shapes`."""
+        """What a scene must know of these stages, see `shapes` below."""
         return shapes(self.engines)
 
     @property

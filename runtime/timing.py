@@ -105,6 +105,7 @@ class LatencyRecorder:
 
     @property
     def stages(self) -> tuple[str, ...]:
+        """Names that were recorded, in the order of their first samples."""
         return tuple(self._samples)
 
     def samples(self, stage: str) -> np.ndarray:

@@ -92,7 +92,7 @@ class CupyDevice:
 
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:
-        """Turns errors of CUDA into `EngineError`; `what` is said of what failed."""
+        """Turns errors of CUDA into `EngineError`; `what` completes "CUDA failed while ..."."""
         cuda = self.cupy.cuda
         try:
             yield

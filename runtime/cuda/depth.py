@@ -16,7 +16,7 @@ _IN_FLIGHT = 2  # key frames whose moment may be on its way
 
 
 class DeviceDepthRange:
-    """Scales a plane of depth in place. Not thread-safe.
+    """Scales inverse depth to [0, 1] in place, by a range that runs with the stream. Not thread-safe.
 
     The range after a key frame lies beside that of the key frame before, so that a key frame which fails
     changes nothing: the next one reads the same range again.

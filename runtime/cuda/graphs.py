@@ -10,7 +10,8 @@ from .device import Device
 
 
 class Graphs:
-    """Graphs of one kind of work, by what is baked into them. Not thread-safe.
+    """CUDA graphs of one kind of work, looked up by the addresses and sizes that are fixed in them. Not
+    thread-safe.
 
     Attributes:
         wanted: False starts everything one by one.
@@ -56,7 +57,7 @@ class Graphs:
 
 
 class RenderGraphs(Graphs):
-    """Rendering the images of an interval: both kernels of the rasterizer and the downloads.
+    """Graphs that render the images of an interval: both kernels of the rasterizer and the downloads.
 
     Times, views and background lie in device memory and change freely. What a launch has in itself is the
     key: the number of images, which of them are wanted and where they go, which pair of key frames. Tiles

@@ -74,7 +74,7 @@ class IntervalTotals:
 
 
 class DeviceLifecycle:
-    """Slots, motion and fade on a device. Not thread-safe.
+    """The key frames alive on a device, and their Gaussians at any time in between. Not thread-safe.
 
     Raises:
         EngineError: the device has not enough memory.
@@ -170,6 +170,7 @@ class DeviceLifecycle:
 
     @property
     def stats(self) -> LifecycleStats:
+        """Counts after the latest key frame; known to the host without asking the device."""
         return self._ring.stats
 
     @property
@@ -217,13 +218,13 @@ class DeviceLifecycle:
             self.device.copy(self._lists["state"][pair : pair + 1], state)
 
     def enqueue(self) -> None:
-        """The two kernels that list what can be seen in the prepared interval, and nothing else."""
+        """Start the two kernels that list what can be seen in the prepared interval, and nothing else."""
         params = self._params[self._ring.spare_pair]
         self.device.launch("lifecycle_judge", (self._blocks, 1, 1), params)
         self.device.launch("lifecycle_compact", (self._blocks, 1, 1), params)
 
     def commit(self, time: float, *, cut: bool = False) -> LifecycleStats:
-        """The prepared interval is the current one from now on."""
+        """Make the prepared interval the current one, and fetch its counts."""
         self._ring.spawn(time, cut=cut)
         pair = self._ring.pair
         with self._totals.use() as slot:

@@ -35,14 +35,14 @@ class DevicePicture:
 
 
 def rgb_picture(device: Device, pixels: Array, size: Size) -> DevicePicture:
-    """Of packed RGB8 in a device array."""
+    """A picture of packed RGB8 (uint8 [h, w, 3]) in a device array."""
     params = _params(size, Orientation())
     params["pitch"], params["pixels"] = 3 * size[1], device.address(pixels)
     return DevicePicture("prepare_rgb", size, params, (pixels,))
 
 
 def surface_picture(device: Device, surface: Surface) -> DevicePicture:
-    """Of what a decoder on this device left there. What the decoder has started is waited for, on the device.
+    """A picture that a decoder left on this device. The device, not the host, waits until it is decoded.
 
     Raises:
         InputError: it is on another device.
@@ -91,7 +91,7 @@ def colour_matrix(space: int, *, full_range: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Tables:
-    """On the device, for pictures of one size."""
+    """Resampling tables on the device, for pictures of one size."""
 
     source: Size
     arrays: tuple[Array, ...]  # spans down, spans across, weights down, weights across
@@ -153,7 +153,7 @@ def _taps(table: Table) -> int:
 
 
 class Fetcher:
-    """Pictures at one size on the host. Not thread-safe.
+    """Brings pictures to the host, resized on the device. Not thread-safe.
 
     Args: as of `Preparer`.
     """

@@ -28,7 +28,7 @@ class _Graph:
 
 
 class PushGraphs(Graphs):
-    """See `Graphs`; the keys are phases of the lifecycle."""
+    """Graphs that make a key frame and its pair; looked up by the phase of the lifecycle."""
 
     _each = f"of {SLOTS * PAIRS} positions of the ring"
     _otherwise = "stage by stage"

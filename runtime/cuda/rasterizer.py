@@ -59,7 +59,7 @@ class DeviceSplats:
 
 @dataclass(frozen=True)
 class _Staging:
-    """Pinned memory of one frame."""
+    """Pinned memory for the arguments and the counts of one launch."""
 
     frames: np.ndarray
     stats: np.ndarray
@@ -258,7 +258,7 @@ class CudaRasterizer:
     def enqueue(
         self, project: str, rows: int, blend: str, *arguments: np.ndarray, times: int | None = None
     ) -> None:
-        """The two kernels and nothing else: what a graph captures. `times`: None is all of them."""
+        """Start the two kernels and nothing else: what a graph captures. `times`: images; None is all."""
         times = self.times if times is None else times
         self.device.launch(project, (layout.blocks(rows), 1, times), *arguments)
         self.device.launch(blend, (layout.tiles(self.height, self.width), 1, times), *arguments)

@@ -49,7 +49,7 @@ class Engine(ABC):
         """Run the stage, reading `inputs` and overwriting `outputs` in place."""
 
     def reserve(self, callers: int) -> None:  # noqa: B027 - not every engine keeps anything
-        """So many callers with buffers of their own are going to call."""
+        """Prepare for so many callers of `run`, each with buffers of its own."""
 
     def close(self) -> None:  # noqa: B027
         """Release the engine. Calling twice is harmless."""

@@ -194,7 +194,7 @@ def choose_plan(variant: StageVariant, runtime: str, version: str, device: drive
     """The plan whose key fits this machine and whose file is whole.
 
     Raises:
-        EngineError: none; what differs is named, and the command that builds one.
+        EngineError: no plan does; the message says what differs, the hint which command builds one.
     """
     rebuild = _rebuild(variant, runtime)
     reasons = []

@@ -24,7 +24,7 @@ _JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stre
 
 
 def open_container(uri: str, accelerator: Any) -> Any:
-    """A file, opened by libav.
+    """Open a file with libav.
 
     Args:
         accelerator: see `decoding.acceleration`.

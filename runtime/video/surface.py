@@ -82,6 +82,7 @@ class Surface:
 
     @property
     def planes(self) -> Sequence[Plane]:
+        """Luma [h, w], and chroma of half that size (rounded up) with U and V in turn."""
         return [Plane(plane) for plane in self._frame.planes]
 
     @property
@@ -117,7 +118,7 @@ Picture = npt.NDArray[np.uint8] | Surface
 
 
 def taken(frame: Any, converter: Converter) -> Picture:
-    """What a decoder gave, where it gave it: on the host as `frames.to_rgb`.
+    """The picture that a decoder gave, in the memory where it gave it: on the host as `frames.to_rgb`.
 
     Raises:
         VideoError: see `Surface`.
@@ -126,7 +127,7 @@ def taken(frame: Any, converter: Converter) -> Picture:
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
-    """Height and width, upright."""
+    """Height and width of the upright picture."""
     if isinstance(picture, Surface):
         return picture.size
     height, width = picture.shape[:2]
@@ -134,7 +135,7 @@ def picture_size(picture: Picture) -> tuple[int, int]:
 
 
 def picture_of(frame: DecodedFrame) -> Picture:
-    """Without fetching what is on a GPU."""
+    """The picture of a frame, without a download of one that is on a GPU."""
     return frame.surface if isinstance(frame, SurfaceFrame) else frame.image
 
 

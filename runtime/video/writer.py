@@ -257,6 +257,8 @@ class FolderWriter:
             raise
 
     def close(self) -> None:
+        """Gives the folder its name; OutputError, nothing left, if a byte was not stored. Without a frame
+        there is no folder."""
         if not self._open:
             return
         if self.frames == 0:
