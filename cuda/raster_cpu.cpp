@@ -35,7 +35,6 @@ RasterizerCpu::RasterizerCpu(int height, int width, int threads, SimdLevel level
       tiles_x_((width + kTile - 1) / kTile),
       tiles_y_((height + kTile - 1) / kTile),
       threads_(ThreadPool::shared(threads).threads()),
-      level_(level == SimdLevel::kAuto ? simd_best() : level),
       kernels_(&simd_kernels(level)) {
   grow(tile_begin_, static_cast<std::size_t>(tiles_x_) * static_cast<std::size_t>(tiles_y_) + 1);
 }

@@ -44,11 +44,6 @@ class RasterizerCpu {
   // threads 0 = all cores. The level must be supported by this CPU (see simd_supported).
   RasterizerCpu(int height, int width, int threads, SimdLevel level);
 
-  int height() const { return height_; }
-  int width() const { return width_; }
-  int threads() const { return threads_; }
-  SimdLevel level() const { return level_; }
-
   // view null = canonical. Serialised by a mutex; throws std::bad_alloc only. Buffers grow to the largest call seen.
   RasterStats render(const SplatInput& splats, const ViewInput* view, const float background[3], Extent extent,
                      const RenderTarget& target);
@@ -72,7 +67,6 @@ class RasterizerCpu {
 
   int height_, width_, tiles_x_, tiles_y_;
   int threads_;
-  SimdLevel level_;
   const SimdKernels* kernels_;
   ThreadPool* pool_ = nullptr;  // looked up anew by every render: it differs in a forked child
   std::mutex mutex_;

@@ -13,6 +13,7 @@
 #ifndef STREAMSPLAT_RASTER_CPU_BLEND_H_
 #define STREAMSPLAT_RASTER_CPU_BLEND_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
