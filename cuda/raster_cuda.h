@@ -1,9 +1,9 @@
 // CUDA rasterizer for inference: published semantics (REFERENCE.md section 3), several time stamps in one launch.
 //
 // A frame is two kernels, and blockIdx.z is the time stamp in both:
-//   1. project   a thread per Gaussian: evaluate it at its time, cull and count, 2-D covariance, support box; append
-//   its
-//                key (depth bits << 32 | row) to the slots of every tile that its box touches, by an atomic counter
+//   1. project   a thread per Gaussian: evaluate it at its time, cull and count, 2-D covariance, support box; its key
+//                (depth bits << 32 | row) goes to the slots of every tile that its box touches, by an atomic counter,
+//                which those of a warp that touch the same tile share
 //   2. blend     a block per tile, a thread per pixel: sort the tile's keys in registers and shared memory, then front
 //                to back through batches of Gaussians whose exponentials are tabulated per column and row, stopping
 //                when the tile is saturated; reset the counter; the first tile publishes the counts of its time stamp
@@ -36,8 +36,14 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kThreads = kTile * kTile;
 static_assert(kThreads % kWarp == 0 && kThreads <= 1024, "whole warps, within the limit of every GPU");
 
-// Blocks per multiprocessor that the compiler keeps registers free for: 64 registers per thread.
+// Blocks per multiprocessor that the compiler keeps registers free for: 64 per thread, and 48 in blend. Five blocks
+// take the 576 tiles of 512x288 at once on 132 multiprocessors; with four, 48 tiles would run after the others, alone.
 constexpr int kBlocksPerSm = 4;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlendBlocksPerSm = 4;  // SM 7.5 has room for 1024 threads
+#else
+constexpr int kBlendBlocksPerSm = 5;
+#endif
 static_assert(kBlocksPerSm * kThreads <= 1024, "SM 7.5 has room for 1024 threads");
 
 // A warp takes a patch of 8x4 pixels: a small Gaussian then misses more warps of its tile than it would miss strips.
@@ -47,8 +53,8 @@ static_assert(kPatchWidth * kPatchHeight == kWarp && kTile % kPatchWidth == 0 &&
               "patches of a warp tile the tile");
 
 // Keys that are sorted at a time: up to 4 per thread in registers, 8 KB of shared memory. With the tables below a block
-// takes 20,000 bytes, so that shared memory leaves room for the four blocks that registers allow, where an SM has 100
-// KB (8.6, 8.9) or more; the 64 KB of SM 7.5 hold three.
+// takes 17.1 KB, so that shared memory leaves room for the blocks that registers allow, where an SM has 100 KB (8.6,
+// 8.9) or more; the 64 KB of SM 7.5 hold three.
 constexpr int kSortCapacity = 1024;
 static_assert(kSortCapacity >= kThreads && kSortCapacity % kThreads == 0 && (kSortCapacity & (kSortCapacity - 1)) == 0,
               "a power of two of whole rounds of threads");

@@ -52,24 +52,48 @@ SS_HD Fate project_one(const RasterParams& p, const RasterFrame& frame, const Sp
   return Fate::kVisible;
 }
 
-// Appends the key to every tile of the box and returns how many those are. `overflowing` counts the tiles whose slots
-// were full for the first time.
+// Appends the keys of a warp to the tiles of their boxes; returns how many tiles the thread's box touches.
+// `overflowing` counts the tiles whose slots were full for the first time. All threads of the warp call it.
+//
+// Neighbouring rows are neighbours in the image, so most lanes of a warp append to a few tiles: those of one tile take
+// their slots by one atomic. A round starts all its atomics before it needs the answer of one.
 __device__ inline int append(const RasterParams& p, int time, const CudaSplat& s, uint32_t row, int* overflowing) {
-  if (s.box_x0 == s.box_x1) return 0;
-  const int across = tiles_across(p);
-  const int x0 = s.box_x0 / kTile, x1 = (s.box_x1 - 1) / kTile + 1;
-  const int y0 = s.box_y0 / kTile, y1 = (s.box_y1 - 1) / kTile + 1;
+  constexpr int kRound = 4;  // most small Gaussians touch 2x2 tiles at most
+  const unsigned lane = threadIdx.x % kWarp;
+  const bool any = s.box_x0 < s.box_x1;
+  const int x0 = s.box_x0 / kTile, y0 = s.box_y0 / kTile;
+  const int columns = any ? (s.box_x1 - 1) / kTile + 1 - x0 : 0, rows = any ? (s.box_y1 - 1) / kTile + 1 - y0 : 0;
+  const int tiles = columns * rows, across = tiles_across(p);
   const int64_t first = int64_t{time} * across * tiles_down(p);
   const Word key = sort_key(s.depth, row);
   const uint32_t slots = static_cast<uint32_t>(p.slots);
-  for (int y = y0; y < y1; ++y)
-    for (int x = x0; x < x1; ++x) {
-      const int64_t tile = first + y * across + x;
-      const uint32_t at = atomicAdd(&p.filled[tile], 1u);
-      if (at < slots) p.keys[tile * slots + at] = key;
+  int column = 0, next = y0 * across + x0;  // tile of the image
+#pragma unroll 1
+  for (int done = 0; __any_sync(kAllLanes, done < tiles); done += kRound) {
+    int tile[kRound];
+    unsigned sharing[kRound];
+    uint32_t begin[kRound];
+#pragma unroll
+    for (int k = 0; k < kRound; ++k) {
+      tile[k] = done + k < tiles ? next : -1;
+      const bool wraps = ++column == columns;
+      next += wraps ? across - columns + 1 : 1;
+      column = wraps ? 0 : column;
+      sharing[k] = __match_any_sync(kAllLanes, tile[k]);
+      begin[k] = 0;
+      if (tile[k] >= 0 && (sharing[k] & ((1u << lane) - 1u)) == 0)
+        begin[k] = atomicAdd(&p.filled[first + tile[k]], static_cast<uint32_t>(__popc(sharing[k])));
+    }
+#pragma unroll
+    for (int k = 0; k < kRound; ++k) {
+      const uint32_t before = static_cast<uint32_t>(__popc(sharing[k] & ((1u << lane) - 1u)));
+      const uint32_t at = __shfl_sync(kAllLanes, begin[k], __ffs(static_cast<int>(sharing[k])) - 1) + before;
+      if (tile[k] < 0) continue;
+      if (at < slots) p.keys[(first + tile[k]) * slots + at] = key;
       *overflowing += at == slots;
     }
-  return (x1 - x0) * (y1 - y0);
+  }
+  return tiles;
 }
 
 // Counts of a block, then of the time stamp. Sums of integers: their order does not matter.
@@ -94,12 +118,12 @@ __device__ inline void project_and_append(const RasterParams& p, const RasterFra
   __syncthreads();
   Fate fate = Fate::kInvalid;
   int pairs = 0, binned = 0, overflowing = 0;
+  CudaSplat s{};
   if (present) {
-    CudaSplat s{};
     fate = project_one<kCanonical>(p, frame, in, i, &s, &pairs);
     p.splats[int64_t{time} * p.count + row] = s;
-    binned = append(p, time, s, static_cast<uint32_t>(row), &overflowing);
   }
+  binned = append(p, time, s, static_cast<uint32_t>(row), &overflowing);
   tally_one(block_tally, present, fate, pairs, binned, overflowing);
   __syncthreads();
   if (thread < kTallies && block_tally[thread] != 0)

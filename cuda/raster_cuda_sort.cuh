@@ -11,67 +11,67 @@ constexpr Word kNoKey = ~Word{0};  // above every key: depths are finite
 SS_HD Word smaller_key(Word a, Word b) { return a < b ? a : b; }
 SS_HD Word larger_key(Word a, Word b) { return a < b ? b : a; }
 
-// Element e of the network is number e / kThreads of thread e % kThreads. `size` is the length of the runs that are
-// merged: those with the bit set are sorted downwards.
-template <int kPerThread, int kApart>
-SS_HD void exchange_within_thread(Word (&key)[kPerThread], int thread, int size) {
-#pragma unroll
-  for (int k = 0; k < kPerThread; ++k) {
-    if ((k & kApart) != 0 || k + kApart >= kPerThread) continue;
-    const bool upwards = ((k * kThreads + thread) & size) == 0;
-    const Word low = smaller_key(key[k], key[k + kApart]), high = larger_key(key[k], key[k + kApart]);
-    key[k] = upwards ? low : high;
-    key[k + kApart] = upwards ? high : low;
-  }
+// Puts two keys in order. Equal ones are kNoKey, whose places do not matter.
+SS_HD void exchange(Word* first, Word* second, bool upwards) {
+  if ((*first > *second) != upwards) return;
+  const Word kept = *first;
+  *first = *second;
+  *second = kept;
 }
 
-// Keeps the smaller or the larger of an element and its partner `apart` elements away.
-SS_HD Word keep_of_pair(Word own, Word other, int element, int apart, int size) {
-  const bool lower = (element & apart) == 0, upwards = (element & size) == 0;
-  return lower == upwards ? smaller_key(own, other) : larger_key(own, other);
+// What a thread keeps of its key and its partner's, who keeps the other one.
+SS_HD Word keep_of_pair(Word own, Word other, bool keeps_smaller) {
+  return (other < own) == keeps_smaller ? other : own;
 }
 
-// Sorts kPerThread * kThreads keys of shared memory upwards. Partners in the same thread are exchanged in registers, in
-// the same warp by shuffles, and only those of other warps through shared memory: 12 of the 55 steps for 1024 keys.
-// Called by all threads after a barrier; the result is complete after the next one.
+// Sorts kPerThread * kThreads keys of shared memory upwards. Called by all threads after a barrier; the result is
+// complete after the next one.
+//
+// A thread holds neighbouring keys, so that most exchanges are within a thread, in registers, or within a warp, by
+// shuffles; only those with other warps take shared memory: 6 of the 55 steps for 1024 keys.
 template <int kPerThread>
 __device__ inline void sort_keys(Word* shared) {
   const int thread = static_cast<int>(threadIdx.x);
   Word key[kPerThread];
 #pragma unroll
-  for (int k = 0; k < kPerThread; ++k) key[k] = shared[k * kThreads + thread];
+  for (int k = 0; k < kPerThread; ++k) key[k] = shared[k * kThreads + thread];  // any order: they are not sorted yet
+  if (kPerThread > 2) {
+    exchange(&key[0], &key[1], true);
+    exchange(&key[kPerThread - 2], &key[kPerThread - 1], false);
+  }
+  // Runs of so many threads' keys, each pair of them sorted in opposite directions, are merged.
 #pragma unroll 1
-  for (int size = 2; size <= kPerThread * kThreads; size *= 2) {
+  for (int run = 1; run <= kThreads; run <<= 1) {
+    const bool upwards = (thread & run) == 0;
 #pragma unroll 1
-    for (int apart = size / 2; apart > 0; apart /= 2) {
-      if (apart == 2 * kThreads) {
-        exchange_within_thread<kPerThread, 2>(key, thread, size);
-      } else if (apart == kThreads) {
-        exchange_within_thread<kPerThread, 1>(key, thread, size);
-      } else if (apart >= kWarp) {
-        __syncthreads();  // the keys of the last exchange have been read
+    for (int apart = run >> 1; apart >= kWarp; apart >>= 1) {
+      const bool keeps_smaller = ((thread & apart) == 0) == upwards;
+      __syncthreads();  // the keys of the last exchange have been read
 #pragma unroll
-        for (int k = 0; k < kPerThread; ++k) shared[k * kThreads + thread] = key[k];
-        __syncthreads();
+      for (int k = 0; k < kPerThread; ++k) shared[k * kThreads + thread] = key[k];
+      __syncthreads();
 #pragma unroll
-        for (int k = 0; k < kPerThread; ++k) {
-          const int element = k * kThreads + thread;
-          key[k] = keep_of_pair(key[k], shared[element ^ apart], element, apart, size);
-        }
-      } else {
-#pragma unroll
-        for (int k = 0; k < kPerThread; ++k) {
-          const Word other = __shfl_xor_sync(kAllLanes, key[k], apart);
-          key[k] = keep_of_pair(key[k], other, k * kThreads + thread, apart, size);
-        }
-      }
+      for (int k = 0; k < kPerThread; ++k)
+        key[k] = keep_of_pair(key[k], shared[k * kThreads + (thread ^ apart)], keeps_smaller);
     }
+#pragma unroll 1
+    for (int apart = smaller(run, kWarp) >> 1; apart > 0; apart >>= 1) {
+      const bool keeps_smaller = ((thread & apart) == 0) == upwards;
+#pragma unroll
+      for (int k = 0; k < kPerThread; ++k)
+        key[k] = keep_of_pair(key[k], __shfl_xor_sync(kAllLanes, key[k], apart), keeps_smaller);
+    }
+#pragma unroll
+    for (int apart = kPerThread / 2; apart > 0; apart /= 2)
+#pragma unroll
+      for (int k = 0; k < kPerThread; ++k)
+        if ((k & apart) == 0) exchange(&key[k], &key[k + apart], upwards);
   }
   __syncthreads();
 #pragma unroll
-  for (int k = 0; k < kPerThread; ++k) shared[k * kThreads + thread] = key[k];
+  for (int k = 0; k < kPerThread; ++k) shared[thread * kPerThread + k] = key[k];
 }
-static_assert(kSortCapacity == 4 * kThreads, "exchange_within_thread knows distances of 1 and 2");
+static_assert(kSortCapacity == 4 * kThreads, "sort_keys takes 1, 2 or 4 keys per thread");
 
 // Sorts `count` keys; what is behind them up to the next size of the network is overwritten.
 __device__ inline void sort_some(Word* shared, int count) {
@@ -109,16 +109,21 @@ struct KeySource {
 
 struct SelectShared {
   Word keys[kSortCapacity];
-  uint32_t bins[2][kThreads];
   Word low, high;
   Word bin_begin;
   uint32_t below, filled;
 };
 
+// Needed by choose_bound only, from its first barrier on.
+struct SelectBins {
+  uint32_t count[2][kThreads];
+};
+
 // Of all keys from `from` on, finds a bound such that at least kSortCapacity / 2 and at most kSortCapacity keys lie
 // before it; there must be more than kSortCapacity. Keys are unique, so that a bound exists. Called by all threads;
 // returns the same to all.
-__device__ inline Word choose_bound(const KeySource& source, Word from, SelectShared* shared, int* chosen) {
+__device__ inline Word choose_bound(const KeySource& source, Word from, SelectShared* shared, SelectBins* bins,
+                                    int* chosen) {
   const int thread = static_cast<int>(threadIdx.x);
   if (thread == 0) {
     shared->low = kNoKey;
@@ -144,25 +149,25 @@ __device__ inline Word choose_bound(const KeySource& source, Word from, SelectSh
   uint32_t below = 0;
   while (true) {
     const int bits = smaller(kDigitBits, width), shift = width - bits;
-    shared->bins[0][thread] = 0;
+    bins->count[0][thread] = 0;
     __syncthreads();
 #pragma unroll 1  // rare: spare the registers
     for (int i = thread; i < source.count; i += kThreads) {
       const Word key = source.key(i);
       if (key < from || key == kNoKey || (key ^ base) >> width != 0) continue;
-      atomicAdd(&shared->bins[0][(key >> shift) & ((1u << bits) - 1u)], 1u);
+      atomicAdd(&bins->count[0][(key >> shift) & ((1u << bits) - 1u)], 1u);
     }
     __syncthreads();
     int now = 0;  // running sums, by doubling
     for (int apart = 1; apart < kThreads; apart *= 2) {
-      const uint32_t own = shared->bins[now][thread];
-      shared->bins[1 - now][thread] = own + (thread >= apart ? shared->bins[now][thread - apart] : 0u);
+      const uint32_t own = bins->count[now][thread];
+      bins->count[1 - now][thread] = own + (thread >= apart ? bins->count[now][thread - apart] : 0u);
       now = 1 - now;
       __syncthreads();
     }
     // The bin in which the capacity would be exceeded.
-    const uint32_t before = below + (thread > 0 ? shared->bins[now][thread - 1] : 0u);
-    if (before <= kSortCapacity && below + shared->bins[now][thread] > kSortCapacity) {
+    const uint32_t before = below + (thread > 0 ? bins->count[now][thread - 1] : 0u);
+    if (before <= kSortCapacity && below + bins->count[now][thread] > kSortCapacity) {
       shared->below = before;
       shared->bin_begin = base + (static_cast<Word>(thread) << shift);
     }

@@ -13,6 +13,7 @@ using streamsplat::RasterParams;
 using streamsplat::RingParams;
 
 #define SS_KERNEL __global__ void __launch_bounds__(streamsplat::kThreads, streamsplat::kBlocksPerSm)
+#define SS_BLEND_KERNEL __global__ void __launch_bounds__(streamsplat::kThreads, streamsplat::kBlendBlocksPerSm)
 
 extern "C" {
 
@@ -26,12 +27,12 @@ SS_KERNEL project_given_general(RasterParams p) {
   streamsplat::project_given<false>(p, tally);
 }
 
-SS_KERNEL blend_given_canonical(RasterParams p) {
+SS_BLEND_KERNEL blend_given_canonical(RasterParams p) {
   __shared__ streamsplat::BlendShared shared;
   streamsplat::blend_tile<true>(p, nullptr, p.count, &shared);
 }
 
-SS_KERNEL blend_given_general(RasterParams p) {
+SS_BLEND_KERNEL blend_given_general(RasterParams p) {
   __shared__ streamsplat::BlendShared shared;
   streamsplat::blend_tile<false>(p, nullptr, p.count, &shared);
 }
@@ -72,12 +73,12 @@ SS_KERNEL project_ring_general(RasterParams p, RingParams ring) {
   streamsplat::project_ring<false>(p, ring, tally);
 }
 
-SS_KERNEL blend_ring_canonical(RasterParams p, RingParams ring) {
+SS_BLEND_KERNEL blend_ring_canonical(RasterParams p, RingParams ring) {
   __shared__ streamsplat::BlendShared shared;
   streamsplat::blend_ring<true>(p, ring, &shared);
 }
 
-SS_KERNEL blend_ring_general(RasterParams p, RingParams ring) {
+SS_BLEND_KERNEL blend_ring_general(RasterParams p, RingParams ring) {
   __shared__ streamsplat::BlendShared shared;
   streamsplat::blend_ring<false>(p, ring, &shared);
 }

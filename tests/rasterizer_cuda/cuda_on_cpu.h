@@ -35,6 +35,8 @@ extern "C" char __start_cuda_shared[], __stop_cuda_shared[];
 #define __syncthreads_count(predicate) cuda_on_cpu::block().barrier(__LINE__, (predicate) ? 1 : 0)
 #define __any_sync(mask, predicate) cuda_on_cpu::any(__LINE__, mask, predicate)
 #define __ballot_sync(mask, predicate) cuda_on_cpu::ballot(__LINE__, mask, predicate)
+#define __match_any_sync(mask, value) cuda_on_cpu::match_any(__LINE__, mask, value)
+#define __shfl_sync(mask, value, lane) cuda_on_cpu::shuffle(__LINE__, mask, value, lane)
 #define __shfl_xor_sync(mask, value, bit) cuda_on_cpu::shuffle_xor(__LINE__, mask, value, bit)
 
 struct Index {
@@ -42,6 +44,7 @@ struct Index {
 };
 static Index threadIdx, blockIdx;
 
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
@@ -267,14 +270,34 @@ inline unsigned ballot(int line, unsigned mask, bool predicate) {
 inline bool any(int line, unsigned mask, bool predicate) { return ballot(line, mask, predicate) != 0; }
 
 template <class T>
-T shuffle_xor(int line, unsigned mask, T value, int bit) {
+std::uint64_t exchanged_bits(T value) {
   static_assert(sizeof(T) <= sizeof(std::uint64_t), "exchanges are of at most eight bytes");
-  check_mask(mask);
   std::uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
-  bits = block().exchange(line, bits)[block().lane() ^ bit];
+  return bits;
+}
+
+template <class T>
+unsigned match_any(int line, unsigned mask, T value) {
+  check_mask(mask);
+  const std::uint64_t bits = exchanged_bits(value);
+  const std::uint64_t* const all = block().exchange(line, bits);
+  unsigned same = 0;
+  for (int l = 0; l < kLanes; ++l) same |= static_cast<unsigned>(all[l] == bits) << l;
+  return same;
+}
+
+template <class T>
+T shuffle(int line, unsigned mask, T value, int lane) {
+  check_mask(mask);
+  const std::uint64_t bits = block().exchange(line, exchanged_bits(value))[lane % kLanes];
   std::memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+template <class T>
+T shuffle_xor(int line, unsigned mask, T value, int bit) {
+  return shuffle(line, mask, value, block().lane() ^ bit);
 }
 
 }  // namespace cuda_on_cpu

@@ -14,8 +14,9 @@ from compile_on_cpu import CUDA
 
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "100", "110", "120")
 SOURCE = CUDA / "streamsplat.cu"
-KERNELS = set(re.findall(r"SS_KERNEL (\w+)\(", SOURCE.read_text()))
+KERNELS = set(re.findall(r"^SS_(?:BLEND_)?KERNEL (\w+)\(", SOURCE.read_text(), re.MULTILINE))
 REGISTERS = 64  # at this number four blocks of 256 threads are resident (kBlocksPerSm)
+BLEND_REGISTERS = 48  # and at this five (kBlendBlocksPerSm), where an SM has room for so many threads
 SHARED = 48 * 1024  # bytes that need no request
 NVCC = shutil.which("nvcc")
 
@@ -52,7 +53,8 @@ def check(architecture: str, out: Path) -> None:
     assert len(KERNELS) == 16 and found.keys() == KERNELS, found
     for name, used in found.items():
         assert (used["frame"], used["stores"], used["loads"]) == (0, 0, 0), (name, used)
-        assert used["registers"] <= REGISTERS and used["shared"] <= SHARED, (name, used)
+        limit = BLEND_REGISTERS if name.startswith("blend") and architecture != "75" else REGISTERS
+        assert used["registers"] <= limit and used["shared"] <= SHARED, (name, used)
         print(f"sm_{architecture} {name}: {used['registers']} registers, {used['shared']} bytes shared")
 
 

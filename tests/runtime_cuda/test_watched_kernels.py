@@ -99,7 +99,11 @@ BROKEN = {
         r"(shared->high = 0;\s+\}\s+)__syncthreads\(\);",
         r"\1",
     ),
-    "an atomic": ("raster_cuda_project.cuh", r"atomicAdd\(&(p.filled\[tile\]), 1u\)", r"\1++"),
+    "an atomic": (
+        "raster_cuda_project.cuh",
+        r"atomicAdd\(&(p.filled\[first \+ tile\[k\]\]), (.*)\);",
+        r"(\1 += \2) - 1;",
+    ),
     "blocks that read what others write": (
         "depth_range_cuda.cuh",
         r"const DepthPart part = p.parts\[b\];",
