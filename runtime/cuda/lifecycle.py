@@ -17,7 +17,7 @@ import numpy as np
 from ..array import Array
 from ..bundle_schema import ModelConfig
 from ..errors import InputError
-from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
+from ..key_frame_ring import PAIRS, SLOTS, LifecycleStats, RingLife
 from ..rasterizer import Extent, View, extent_number
 from ..stage_tensors import GAUSSIAN_COLUMNS
 from . import layout
@@ -73,7 +73,7 @@ class IntervalTotals:
     culled_transparent: int
 
 
-class DeviceLifecycle:
+class DeviceLifecycle(RingLife[DeviceKeyFrame, DevicePair]):
     """The key frames alive on a device, and their Gaussians at any time in between. Not thread-safe.
 
     Raises:
@@ -85,13 +85,12 @@ class DeviceLifecycle:
     ) -> None:
         self.device, self.model = device, model
         count = model.gaussians
-        self._ring = KeyFrameRing(count)
         # One array over all slots: the kernels find a slot by its number, whichever is alive.
         self._gaussians = device.zeros((SLOTS, 1, count, GAUSSIAN_COLUMNS), np.float32)
         tokens = device.zeros((SLOTS, 1, model.tokens, model.token_dim), np.float32)
         features = device.zeros((SLOTS, 1, count, model.feature_dim), np.float32)
         condition = None if condition_shape is None else device.zeros((SLOTS, *condition_shape), np.float32)
-        self._slots = [
+        slots = [
             DeviceKeyFrame(
                 self._gaussians[i], tokens[i], features[i], None if condition is None else condition[i]
             )
@@ -100,7 +99,8 @@ class DeviceLifecycle:
         self._motion = device.zeros((PAIRS, 2, count, 3), np.float32)
         self._fade = device.zeros((PAIRS, 2, count, 2), np.float32)
         # Views made once: an engine binds arrays by identity.
-        self._pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
+        pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
+        super().__init__(count, slots, pairs)
         self._blocks = layout.blocks(2 * count)
         self._buffers = {
             "fates": device.zeros((2 * count,), np.uint8),
@@ -133,21 +133,6 @@ class DeviceLifecycle:
         return self._params[self._ring.pair]
 
     @property
-    def spare(self) -> DeviceKeyFrame:
-        """The slot that the next `spawn` makes a key frame of."""
-        return self._slots[self._ring.spare]
-
-    @property
-    def spare_pair(self) -> DevicePair:
-        """Motion and fade that the next `spawn` takes."""
-        return self._pairs[self._ring.spare_pair]
-
-    @property
-    def pair(self) -> DevicePair:
-        """Motion and fade of the current interval, where two key frames live."""
-        return self._pairs[self._ring.pair]
-
-    @property
     def key_frames(self) -> tuple[DeviceKeyFrameAt | None, DeviceKeyFrameAt | None]:
         """The latest key frame and the one before it, as far as they live."""
         ring = self._ring
@@ -156,22 +141,6 @@ class DeviceLifecycle:
             for i in (ring.newest, ring.previous)
         )
         return newest, previous
-
-    @property
-    def newest(self) -> DeviceKeyFrame | None:
-        """The latest key frame."""
-        slot = self._ring.newest
-        return None if slot is None else self._slots[slot]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """First and last time that `render` accepts; equal for a lone key frame, None before the first."""
-        return self._ring.interval
-
-    @property
-    def stats(self) -> LifecycleStats:
-        """Counts after the latest key frame; known to the host without asking the device."""
-        return self._ring.stats
 
     @property
     def ids(self) -> Any:
@@ -247,18 +216,6 @@ class DeviceLifecycle:
             slot.event.synchronize()
         row = slot.buffers[0]
         return IntervalTotals(*(int(row[name]) for name in layout.RING_TOTALS.names or ()))
-
-    def check_time(self, time: float) -> None:
-        """Raise `InputError` unless `time` may be the next key frame's."""
-        self._ring.check_time(time)
-
-    def normalised(self, time: float) -> float:
-        """Position of a time in the current interval, see `runtime.lifecycle.Lifecycle.normalised`."""
-        return self._ring.normalised(time)
-
-    def reset(self) -> None:
-        """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
-        self._ring.reset()
 
     def render(
         self,

@@ -289,9 +289,9 @@ class CudaScene:
             if theirs is not None:
                 self._fetch(ours.gaussians, theirs.arrays.gaussians)
                 ours.index, ours.time = theirs.index, theirs.time
-        if previous is None:
-            return HostCopy(self._slots[0], None, None)
         pair = self.life.pair
+        if pair is None:
+            return HostCopy(self._slots[0], None, None)
         self._fetch(self._pair.motion, pair.motion)
         self._fetch(self._pair.fade, pair.fade)
         return HostCopy(self._slots[0], self._slots[1], self._pair)
