@@ -110,6 +110,8 @@ class Pipeline:
             )
         if prefetch < 1:
             raise InputError(f"prefetch is {prefetch}.", "Use 1 or more frames.")
+        if not idle_seconds > 0:  # also refuses NaN
+            raise InputError(f"idle_seconds is {idle_seconds}.", "Use more than 0.")
         if max_frames is not None and max_frames < 1:
             raise InputError(f"max_frames is {max_frames}.", "Use 1 or more frames.")
         self.stream = stream
@@ -145,8 +147,9 @@ class Pipeline:
         try:
             decoder = self.start()
             arrived = time.perf_counter()
+            polls = self._idle is not None or self._stopped is not None
             while not self.done:
-                arrival = decoder.take(_POLL_SECONDS if self._idle or self._stopped else None)
+                arrival = decoder.take(_POLL_SECONDS if polls else None)
                 if arrival is not None:
                     yield from self.feed(arrival)
                     arrived = time.perf_counter()

@@ -283,7 +283,7 @@ def test_one_sink_without_a_list(stream: Stream) -> None:
 
 
 def test_bad_options(stream: Stream) -> None:
-    for options in ({"gap": 0}, {"gap": 121}, {"prefetch": 0}, {"max_frames": 0}):
+    for options in ({"gap": 0}, {"gap": 121}, {"prefetch": 0}, {"max_frames": 0}, {"idle_seconds": 0}):
         with pytest.raises(InputError):
             Pipeline([], stream, **options)
 
