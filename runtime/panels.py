@@ -9,9 +9,10 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from .compose import AMBER, CAPTIONS, DIM, INK, PAPER, PICTURES, TEAL, Colour, Image, Moment, chip
+from .compose import AMBER, CAPTIONS, DIM, INK, PAPER, PICTURES, TEAL, Colour, Image, chip
 from .errors import InputError
 from .font import draw_text, text_size
+from .moments import Moment
 from .video.frames import BT709
 
 SIDE_BY_SIDE = "side-by-side"
