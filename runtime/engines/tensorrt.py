@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..cuda.device import Device
 
 _DTYPES = {"FLOAT": "float32"}
-_Found = dict[str, tuple[str, tuple[object, ...]]]
 _ALIGNMENT = 256  # of every address, by the header of `IExecutionContext::setTensorAddress`
 
 
@@ -75,11 +74,16 @@ class TensorRtEngine(BoundEngine):
         self._context, self._cache = trt_api.create_context(self._engine, self._cached)
         if self._context is None:
             raise out_of_memory(f"{runtime} cannot run {plan.path}: no execution context.")
-        inputs, outputs = _tensors(module, self._engine)
-        check_specs(variant, "input", self.inputs, inputs)
-        check_specs(variant, "output", self.outputs, outputs)
+        found: dict[str, dict[str, tuple[str, tuple[object, ...]]]] = {"input": {}, "output": {}}
+        for i in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(i)
+            kind = "input" if self._engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else "output"
+            dtype = self._engine.get_tensor_dtype(name).name
+            found[kind][name] = (_DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
+        check_specs(variant, "input", self.inputs, found["input"])
+        check_specs(variant, "output", self.outputs, found["output"])
         for spec in self.inputs:
-            if inputs[spec.name][1] != spec.shape:  # its batch is free
+            if found["input"][spec.name][1] != spec.shape:  # its batch is free
                 self._context.set_input_shape(spec.name, spec.shape)
         if memory is not None:
             self.graph_refusal = None
@@ -163,18 +167,6 @@ class TensorRtEngine(BoundEngine):
             # In a folder that cannot be written to, every start compiles again and all else works.
             with contextlib.suppress(OutputError):
                 write_bytes(self._cache_path, compiled)
-
-
-def _tensors(module: Any, engine: Any) -> tuple[_Found, _Found]:
-    """Dtype and shape of every input and output by name, as `check_specs` takes them."""
-    inputs: _Found = {}
-    outputs: _Found = {}
-    for i in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(i)
-        dtype = engine.get_tensor_dtype(name).name
-        found = inputs if engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else outputs
-        found[name] = _DTYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(name))
-    return inputs, outputs
 
 
 def require_device(engine: str, device: str) -> None:
