@@ -11,6 +11,7 @@ import math
 from typing import Any, cast
 
 import av
+import av.error
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -54,15 +55,25 @@ class Resizer:
         Args:
             image: uint8 RGB [h, w, 3], C-contiguous, any size.
             out: float32 [3, H, W], overwritten.
+
+        Raises:
+            InputError: a side is too long, or too many times as long as the model's.
         """
-        shrinks = image.shape[0] >= self.height and image.shape[1] >= self.width
-        frame = self._reformatter.reformat(
-            av.VideoFrame.from_numpy_buffer(image, "rgb24"),
-            self.width,
-            self.height,
-            "gbrp",
-            interpolation=_AREA if shrinks else _BILINEAR,
-        )
+        height, width = image.shape[:2]
+        shrinks = height >= self.height and width >= self.width
+        try:
+            frame = self._reformatter.reformat(
+                av.VideoFrame.from_numpy_buffer(image, "rgb24"),
+                self.width,
+                self.height,
+                "gbrp",
+                interpolation=_AREA if shrinks else _BILINEAR,
+            )
+        except av.error.FFmpegError:
+            raise InputError(
+                f"An image of {width}x{height} pixels cannot be resized to {self.width}x{self.height}.",
+                "Crop or resize it first.",
+            ) from None
         for plane, channel in zip(frame.planes, (1, 2, 0), strict=True):  # the planes are green, blue, red
             rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(self.height, plane.line_size)
             np.multiply(rows[:, : self.width], np.float32(1 / 255), out=out[channel])

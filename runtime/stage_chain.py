@@ -14,6 +14,7 @@ from .array import Array, Shape
 from .bundle import StageVariant
 from .engines import Engine
 from .scene import KeyFrameArrays, PairArrays, Scene
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .cuda.device import Device
@@ -27,14 +28,18 @@ def no_lap(_: str) -> None:
 
 
 class StageChain:
-    """The engines of a bundle, which the streams of a family share (`Stream.fork`). Not thread-safe.
+    """The engines of a bundle, which the streams of a family share (`Stream.fork`).
 
     Args:
         engines: by stage name, `encode` and `deform` at least.
+
+    Attributes:
+        turns: of the family; everything but `close` is called within one.
     """
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self.engines = dict(engines)
+        self.turns = Turns()
         self._users = 0
 
     @classmethod

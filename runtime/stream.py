@@ -19,10 +19,12 @@ from .bundle import Bundle
 from .engines import Engine
 from .errors import DeviceMemoryError, InputError
 from .frame import Frame, FrameStats, PushStats
+from .key_frame_ring import LifecycleStats
 from .preprocess import check_image
 from .rasterizer import Extent, RenderBuffers, View
 from .scene import HostScene, Image, Life, Scene
 from .stage_chain import StageChain, no_lap, shapes
+from .timestamps import check_seconds
 from .timing import Laps
 from .video.surface import Surface
 
@@ -44,8 +46,9 @@ class Stream:
     and `deform` once for the pair it makes with the one before. After the first push there is only that
     moment, from the second on the interval between the last two.
 
-    Create with `open_stream`; use as a context manager or call `close`. Not thread-safe: one thread pushes
-    and renders.
+    Create with `open_stream`; use as a context manager or call `close`. Calls from several threads, also to
+    forks, are served one after the other. It belongs to the process that opened it: after `os.fork`, the
+    child can only `close` it.
     """
 
     def __init__(
@@ -124,11 +127,10 @@ class Stream:
             InputError: the image or the time stamp cannot be used.
             EngineError: a stage failed. In either case the stream is as it was before the call.
         """
-        self._check_open()
         image = image if isinstance(image, Surface) else check_image(image)
-        timestamp = _seconds(timestamp)
-        self.lifecycle.check_time(timestamp)
-        with _memory_explained(self.bundle):
+        timestamp = check_seconds(timestamp)
+        with self._turn(), _memory_explained(self.bundle):
+            self.lifecycle.check_time(timestamp)
             return self._push(image, timestamp, cut)
 
     def _push(self, image: np.ndarray | Surface, timestamp: float, cut: bool) -> PushStats:
@@ -173,21 +175,24 @@ class Stream:
         Raises:
             InputError: nothing pushed yet, a time outside the interval, or a bad view or background.
         """
-        self._check_open()
-        start = time.perf_counter()
-        if timestamp is None:
-            interval = self.interval
-            if interval is None:
-                raise InputError(
-                    "Nothing was pushed yet, so there is nothing to render.", "Push a frame first."
-                )
-            timestamp = interval[1]
-        timestamp = _seconds(timestamp)
-        image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
-        if copy:
-            image = image.copy()
-        latency = (time.perf_counter() - start) * 1e3
-        return _frame(image, timestamp, FrameStats(latency, self.lifecycle.stats, image.stats))
+        if view is not None and not isinstance(view, View):
+            raise InputError(f"A view must be a View, not {type(view).__name__}.", "Use View.swing, say.")
+        timestamp = None if timestamp is None else check_seconds(timestamp)
+        with self._turn():
+            start = time.perf_counter()
+            if timestamp is None:
+                timestamp = self._latest()
+            image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
+            if copy:
+                image = image.copy()
+            latency = (time.perf_counter() - start) * 1e3
+            return _frame(image, timestamp, FrameStats(latency, self.lifecycle.stats, image.stats))
+
+    def _latest(self) -> float:
+        interval = self.interval
+        if interval is None:
+            raise InputError("Nothing was pushed yet, so there is nothing to render.", "Push a frame first.")
+        return interval[1]
 
     def render_many(
         self,
@@ -210,73 +215,81 @@ class Stream:
             InputError: at once where `render` would raise it; while frames are taken where the stream went on
                 or another series was begun.
         """
-        self._check_open()
-        times = [_seconds(timestamp) for timestamp in timestamps]
+        times = [check_seconds(timestamp) for timestamp in timestamps]
+        with self._turn():
+            for timestamp in times:
+                self.lifecycle.normalised(timestamp)
+            self._series += 1
+            batches = self.scene.render_many(times, self._background(background), extent, depth=depth)
+            return self._frames(batches, times, self._series, self.lifecycle.stats)
+
+    def _frames(
+        self, batches: Iterator[list[Image]], times: list[float], series: int, before: LifecycleStats
+    ) -> Iterator[Frame]:
+        images: list[Image] = []  # of one batch, the first last
+        share = 0.0
         for timestamp in times:
-            self.lifecycle.normalised(timestamp)
-        self._series += 1
-        batches = self.scene.render_many(times, self._background(background), extent, depth=depth)
-        return self._frames(batches, times, self._series)
-
-    def _frames(self, batches: Iterator[list[Image]], times: list[float], series: int) -> Iterator[Frame]:
-        before, place = self.lifecycle.stats, 0
-
-        def check() -> None:
-            if self._closed or self._series != series or self.lifecycle.stats != before:
-                raise InputError(
-                    "The stream went on before all frames of an interval were taken.",
-                    "Take them all before the next push or series.",
-                )
-
-        while place < len(times):
-            check()
-            start = time.perf_counter()
-            images = next(batches)
-            share = (time.perf_counter() - start) * 1e3 / len(images)
-            for image in images:
-                check()
+            with self._turn():
+                if self._series != series or self.lifecycle.stats != before:
+                    raise InputError(
+                        "The stream went on before all frames of an interval were taken.",
+                        "Take them all before the next push or series.",
+                    )
                 start = time.perf_counter()
-                image = image.copy()
+                if not images:
+                    images = next(batches)[::-1]
+                    share = (time.perf_counter() - start) * 1e3 / len(images)
+                    start = time.perf_counter()
+                image = images.pop().copy()
                 latency = share + (time.perf_counter() - start) * 1e3
-                yield _frame(image, times[place], FrameStats(latency, before, image.stats))
-                place += 1
+            yield _frame(image, timestamp, FrameStats(latency, before, image.stats))
 
     def _background(self, background: Sequence[float] | None) -> Sequence[float]:
         return self.model.background if background is None else background
 
     def reset(self) -> None:
         """Retire all Gaussians, as after a cut; time stamps may start anew."""
-        self._check_open()
-        self.lifecycle.reset()
+        with self._turn():
+            self.lifecycle.reset()
 
     def warm_up(self) -> None:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
-        slot = self.lifecycle.spare
-        self.stages.run(self.scene, slot, slot, no_lap)
-        self.scene.settle()
+        with self._turn():
+            slot = self.lifecycle.spare
+            self.stages.run(self.scene, slot, slot, no_lap)
+            self.scene.settle()
 
     def fork(self) -> Stream:
         """Another stream over the same engines, with Gaussians and buffers of its own.
 
-        Engines are what costs memory and time to load; they are closed with the last of the streams. All
-        streams of a family belong to one thread: the engines run one pair at a time.
+        Engines are what costs memory and time to load; they are closed with the last of the streams.
         """
-        self._check_open()
-        self.stages.reserve()
-        with _memory_explained(self.bundle):
-            scene = self.scene.fork()
-        return Stream(self.bundle, self.stages, scene=scene, graphs=self._graphs_wanted)
+        with self._turn(), _memory_explained(self.bundle):
+            self.stages.reserve()
+            return Stream(self.bundle, self.stages, scene=self.scene.fork(), graphs=self._graphs_wanted)
 
     def close(self) -> None:
-        """Release the engines, unless another stream shares them. Calling twice is harmless."""
-        if self._closed:
-            return
-        self._closed = True
-        self.stages.release()
+        """Release the engines, unless another stream shares them. Calling twice is harmless.
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InputError("The stream is closed.", "Open it again with open_stream.")
+        A call of another thread ends first. In a forked child the engines stay: to release them is to wait
+        for their threads, which are the parent's.
+        """
+        if not self.stages.turns.is_here:
+            self._closed = True
+            return
+        with self.stages.turns.turn():
+            if self._closed:
+                return
+            self._closed = True
+            self.stages.release()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A call of an open stream, see `Turns.turn`."""
+        with self.stages.turns.turn():
+            if self._closed:
+                raise InputError("The stream is closed.", "Open it again with open_stream.")
+            yield
 
     def __enter__(self) -> Stream:
         return self
@@ -359,9 +372,3 @@ def _scene_on(memory: Device, bundle: Bundle, stages: StageChain) -> Scene:
 
 def _frame(image: Image, timestamp: float, stats: FrameStats) -> Frame:
     return Frame(image.rgb, image.planes, timestamp, stats, image.on_device)
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputError(f"A time stamp must be a number of seconds, not {type(value).__name__}.")
-    return float(value)

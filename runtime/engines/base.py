@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundEngine", "Engine", "ForwardingEngine", "TensorSpec", "check_specs", "thread_count"]
 
+# Each takes memory for its stack: a hundred thousand of them take all there is, in minutes.
+_THREADS_MAX = 1024
+
 # Bindings kept per engine and caller. A stream alternates between a handful of buffer sets; a caller who
 # passes fresh arrays every time must not make the cache (which keeps the arrays alive) grow.
 _BINDINGS = 16
@@ -192,8 +195,10 @@ def thread_count(threads: int) -> int:
     """The number of threads to use: 0 means every core this process may run on.
 
     Raises:
-        EngineError: a negative number.
+        EngineError: no whole number, a negative one, or more than any machine has cores.
     """
-    if threads < 0:
-        raise EngineError(f"threads is {threads}.", "Use 0 (all cores) or a positive number.")
-    return threads or usable_cores()
+    if not isinstance(threads, (int, np.integer)) or not 0 <= threads <= _THREADS_MAX:
+        raise EngineError(
+            f"threads is {threads!r}.", f"Use 0 (all cores) or a whole number up to {_THREADS_MAX}."
+        )
+    return int(threads) or usable_cores()

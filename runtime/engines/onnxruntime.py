@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..bundle import StageVariant
 from ..errors import EngineError
 from .base import BoundEngine, check_specs, thread_count
 from .memory import failure
+from .printing import overheard
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -136,11 +137,10 @@ def _open_session(ort: Any, variant: StageVariant, provider: str, threads: int, 
     if on_gpu:
         _preload(ort)
         chosen = provider, _cuda_options(memory)
-    said = io.StringIO()
     try:
         # Not with its fallback, which loads the file on the CPU instead and says why on stdout. Releases up
-        # to 1.19 do so all the same.
-        with contextlib.redirect_stdout(said):
+        # to 1.19 do so all the same. The CPU has nothing to fall back to.
+        with overheard() if on_gpu else nullcontext(io.StringIO()) as said:
             session = ort.InferenceSession(
                 variant.path, _session_options(ort, threads), providers=[chosen], enable_fallback=0
             )
@@ -181,7 +181,7 @@ def _preload(ort: Any) -> None:
     """
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with overheard():
             preload()
 
 

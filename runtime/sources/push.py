@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..preprocess import check_image
+from ..timestamps import check_seconds
 from ..video.frames import VideoFrame
 
 Policy = Literal["latest", "block"]
@@ -78,7 +79,7 @@ class PushSource:
                 The frame was not taken then.
         """
         image = check_image(image)
-        timestamp = None if timestamp is None else float(timestamp)  # of NumPy, say
+        timestamp = None if timestamp is None else check_seconds(timestamp)
         with self._changed:
             now = time.perf_counter()
             self._check(timestamp)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..errors import VideoError
 from .redaction import split_pipeline, split_url, without
@@ -49,7 +49,7 @@ class SourceUri:
     @property
     def scheme(self) -> str:
         """Lower-case scheme of a network URL, else an empty string."""
-        return urlsplit(self.target).scheme.lower() if self.kind == "network" else ""
+        return self.target.partition("://")[0].lower() if self.kind == "network" else ""
 
     def redact(self, text: object) -> str:
         """`text` (an error of libav or GStreamer, which repeat what they were given) without the secrets."""
@@ -72,6 +72,10 @@ def parse_uri(text: str) -> SourceUri:
     Raises:
         VideoError: an unknown scheme, or an incomplete form.
     """
+    if not text:
+        raise VideoError(
+            "The input is an empty text.", "Is the variable set that was to name it? `.` is this folder."
+        )
     if camera := re.fullmatch(r"camera:(\d+)", text):
         return SourceUri("camera", f"/dev/video{camera[1]}", text)
     if re.fullmatch(r"/dev/video\d+", text):

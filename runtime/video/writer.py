@@ -25,6 +25,7 @@ from .png import encode_png
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Exact for 24, 25, 29.97, 30, 50, 59.94 and 60 frames per second, and within the 16 bits of MPEG-4 part 2.
 TIME_BASE = Fraction(1, 60_000)
+_SECONDS_MAX = 1e12  # thirty thousand years, which 64 bits hold in ticks
 _OURS = re.compile(r"timestamps\.csv|frame_\d+\.png")  # what FolderWriter writes
 
 
@@ -90,6 +91,7 @@ class VideoWriter:
         self.frames = 0
         self._pad = (height % 2, width % 2)
         self._last_tick = -1
+        self._shift = 0
         self._reformatter = VideoReformatter()
         container = CONTAINERS.get(self.path.suffix.lower())
         if container is None:
@@ -126,7 +128,12 @@ class VideoWriter:
             image: uint8 RGB [height, width, 3], or a frame of the file's own format (yuv420p,
                 BT.709) and size.
             timestamp: seconds; a frame that is not later than the last one is moved on by one tick.
+                Containers begin at 0: where the first frame's is negative, it counts from there.
+
+        Raises:
+            InputError: an image of another size or type, or a time stamp that no container holds.
         """
+        tick = self._tick(timestamp)
         if isinstance(image, av.VideoFrame):
             frame = image
             if (frame.format.name, frame.width, frame.height) != ("yuv420p", self.width, self.height) or any(
@@ -135,11 +142,18 @@ class VideoWriter:
                 raise InputError(f"frame is {frame}, not yuv420p {self.width}x{self.height} of even size.")
         else:
             frame = self._convert(image)
-        tick = max(round(timestamp * TIME_BASE.denominator), self._last_tick + 1)
         self._last_tick = tick
         frame.pts, frame.time_base = tick, TIME_BASE
         self._mux(frame)
         self.frames += 1
+
+    def _tick(self, timestamp: float) -> int:
+        if not abs(timestamp) < _SECONDS_MAX:  # refuses NaN as well
+            raise InputError(f"The time stamp {timestamp} s does not fit into a video.", "Count in seconds.")
+        tick = round(timestamp * TIME_BASE.denominator)
+        if self.frames == 0:
+            self._shift = max(0, -tick)
+        return max(tick + self._shift, self._last_tick + 1)
 
     def _convert(self, image: npt.NDArray[np.uint8]) -> av.VideoFrame:
         if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import option_types
+from . import option_types, standard_files
 from ._version import __version__
 from .output_options import add_output_options
 from .source_options import ENGINES, add_source_options
@@ -188,6 +188,28 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (see the module's docstring)."""
+    standard_files.open_closed()
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output left, as in `... | head`
+        standard_files.give_up(sys.stdout)
+        return EXIT_REFUSED
+    except OSError as error:
+        told = standard_files.full(error)
+        if told is None:
+            raise
+        standard_files.give_up(sys.stdout)
+        try:
+            print(told.told, file=sys.stderr)
+        except OSError:  # it is on the same disk
+            standard_files.give_up(sys.stderr)
+        return EXIT_REFUSED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     from .runtime.errors import StreamSplatError
 
@@ -208,9 +230,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output left, as in `... | head`
-        sys.stderr.close()
-        return EXIT_REFUSED
 
 
 def _report(message: str, hint: str, kind: str, as_json: bool) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from fake_bundle import build_fake_bundle
+from video_samples import sample_clip
 
 from streamsplat_edge import __version__, cli
+from streamsplat_edge.runtime.video import open_video
 
 
 def test_version(call) -> None:
@@ -190,3 +192,40 @@ def test_more_threads_than_cores_are_not_started(command: str, capsys: pytest.Ca
         assert args.threads == wanted
         told = capsys.readouterr().err
         assert ("note: --threads 999" in told and str(cores) in told) if given == 999 else told == ""
+
+
+UNBUFFERED = pytest.mark.parametrize("unbuffered", ["", "1"])
+
+
+@UNBUFFERED
+@pytest.mark.parametrize("argument", ["doctor", "--help"])
+def test_a_reader_that_left_is_no_news(argument: str, unbuffered: str, call) -> None:
+    """As in `... | head`: Python complained of it in the end, where output is buffered."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        options = {"capture_output": False, "stdout": pipe, "stderr": subprocess.PIPE}
+        result = call(argument, env={"PYTHONUNBUFFERED": unbuffered}, **options)
+    assert result.stderr == "" and result.returncode in (0, 2)  # argparse looks away where it prints help
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+@UNBUFFERED
+def test_output_on_a_full_disk(unbuffered: str, call) -> None:
+    with Path("/dev/full").open("w") as disk:
+        options = {"capture_output": False, "stdout": disk, "env": {"PYTHONUNBUFFERED": unbuffered}}
+        result = call("doctor", stderr=subprocess.PIPE, **options)
+        assert result.returncode == 2 and result.stderr.startswith("error: Standard output cannot be written")
+        assert "hint: " in result.stderr and "Traceback" not in result.stderr
+        assert call("doctor", stderr=disk, **options).returncode == 2, "nowhere to tell it"
+
+
+def test_standard_files_that_are_closed(tmp_path: Path, fake_bundle: Path) -> None:
+    """Some programs start others so. The video must not get the number that libraries print to."""
+    clip, out = sample_clip(tmp_path / "a.mp4", 4), tmp_path / "o.mp4"
+    program = "import os, sys; [os.close(fd) for fd in range(3)]; os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-m", "streamsplat_edge", "run", clip, "--bundle", fake_bundle, "-o", out]
+    shell = [sys.executable, "-c", program, *command]
+    assert subprocess.run(shell, timeout=180).returncode == 0
+    with open_video(out) as reader:
+        assert sum(1 for _ in reader) == 4

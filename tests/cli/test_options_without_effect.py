@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from video_samples import sample_clip
 
 from streamsplat_edge import cli
-from streamsplat_edge.commands.effects import check_effects, check_effects_on_tracks
+from streamsplat_edge.commands.effects import (
+    check_effects,
+    check_effects_on_readers,
+    check_effects_on_tracks,
+)
 from streamsplat_edge.runtime.errors import InputError
 
 
@@ -84,3 +90,15 @@ def test_the_command_refuses_before_anything_is_loaded(
     assert cli.main(["run", "a.mp4", "--bundle", "none.bundle", "-o", "out.mp4", "--reconnect", "3"]) == 2
     assert capsys.readouterr().err.startswith("error: --reconnect has no effect here")
     assert not (folder / "out.mp4").exists()
+
+
+def test_to_reconnect_to_recordings_over_http() -> None:
+    """Of `http://` it is known once it is open; one live source among the inputs is enough."""
+    recording: Any = SimpleNamespace(uri="http://host/a.mp4", reconnects=False)
+    live: Any = SimpleNamespace(uri="http://host/live", reconnects=True)
+    parse = cli.build_parser().parse_args
+    given, not_given = (parse(["run", "http://host/a.mp4", *more]) for more in (("--reconnect", "3"), ()))
+    with pytest.raises(InputError, match=r"^--reconnect has no effect here: .*http://host/a\.mp4"):
+        check_effects_on_readers(given, [recording])
+    check_effects_on_readers(given, [recording, live])
+    check_effects_on_readers(not_given, [recording])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +131,35 @@ def test_options_that_make_no_sense(
     clip = sample_clip(tmp_path / "a.mp4", 4)
     assert cli.main(["run", str(clip), "--bundle", str(fake_bundle), *options]) == 2
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_to_reconnect_to_a_recording_over_http_is_refused(
+    inputs: int, tmp_path: Path, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample_clip(tmp_path / "a.mp4", 4, container_options={"movflags": "+faststart"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/a.mp4"
+    out = tmp_path / "o-{}.mp4"
+    try:
+        command = ["run", *[url] * inputs, "--bundle", str(fake_bundle), "-o", str(out), "--quiet"]
+        assert cli.main([*command, "--reconnect", "3"]) == 2
+        assert "--reconnect has no effect here" in capsys.readouterr().err
+        assert not list(tmp_path.glob("*o-*"))
+        assert cli.main(command) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with contextlib.suppress(OSError):  # who reads only the beginning hangs up
+            super().copyfile(source, outputfile)
 
 
 def test_key_frames_by_motion(tmp_path: Path, fake_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

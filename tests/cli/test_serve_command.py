@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from video_samples import sample_clip
 
 from streamsplat_edge import cli
 from streamsplat_edge.commands import serve as serve_command
-from streamsplat_edge.commands.serve import parse_streams
+from streamsplat_edge.commands.serve import check_cluster, parse_streams
 from streamsplat_edge.runtime.errors import EngineError, InputError, StreamSplatError
 from streamsplat_edge.runtime.serving.resources import threads_per_replica
 
@@ -138,3 +139,27 @@ def test_without_ray(
     clip = sample_clip(tmp_path / "a.mp4", 4)
     assert cli.main(["serve", str(clip), "--bundle", str(fake_bundle)]) == 2
     assert "pip install 'streamsplat-edge[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_without_a_cluster_is_told_at_once(
+    form: str, tmp_path: Path, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray itself tries for minutes, and says nothing meanwhile."""
+    clip = sample_clip(tmp_path / "a.mp4", 4)
+    with socket.socket() as port:  # taken, so that nobody else listens there, and refused to whoever calls
+        port.bind(("127.0.0.1", 0))
+        address = form.format(port.getsockname()[1])
+        assert cli.main(["serve", str(clip), "--bundle", str(fake_bundle), "--address", address]) == 2
+        said = capsys.readouterr().err
+        assert f"--address {address}: no Ray cluster" in said and "ray start --head" in said
+        port.listen()
+        check_cluster(address)
+
+
+def test_addresses_that_cannot_be() -> None:
+    for address in ("127.0.0.1:99999", "ray://[::1:1]:70000"):
+        with pytest.raises(EngineError, match="no Ray cluster"):
+            check_cluster(address)
+    for word in (None, "auto", "local", "nonsense"):
+        check_cluster(word)  # Ray says what it makes of it

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from streamsplat_edge.runtime import engines
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.engines import base, onnxruntime
 from streamsplat_edge.runtime.engines.openvino import choose_precision, process_core
+from streamsplat_edge.runtime.engines.printing import overheard
 from streamsplat_edge.runtime.errors import BundleError, DeviceMemoryError, EngineError, InputError
 
 needs_openvino = pytest.mark.skipif(
@@ -266,6 +268,41 @@ def test_a_provider_that_does_not_start_is_an_error(
     options = {"use_tf32": "0", "device_id": "0", "user_compute_stream": "77"}
     assert sessions.told == [("CUDAExecutionProvider", options)]
     assert not capsys.readouterr().out
+
+
+def test_loading_leaves_the_output_of_the_program_alone(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sys.stdout` belongs to every thread: two that load at once would lose it between them."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    original, seen = runtime.InferenceSession, []
+
+    def load(*args: Any, **options: Any) -> Any:
+        seen.append(sys.stdout)
+        return original(*args, **options)
+
+    monkeypatch.setattr(runtime, "InferenceSession", load)
+    engines.create("onnxruntime", bundle.variant("encode", "onnxruntime"), threads=1).close()
+    assert seen == [sys.stdout]
+
+    # Of a device, whose provider prints: what the loading thread says is kept from stdout, nothing else.
+    with overheard() as said:
+        print("of the library")
+        kept = sys.stdout
+        other = threading.Thread(target=print, args=("of another thread",))
+        other.start()
+        other.join()
+    print("afterwards", file=kept)
+    print("at last")
+    assert said.getvalue() == "of the library\n"
+    assert capsys.readouterr().out == "of another thread\nafterwards\nat last\n"
+
+
+@pytest.mark.parametrize("threads", [-1, 1.5, "2", 100_000])
+def test_numbers_of_threads_that_cannot_be(bundle: Bundle, threads: Any) -> None:
+    """A hundred thousand were started, until the system killed the program for its memory."""
+    with pytest.raises(EngineError, match=r"threads is .*whole number up to 1024"):
+        engines.create("onnxruntime", bundle.variant("encode", "onnxruntime"), threads=threads)
 
 
 def test_device_inputs_are_bound_afresh(bundle: Bundle) -> None:

@@ -64,6 +64,17 @@ def test_any_size_keeps_a_flat_colour(size: tuple[int, int]) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [(40_000, 2), (1, 70_000), (20_000, 1)])
+def test_sizes_that_swscale_refuses_are_an_error_in_words(size: tuple[int, int]) -> None:
+    resizer, out = Resizer(144, 256), np.zeros((3, 144, 256), np.float32)
+    try:
+        resizer.into(np.zeros((*size, 3), np.uint8), out)
+    except InputError as error:  # which sizes these are is a matter of swscale's release
+        assert f"{size[1]}x{size[0]}" in error.message and error.hint
+    resizer.into(np.full((20, 20, 3), 255, np.uint8), out)
+    assert out.min() == 1, "the next image is none the worse"
+
+
 def test_one_resizer_takes_changing_sizes() -> None:
     resizer = Resizer(16, 32)
     out = np.zeros((3, 16, 32), np.float32)

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from streamsplat_edge.runtime.video import open_video
         ("rtsp://host/cam", "network", "rtsp://host/cam"),
         ("RTSP://host/cam", "network", "RTSP://host/cam"),
         ("https://host/live.m3u8", "network", "https://host/live.m3u8"),
+        ("http://[::1", "network", "http://[::1"),  # no address, which libav says in words
         ("gst: videotestsrc ! video/x-raw", "gstreamer", "videotestsrc ! video/x-raw"),
     ],
 )
@@ -42,6 +44,11 @@ def test_uri_forms(text: str, kind: str, target: str) -> None:
 def test_csi_is_a_pipeline_for_jetson() -> None:
     uri = parse_uri("csi:1")
     assert uri.kind == "gstreamer" and "nvarguscamerasrc sensor-id=1 " in uri.target and uri.shown == "csi:1"
+
+
+def test_an_empty_text_is_not_this_folder() -> None:
+    with pytest.raises(VideoError, match=r"empty.*variable"):  # of a shell, in most cases
+        parse_uri("")
 
 
 @pytest.mark.parametrize("text", ["ftp://host/x", "gst:", "gst: ", "v4l2://", "srt://host:1"])
@@ -361,7 +368,8 @@ def test_time_stamps_of_numpy_become_plain_numbers() -> None:
 def test_a_push_that_is_refused_changes_nothing() -> None:
     source = PushSource()
     source.push(image(), 1.0)
-    for bad, seconds in ((image(), 1.0), (image(), float("nan")), (image()[..., 0], 2.0)):
+    bad_pushes: list[Any] = [(image(), 1.0), (image(), float("nan")), (image()[..., 0], 2.0)]
+    for bad, seconds in [*bad_pushes, (image(), "2"), (image(), np.datetime64(2, "s")), (image(), 10**400)]:
         with pytest.raises(InputError):
             source.push(bad, seconds)
     assert source.push(image(), 1.1) == 1

@@ -205,6 +205,7 @@ def test_bad_input_changes_nothing(stream: Stream) -> None:
         (picture(2), "2.0"),
         (picture(2), None),
         (picture(2), True),
+        (picture(2), 10**400),
     ]
     for image, time in bad:
         with pytest.raises(InputError):
@@ -212,6 +213,8 @@ def test_bad_input_changes_nothing(stream: Stream) -> None:
     for time in (-0.1, 1.1, float("nan"), "0.5"):
         with pytest.raises(InputError):
             stream.render(time)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be a View"):
+        stream.render(0.5, view=0.1)  # type: ignore[arg-type]
     assert stream.interval == (0.0, 1.0)
     np.testing.assert_array_equal(stream.render(0.5).rgb, before)
     stream.push(picture(2), np.float32(2.0))  # type: ignore[arg-type]  # NumPy numbers are fine

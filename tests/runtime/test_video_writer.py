@@ -82,6 +82,26 @@ def test_equal_time_stamps_do_not_stop_the_muxer(tmp_path: Path) -> None:
     assert len(images_of(tmp_path / "o.mp4")) == 4
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_times_before_zero_keep_their_distances(tmp_path: Path, suffix: str) -> None:
+    """Of a program that counts from an event, say. No container has such times."""
+    times = np.array([-5.0, -4.5, 0.0, 0.25])
+    with VideoWriter(tmp_path / f"o{suffix}", 64, 48) as writer:
+        for i, time in enumerate(times):
+            writer.write(moving_square(i), time)
+    with open_video(tmp_path / f"o{suffix}") as reader:
+        np.testing.assert_allclose([f.timestamp for f in reader], times + 5, atol=1.1e-3)
+
+
+@pytest.mark.parametrize("time", [1.7e18, float("nan"), float("-inf")])
+def test_times_that_fit_into_no_video(tmp_path: Path, time: float) -> None:
+    """Nanoseconds since 1970, say, where seconds are meant."""
+    with pytest.raises(InputError, match="time stamp"), VideoWriter(tmp_path / "o.mp4", 64, 48) as writer:
+        writer.write(moving_square(0), 0.0)
+        writer.write(moving_square(1), time)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_frame_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="64"), VideoWriter(tmp_path / "o.mp4", 64, 48) as writer:
         writer.write(moving_square(0, 48, 32), 0)

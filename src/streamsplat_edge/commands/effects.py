@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.errors import InputError
 from ..runtime.sources.uri import parse_uri
+from ..runtime.video import VideoReader
 from .save import shown
 
 _OF_LIVE_SOURCES = ("--reconnect", "--silence", "--source-option")
@@ -41,6 +43,19 @@ def check_effects(args: argparse.Namespace) -> None:
     for option in _OF_LIVE_SOURCES:
         if option in given and len(paths) == len(sources):
             raise _without_effect(option, "is for cameras and network streams", "Leave it out.")
+
+
+def check_effects_on_readers(args: argparse.Namespace, readers: Sequence[VideoReader]) -> None:
+    """For inputs that are open: whether `http://` is a recording or a live stream is not known before.
+
+    Raises:
+        InputError: an option was given that is for live sources, and none is one.
+    """
+    if "--reconnect" in _given(args) and not any(reader.reconnects for reader in readers):
+        shown = ", ".join(reader.uri for reader in readers)
+        raise _without_effect(
+            "--reconnect", f"is for live sources, and {shown} is a recording", "Leave it out."
+        )
 
 
 def check_effects_on_tracks(args: argparse.Namespace) -> None:

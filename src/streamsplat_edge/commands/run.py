@@ -37,6 +37,7 @@ from ..source_options import drops_frames, key_frame_rule, live_options, stays_o
 from ..view_options import open_viewer
 from . import report
 from .arguments import check_arguments, find_bundle
+from .effects import check_effects_on_readers
 from .save import camera_path, save_targets, shows_depth
 from .statistics import statistics
 from .stopping import Stop
@@ -70,6 +71,7 @@ def main(args: argparse.Namespace) -> int:
                 surfaces=stays_on_gpu(args),
             )
         )
+        check_effects_on_readers(args, [reader])
         run = Run(args, bundle, reader, stop)
         run.open_view(stack)
         run.open_display(stack)

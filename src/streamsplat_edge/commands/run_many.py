@@ -25,6 +25,7 @@ from ..runtime.schedule import Job, run_fairly
 from ..runtime.video import open_video
 from ..source_options import live_options, stays_on_gpu
 from .arguments import check_arguments, find_bundle
+from .effects import check_effects_on_readers
 from .report import finite
 from .run import Run, conclude, power_meter
 from .statistics import statistics
@@ -64,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
             runs.append(Run(one, bundle, stack.enter_context(reader), stop))
             files.append(stack.enter_context(ExitStack()))
             runs[-1].open_output(files[-1])
+        check_effects_on_readers(args, [run.reader for run in runs])
         runs[0].open_stream(stack)
         for run in runs[1:]:
             run.stream = stack.enter_context(runs[0].stream.fork())

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from .arguments import find_bundle
 
 _STATUS_SECONDS = 2.0
 _MISSED_REPORTS = 30  # in a row: a minute
+_CONNECT_SECONDS = 5.0
 
 
 def main(args: argparse.Namespace) -> int:
@@ -32,6 +34,7 @@ def main(args: argparse.Namespace) -> int:
     specs = parse_streams(args)
     bundle = find_bundle(args.bundle).absolute()
     Bundle.load(bundle)
+    check_cluster(args.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Its 5 s are too few for the HTTP server to start on a small or busy device.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
@@ -93,6 +96,27 @@ def main(args: argparse.Namespace) -> int:
             serve.delete(APPLICATION)  # a cluster of our own needs no more: it ends as a whole
     finally:
         ray.shutdown()
+
+
+def check_cluster(address: str | None) -> None:
+    """Whether anything listens where a cluster is said to be. Ray tries for minutes, and says nothing.
+
+    Args:
+        address: HOST:PORT or ray://HOST:PORT; other words Ray understands, or refuses, at once.
+
+    Raises:
+        EngineError: nothing does.
+    """
+    named = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", address or "")
+    if named is None:
+        return
+    try:
+        socket.create_connection((named[1], int(named[2])), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
+        raise EngineError(
+            f"--address {address}: no Ray cluster can be reached there ({error}).",
+            "`ray start --head` prints its address; without --address one is started on this machine.",
+        ) from error
 
 
 def _start(serve: Any, application: Any, name: str) -> Any:
