@@ -15,7 +15,7 @@ RESULTS ?= out
 
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cuda/*)
 PACKAGES := runtime training export calibration benchmarks
-CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type) tests/runtime_cuda/*.$(type) examples/cpp/*.$(type)))
+CLANG_FORMATTED := $(wildcard $(foreach type,cpp h inc cu cuh,cuda/*.$(type) tests/rasterizer_cuda/*.$(type) tests/runtime_cuda/*.$(type) tests/rasterizer/*.$(type) examples/cpp/*.$(type)))
 PIP := bin/python -m pip --disable-pip-version-check
 
 # Requirements of an extra, as they were installed.

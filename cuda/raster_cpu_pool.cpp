@@ -13,7 +13,7 @@
 namespace streamsplat {
 namespace {
 
-constexpr std::uint64_t kClosed = 0xFFFFFFFFu;         // "no task left" in the low half of the state
+constexpr std::uint64_t kClosed = 0xFFFFFFFFu;         // "no task left" in the low half of `next`
 constexpr auto kSpin = std::chrono::microseconds(60);  // longer than the serial parts between two loops
 constexpr int kMaxThreads = 256;
 
@@ -52,9 +52,10 @@ bool spin_until(Ready&& ready) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : state_(pack(0, kClosed)) {
+ThreadPool::ThreadPool(int threads) : shares_(static_cast<std::size_t>(std::max(threads, 1))) {
+  for (Share& share : shares_) share.next.store(pack(0, kClosed));
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_main(); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker_main(i); });
   } catch (...) {  // std::system_error: a limit on threads or memory; a thread left running would end the process
     join();
     throw;
@@ -79,41 +80,55 @@ void ThreadPool::run(int tasks, Function function, void* context) {
     return;
   }
   std::lock_guard<std::mutex> run_lock(run_mutex_);
-  // The state is closed here, so a late worker of the previous loop cannot act on the fields being rewritten.
-  const std::uint32_t generation = generation_of(state_.load()) + 1;
-  tasks_.store(tasks, std::memory_order_relaxed);
+  // All shares are closed here, so a late worker of the previous loop cannot act on the fields being rewritten.
+  const std::uint32_t generation = generation_.load() + 1;
   finished_.store(0, std::memory_order_relaxed);
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
+  const std::uint64_t threads = shares_.size();
+  for (std::uint64_t i = 0; i < threads; ++i) {
+    const std::uint64_t begin = static_cast<std::uint64_t>(tasks) * i / threads;
+    const std::uint64_t end = static_cast<std::uint64_t>(tasks) * (i + 1) / threads;
+    shares_[i].end.store(static_cast<std::uint32_t>(end), std::memory_order_relaxed);
+    shares_[i].next.store(pack(generation, begin), std::memory_order_release);
+  }
   {
     std::lock_guard<std::mutex> lock(sleep_mutex_);
-    state_.store(pack(generation, 0));
+    generation_.store(generation);
   }
   if (sleepers_.load() > 0) wake_.notify_all();
-  work(generation);
+  work(generation, 0);
   const auto done = [&] { return finished_.load(std::memory_order_acquire) == tasks; };
   while (!spin_until(done)) std::this_thread::yield();
-  state_.store(pack(generation, kClosed));
+  for (Share& share : shares_) share.next.store(pack(generation, kClosed));
 }
 
-void ThreadPool::work(std::uint32_t generation) {
-  std::uint64_t state = state_.load(std::memory_order_acquire);
-  while (generation_of(state) == generation && (state & kClosed) != kClosed) {
-    const int tasks = tasks_.load(std::memory_order_relaxed);
+// Runs what is left of a share; false if the loop is over.
+bool ThreadPool::work_off(std::uint32_t generation, Share* share) {
+  std::uint64_t next = share->next.load(std::memory_order_acquire);
+  while (generation_of(next) == generation) {
+    const std::uint32_t task = static_cast<std::uint32_t>(next & kClosed);
     const Function function = function_.load(std::memory_order_relaxed);
     void* const context = context_.load(std::memory_order_relaxed);
-    const int task = static_cast<int>(state & kClosed);
-    if (task >= tasks) return;
-    if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-    function(context, task);
+    if (task >= share->end.load(std::memory_order_relaxed)) return task != kClosed;
+    if (!share->next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
+    function(context, static_cast<int>(task));
     finished_.fetch_add(1, std::memory_order_release);
-    state = state_.load(std::memory_order_acquire);
+    next = share->next.load(std::memory_order_acquire);
   }
+  return false;
 }
 
-void ThreadPool::worker_main() {
+void ThreadPool::work(std::uint32_t generation, int thread) {
+  const std::size_t threads = shares_.size();
+  for (std::size_t i = 0; i < threads; ++i)
+    if (!work_off(generation, &shares_[(static_cast<std::size_t>(thread) + i) % threads])) return;
+}
+
+void ThreadPool::worker_main(int thread) {
   std::uint32_t seen = 0;
-  const auto changed = [&] { return stop_.load() || generation_of(state_.load(std::memory_order_acquire)) != seen; };
+  const auto changed = [&] { return stop_.load() || generation_.load(std::memory_order_acquire) != seen; };
   for (;;) {
     if (!spin_until(changed)) {
       std::unique_lock<std::mutex> lock(sleep_mutex_);
@@ -122,8 +137,8 @@ void ThreadPool::worker_main() {
       sleepers_.fetch_sub(1);
     }
     if (stop_.load()) return;
-    seen = generation_of(state_.load(std::memory_order_acquire));
-    work(seen);
+    seen = generation_.load(std::memory_order_acquire);
+    work(seen, thread);
   }
 }
 

@@ -24,7 +24,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(task) once for every task in [0, tasks), in any order and on any thread; returns when all are done.
+  // Calls body(task) once for every task in [0, tasks), in any order and on any thread; returns when all are done. Each
+  // thread begins with a share of consecutive tasks, the same one in loops of the same length, and helps the others
+  // afterwards: what a thread wrote in one loop it mostly finds in its own cache in the next.
   // Calls from several threads are served one after the other. `body` must not throw and must not call into the pool.
   template <class Body>
   void parallel_for(int tasks, Body&& body) {
@@ -37,15 +39,23 @@ class ThreadPool {
 
  private:
   using Function = void (*)(void*, int);
+
+  // What is left of a thread's share of the tasks. Generation of the loop in the high half of `next`, next task in the
+  // low half: a task is claimed by compare-and-swap on both, so a worker that wakes late can never claim a task of
+  // another loop.
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> next{0};
+    std::atomic<std::uint32_t> end{0};
+  };
+
   void run(int tasks, Function function, void* context);
-  void work(std::uint32_t generation);
-  void worker_main();
+  void work(std::uint32_t generation, int thread);
+  bool work_off(std::uint32_t generation, Share* share);
+  void worker_main(int thread);
   void join();
 
-  // Generation in the high half, next task in the low half: a task is claimed by compare-and-swap on both, so a worker
-  // that wakes late can never claim a task of another loop.
-  std::atomic<std::uint64_t> state_;
-  std::atomic<int> tasks_{0};
+  std::vector<Share> shares_;  // one per thread; 0 is the caller's
+  std::atomic<std::uint32_t> generation_{0};
   std::atomic<int> finished_{0};
   std::atomic<Function> function_{nullptr};
   std::atomic<void*> context_{nullptr};

@@ -155,7 +155,10 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
   const std::int64_t count = splats.count;
   const int tasks = static_cast<int>((count + kProjectBlock - 1) / kProjectBlock);
   pool_->parallel_for(tasks, [&](int task) {
-    const std::int64_t begin = std::int64_t{task} * kProjectBlock;
+    // Scenes hold two key frames one after the other, each row by row. Blocks of both halves in turn give a thread the
+    // part of the picture whose tiles it blends, so that splats mostly stay in its cache.
+    const int block = task % 2 * ((tasks + 1) / 2) + task / 2;
+    const std::int64_t begin = std::int64_t{block} * kProjectBlock;
     const std::int64_t end = std::min(begin + kProjectBlock, count);
     RasterStats local;
     std::uint64_t* key = keys_.data() + begin;
@@ -184,7 +187,7 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
         *key++ = depth_key(splats_[i].depth, static_cast<std::uint32_t>(i));
       }
     }
-    blocks_[static_cast<std::size_t>(task)] = {key - (keys_.data() + begin), local};
+    blocks_[static_cast<std::size_t>(block)] = {key - (keys_.data() + begin), local};
   });
 
   visible_ = 0;

@@ -11,6 +11,7 @@ time is given to the socket, and the next only when the kernel took it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import re
@@ -101,7 +102,10 @@ class ViewServer:
         except (OSError, OverflowError) as error:
             self._end_loop()
             raise InputError(
-                f"The view cannot listen on {host} port {port}: {error}.", "Choose another --view-port, or 0."
+                f"The view cannot listen on {host} port {port}: {error}.",
+                "Give an address of this machine as --view-host, 127.0.0.1 or 0.0.0.0 for all of them."
+                if isinstance(error, socket.gaierror) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL
+                else "Choose another --view-port, or 0.",
             ) from error
         name = socket.gethostname() if host in ("0.0.0.0", "::") else host
         place = f"http://{f'[{name}]' if ':' in name else name}:{self.port}/"

@@ -1,7 +1,8 @@
 """The command line: parse, call, print. Everything heavy is imported by the command that needs it.
 
 Exit codes: 0 done; 1 `doctor` found something broken; 2 refused or failed, with a message; 3 done, but the
-input was damaged and only part of it could be read; 130 interrupted (what was done until then is kept).
+input was damaged and only part of it could be read; 130 interrupted, 143 by SIGTERM (what was done until then
+is kept).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -227,7 +229,10 @@ def _main(argv: Sequence[str] | None) -> int:
             getattr(args, "json", False),
         )
         return EXIT_REFUSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if signal.SIGTERM in interrupt.args:
+            print("terminated", file=sys.stderr)
+            return 128 + signal.SIGTERM
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 

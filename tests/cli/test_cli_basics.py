@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
 from streamsplat_edge import __version__, cli
+from streamsplat_edge.commands.stopping import Stop
 from streamsplat_edge.runtime.video import open_video
 
 
@@ -86,6 +88,20 @@ def test_out_of_memory_is_said_in_words(
     monkeypatch.setattr(cli, "_info", exhausted)
     assert cli.main(["info", "x.bundle"]) == 2
     assert "error: not enough memory: Unable to allocate 8.00 GiB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_exit_code_names_the_signal(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before frames flow: who supervises a service tells its end from a failure by it."""
+
+    def waiting(args: object) -> int:
+        with Stop():
+            os.kill(os.getpid(), number)
+            signal.pause()
+        return 0
+
+    monkeypatch.setattr(cli, "_info", waiting)
+    assert cli.main(["info", "x.bundle"]) == code
 
 
 def test_doctor(call) -> None:

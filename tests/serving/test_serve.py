@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -33,6 +34,17 @@ def command(tmp_path: Path, *streams: str) -> list[str]:
     return [*line, "--bundle", str(tmp_path / "fake.bundle"), "--threads", "1"]
 
 
+def orphans(title: str) -> set[int]:
+    """Processes without a parent whose title begins so. Those that have ended have none."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parent = folder.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            if parent == "1" and folder.joinpath("cmdline").read_bytes().startswith(title.encode()):
+                found.add(int(folder.name))
+    return found
+
+
 def test_the_command_tells_of_streams_and_nothing_else(tmp_path: Path) -> None:
     """One stream fails, the other is complete, and Ray's own messages stay out."""
     pytest.importorskip("ray")
@@ -49,17 +61,24 @@ def test_the_command_tells_of_streams_and_nothing_else(tmp_path: Path) -> None:
     assert len(told) <= 3, done.stderr  # with the hint
 
 
-def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_the_end_of_a_service_end_it_in_order(
+    number: int, code: int, word: str, tmp_path: Path
+) -> None:
     pytest.importorskip("ray")
+    before = orphans("ray::")
     line = command(tmp_path, f"clip={sample_clip(tmp_path / 'clip.mp4', 20000)}")
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while "running" not in process.stdout.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert told.splitlines()[1:] == ["interrupted"], told
+    assert process.returncode == code
+    assert told.splitlines()[1:] == [word], told
+    assert orphans("ray::") <= before, "Ray's processes end with the service"
 
 
 @pytest.fixture(scope="module")

@@ -166,6 +166,14 @@ def test_another_interface_needs_the_token() -> None:
 
 def test_a_port_that_is_taken(viewer: LiveViewer) -> None:
     threads = threading.active_count()
-    with pytest.raises(InputError, match="cannot listen"):
+    with pytest.raises(InputError, match="cannot listen") as caught:
         LiveViewer(Settings(port=urlsplit(viewer.url).port or 0))
-    assert threading.active_count() == threads
+    assert "--view-port" in caught.value.hint and threading.active_count() == threads
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(InputError, match="cannot listen") as caught:
+        LiveViewer(
+            Settings(host="203.0.113.1", port=0, token="s3cret-token")
+        )  # of documents, and of no machine
+    assert "--view-host" in caught.value.hint and "--view-port" not in caught.value.hint

@@ -23,6 +23,7 @@ from ..runtime.serving.resources import threads_per_replica
 from ..runtime.serving.spec import StreamSpec
 from ..runtime.sources import existing_path
 from .arguments import find_bundle
+from .stopping import Stop
 
 _STATUS_SECONDS = 2.0
 _MISSED_REPORTS = 30  # in a row: a minute
@@ -30,7 +31,15 @@ _CONNECT_SECONDS = 5.0
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serves until all streams have ended (0; 3 where one failed) or Ctrl-C."""
+    """Serves until all streams have ended (0; 3 where one failed) or Ctrl-C.
+
+    SIGTERM, by which a service is stopped, is taken like Ctrl-C: Ray's processes end with this one (143).
+    """
+    with Stop() as stop:
+        return _main(args, stop)
+
+
+def _main(args: argparse.Namespace, stop: Stop) -> int:
     specs = parse_streams(args)
     bundle = find_bundle(args.bundle).absolute()
     Bundle.load(bundle)
@@ -66,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
             logging_level=level,
             **({} if args.address is not None else local),
         )
+    stop.listen_again()  # Ray's handler of SIGTERM prints its stack, aborts, and leaves processes behind
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         threads, note = threads_per_replica(machines, args.replicas, device=args.device, threads=args.threads)

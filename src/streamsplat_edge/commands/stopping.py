@@ -31,12 +31,17 @@ class Stop:
                 self._old[number] = signal.signal(number, self._handle)
         return self
 
+    def listen_again(self) -> None:
+        """After a library has put handlers of its own in the place of these."""
+        for number in self._old:
+            signal.signal(number, self._handle)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.armed or self.event.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)  # `cli` chooses the exit code by it
         self.signal = number
         self.event.set()

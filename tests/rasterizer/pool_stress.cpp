@@ -1,0 +1,36 @@
+// Two threads give the pool short loops of many lengths, with pauses in which its workers fall asleep. Every task must
+// run exactly once. Exits with the number of tasks for which that does not hold.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "raster_cpu_pool.h"
+
+namespace {
+
+constexpr int kLoops = 2000, kTasksMax = 700;
+
+int count_wrong(streamsplat::ThreadPool* pool, int seed) {
+  std::vector<int> runs(kTasksMax);
+  int wrong = 0;
+  for (int loop = 0; loop < kLoops; ++loop) {
+    const int tasks = (loop * 7919 + seed) % kTasksMax;
+    pool->parallel_for(tasks, [&](int task) { ++runs[static_cast<std::size_t>(task)]; });
+    for (int task = 0; task < kTasksMax; ++task) wrong += runs[static_cast<std::size_t>(task)] != (task < tasks);
+    std::fill(runs.begin(), runs.end(), 0);
+    if (loop % 200 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return wrong;
+}
+
+}  // namespace
+
+int main() {
+  streamsplat::ThreadPool pool(4);
+  int wrong[2] = {};
+  std::thread other([&] { wrong[1] = count_wrong(&pool, 351); });
+  wrong[0] = count_wrong(&pool, 0);
+  other.join();
+  return std::min(wrong[0] + wrong[1], 50);
+}
