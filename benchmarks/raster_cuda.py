@@ -22,7 +22,7 @@ import numpy as np
 from ..machine import describe_machine, scheduling, source_commit
 from ..runtime.cuda import layout
 from ..runtime.cuda.device import Device
-from ..runtime.cuda.rasterizer import SLOTS, CudaRasterizer, DeviceSplats
+from ..runtime.cuda.rasterizer import SLOTS_PER_TILE, CudaRasterizer, DeviceSplats
 from ..runtime.errors import StreamSplatError
 from ..runtime.rasterizer import Splats, View
 from ..runtime.video import write_bytes
@@ -100,7 +100,7 @@ def measure(device: Device, case: tuple[int, int, int, float, int], general: boo
     us = [device.milliseconds(sample) * 1e3 / REPLAYS for _ in range(samples)]
     p50, p90, p99 = (float(v) for v in np.percentile(us, (50, 90, 99)))
     return Result(
-        *(path, count, height, width, sigma, times, SLOTS),
+        *(path, count, height, width, sigma, times, SLOTS_PER_TILE),
         *(stats.pairs, stats.binned_pairs, overflowing, samples),
         *(min(us), p50, p90, p99),
     )

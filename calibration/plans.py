@@ -13,6 +13,7 @@ from typing import Any
 from ..export.build import BuildOptions, build_bundle
 from ..runtime.bundle import Bundle, StageVariant
 from ..runtime.bundle_writing import VariantSource, write_bundle
+from ..runtime.cuda import driver
 from ..runtime.engines import trt_api
 from ..runtime.errors import EngineError, StreamSplatError
 from .recording import Recording
@@ -70,7 +71,7 @@ def time_plans(
         recording: inputs to time with. scratch: folder for the plans.
         seconds: per stage, after which no further turn begins.
     """
-    device = trt_api.cuda_device()
+    device = driver.cuda_device()
     if device is None:
         return PlanTimings(reason="there is no CUDA device here")
     module = _module()

@@ -58,13 +58,10 @@ const GradState& state_of(const nb::capsule& capsule) {
   return *static_cast<const GradState*>(capsule.data());
 }
 
-SimdLevel level_of(const std::string& name) {
-  for (const SimdLevel level : {SimdLevel::kAuto, SimdLevel::kPlain, SimdLevel::kAvx2, SimdLevel::kAvx512}) {
-    if (name != simd_name(level)) continue;
-    if (!simd_supported(level)) throw std::invalid_argument("this CPU has no " + name);
-    return level;
-  }
-  throw std::invalid_argument("simd must be auto, avx512, avx2 or scalar, not " + name);
+SimdLevel supported_level(const std::string& name) {
+  const SimdLevel level = simd_level(name);
+  if (!simd_supported(level)) throw std::invalid_argument("this CPU has no " + name);
+  return level;
 }
 
 nb::capsule forward(const Input& xz, const Input& depth, const Input& scale, const Input& opacity, const Input& rgb,
@@ -78,7 +75,7 @@ nb::capsule forward(const Input& xz, const Input& depth, const Input& scale, con
   check(out_depth, "out_depth", {z.b, z.h, z.w});
   check(out_alpha, "out_alpha", {z.b, z.h, z.w});
   auto state = std::make_unique<GradState>(static_cast<int>(z.b), static_cast<int>(z.n), static_cast<int>(z.h),
-                                           static_cast<int>(z.w), level_of(simd));
+                                           static_cast<int>(z.w), supported_level(simd));
   const GradOutputs out{out_rgb.data(), out_depth.data(), out_alpha.data()};
   {
     nb::gil_scoped_release release;

@@ -47,17 +47,11 @@ struct Destroy {
   void operator()(ss_rasterizer* r) const { ss_rasterizer_destroy(r); }
 };
 
-SimdLevel level_of(const std::string& name) {
-  for (const SimdLevel level : {SimdLevel::kAuto, SimdLevel::kPlain, SimdLevel::kAvx2, SimdLevel::kAvx512})
-    if (name == simd_name(level)) return level;
-  throw std::invalid_argument("unknown SIMD level");
-}
-
 class PyRasterizer {
  public:
   PyRasterizer(int height, int width, int threads, const std::string& simd) : height_(height), width_(width) {
     ss_rasterizer* raw = nullptr;
-    check(ss_rasterizer_create(height, width, threads, static_cast<ss_simd>(level_of(simd)), &raw));
+    check(ss_rasterizer_create(height, width, threads, static_cast<ss_simd>(simd_level(simd)), &raw));
     handle_.reset(raw);
   }
 
@@ -121,6 +115,12 @@ void py_evaluate_at(const Rows9& gaussians, const Rows3& motion, const Rows2& fa
 
 }  // namespace
 
+SimdLevel simd_level(const std::string& name) {
+  for (const SimdLevel level : {SimdLevel::kAuto, SimdLevel::kPlain, SimdLevel::kAvx2, SimdLevel::kAvx512})
+    if (name == simd_name(level)) return level;
+  throw std::invalid_argument("simd must be auto, avx512, avx2 or scalar, not " + name);
+}
+
 void register_raster(nb::module_& m) {
   // No implicit conversion anywhere: a converted output would be a copy, a converted input a hidden allocation.
   nb::class_<PyRasterizer>(m, "Rasterizer")
@@ -135,7 +135,7 @@ void register_raster(nb::module_& m) {
         nb::arg("fade").noconvert(), nb::arg("dt"), nb::arg("paper"), nb::arg("threads"), nb::arg("means").noconvert(),
         nb::arg("scales").noconvert(), nb::arg("opacity").noconvert(), nb::arg("rgb").noconvert(), nb::arg("offset"));
   m.def("simd_best", [] { return std::string(simd_name(simd_best())); });
-  m.def("simd_supported", [](const std::string& name) { return simd_supported(level_of(name)); }, nb::arg("level"));
+  m.def("simd_supported", [](const std::string& name) { return simd_supported(simd_level(name)); }, nb::arg("level"));
   m.def("pool_threads", [](int threads) { return ThreadPool::shared(threads).threads(); }, nb::arg("threads"));
 }
 

@@ -10,9 +10,9 @@ namespace streamsplat {
 
 // Where the numbers of a row are.
 struct RingRow {
-  const float* gaussian;  // 9
-  const float* motion;    // 3; null: stands still
-  const float* fade;      // 2; null likewise
+  const float* gaussian;  // [kGaussianColumns]
+  const float* motion;    // [3]; null: stands still
+  const float* fade;      // [2]; null likewise
   int which;              // 0: of the earlier key frame, 1: of the later
   int index;              // within its key frame
 };
@@ -33,10 +33,9 @@ SS_HD RingRow ring_row(const RingParams& ring, const RingState& state, int row) 
   return at;
 }
 
-// exp as in raster_cpu_time.cpp: of an argument limited to [-87, 87].
 SS_HD float limited_exp(float v) {
-  v = v > -87.0f ? v : -87.0f;
-  return expf(v < 87.0f ? v : 87.0f);
+  v = v > -kFadeExponentMax ? v : -kFadeExponentMax;
+  return expf(v < kFadeExponentMax ? v : kFadeExponentMax);
 }
 
 // The row at a time; writes mean, scale and opacity.
@@ -65,7 +64,7 @@ SS_HD Fate judge_row(const RingRow& at) {
     largest = end > 1.0f ? end : 1.0f;
   }
   if (!(sum == 0.0f)) return Fate::kInvalid;
-  return at.gaussian[8] * largest * 1.0001f < kAlphaMin ? Fate::kTransparent : Fate::kVisible;
+  return at.gaussian[kOpacity] * largest * 1.0001f < kAlphaMin ? Fate::kTransparent : Fate::kVisible;
 }
 
 __device__ inline void judge_rows(const RingParams& ring) {
@@ -134,7 +133,7 @@ __device__ inline void project_ring(const RasterParams& p, const RingParams& rin
   if (present) {
     const RingRow at = ring_row(ring, *ring.state, row);
     evaluate_row(ring, at, frame.dt[at.which], mean, scale, &opacity);
-    in.rgb = at.gaussian + 3;
+    in.rgb = at.gaussian + kRed;
   }
   project_and_append<kCanonical>(p, frame, time, in, 0, row, present, block_tally);
   if (i == 0) {

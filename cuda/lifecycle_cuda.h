@@ -2,8 +2,7 @@
 //
 // Key frames lie in a ring of preallocated slots that the engines write into; the host says which two are alive (docs
 // in runtime/lifecycle.py). When an interval begins, two kernels fill the list of rows that `project` works on:
-//   1. judge     a thread per row: whether it is finite and can reach alpha 1/255 at some time of the interval; counts
-//                per block
+//   1. judge     a thread per row: whether it is finite and can reach alpha 1/255 at some time; counts per block
 //   2. compact   the rows that can, in order, behind those of the blocks before; the totals; the identity of every row
 // The order of rows is that of the C++ version, without atomics: the same in every run.
 //
@@ -14,8 +13,6 @@
 #include "raster_cuda.h"
 
 namespace streamsplat {
-
-constexpr int kGaussianColumns = 9;  // x, y, z, r, g, b, scale_x, scale_z, opacity
 
 // Which key frames are alive, written by the host before an interval begins. Rows [0, G) are those of the earlier key
 // frame and [G, 2G) those of the later; a lone key frame has rows [0, G) only and stands still.
@@ -45,7 +42,7 @@ struct RingParams {
   int32_t per_frame;
   int32_t mapping;         // DepthMapping
   const RingState* state;  // [1]
-  const float* gaussians;  // [slots, G, 9]
+  const float* gaussians;  // [slots, G, kGaussianColumns]
   const float* motion;     // [2 pairs, 2, G, 3]
   const float* fade;       // [2 pairs, 2, G, 2]
   uint8_t* fates;          // [2G]

@@ -6,12 +6,10 @@
 //
 // Three arithmetics of colour:
 //   rgb      packed RGB8
-//   nv12     8-bit YUV 4:2:0 with an even number of rows: libav's integers on x86, bit by bit. A product is cut to
-//   whole
-//            levels, so that colours are one level darker in the mean than the exact ones; what the networks have seen.
-//   smooth   all other YUV 4:2:0 (10 bits and more; an odd number of rows): exact, with chroma between rows
-//   interpolated.
-//            The CPU's way over tables of libav is up to 5 levels off at a pixel, at most 2.1 in the mean.
+//   nv12     8-bit YUV 4:2:0 with an even number of rows: libav's integers on x86, bit by bit. Products are cut to
+//            whole levels, so that colours are a level darker in the mean than exact ones; what the networks have seen.
+//   smooth   all other YUV 4:2:0 (10 bits and more; an odd number of rows): exact, with chroma interpolated between
+//            rows. The CPU's way over tables of libav is up to 5 levels off at a pixel, at most 2.1 in the mean.
 #ifndef STREAMSPLAT_PREPARE_CUDA_CUH_
 #define STREAMSPLAT_PREPARE_CUDA_CUH_
 

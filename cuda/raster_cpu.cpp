@@ -1,6 +1,7 @@
 #include "raster_cpu.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace streamsplat {
 namespace {
@@ -13,7 +14,11 @@ constexpr std::int64_t kPrefetch = 24;  // Gaussians
 
 int chunk_count(std::int64_t items, int threads) { return items < kSortParallelFrom ? 1 : std::min(2 * threads, 16); }
 
-std::int64_t chunk_begin(std::int64_t items, int chunk, int chunks) { return items * chunk / chunks; }
+// Calls body(chunk, begin, end) for every chunk of [0, items), on the threads of the pool.
+template <class Body>
+void parallel_chunks(ThreadPool* pool, std::int64_t items, int chunks, Body&& body) {
+  pool->parallel_for(chunks, [&](int chunk) { body(chunk, items * chunk / chunks, items * (chunk + 1) / chunks); });
+}
 
 int bit_width(std::uint32_t v) { return v == 0 ? 0 : 32 - __builtin_clz(v); }
 
@@ -30,7 +35,6 @@ RasterizerCpu::RasterizerCpu(int height, int width, int threads, SimdLevel level
       tiles_x_((width + kTile - 1) / kTile),
       tiles_y_((height + kTile - 1) / kTile),
       threads_(ThreadPool::shared(threads).threads()),
-      level_(level == SimdLevel::kAuto ? simd_best() : level),
       kernels_(&simd_kernels(level)) {
   grow(tile_begin_, static_cast<std::size_t>(tiles_x_) * static_cast<std::size_t>(tiles_y_) + 1);
 }
@@ -56,7 +60,16 @@ RasterStats RasterizerCpu::render(const SplatInput& splats, const ViewInput* vie
   RasterStats stats;
   project(splats, view, extent, stats);
   sort();
-  bin_and_blend(view == nullptr && splats.quats == nullptr, background, target);
+  count_tiles();
+  // Tiles are worked off in bands whose lists fit a fixed budget: thousands of Gaussians that each cover the whole
+  // image must not need memory for Gaussians times tiles. Ordinary scenes are one band.
+  const bool canonical = view == nullptr && splats.quats == nullptr;
+  for (int first = 0; first < tiles_x_ * tiles_y_;) {
+    const int last = begin_band(first);
+    scatter(first, last);
+    blend(first, last, canonical, background, target);
+    first = last;
+  }
   return stats;
 }
 
@@ -67,7 +80,7 @@ void RasterizerCpu::sort() {
   if (n < 2) return;
   std::uint32_t low = UINT32_MAX, high = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint32_t depth = static_cast<std::uint32_t>(keys_[static_cast<std::size_t>(i)] >> 32);
+    const std::uint32_t depth = static_cast<std::uint32_t>(keys_.data()[i] >> 32);
     low = std::min(low, depth);
     high = std::max(high, depth);
   }
@@ -84,11 +97,10 @@ void RasterizerCpu::sort() {
     };
     const std::uint64_t* const from = keys_.data();
     std::uint64_t* const to = spare_.data();
-    pool_->parallel_for(chunks, [&](int chunk) {
+    parallel_chunks(pool_, n, chunks, [&](int chunk, std::int64_t begin, std::int64_t end) {
       std::uint32_t* const histogram = histograms_.data() + static_cast<std::size_t>(chunk) * digits;
       std::fill(histogram, histogram + digits, 0u);
-      const std::int64_t end = chunk_begin(n, chunk + 1, chunks);
-      for (std::int64_t i = chunk_begin(n, chunk, chunks); i < end; ++i) ++histogram[digit_of(from[i])];
+      for (std::int64_t i = begin; i < end; ++i) ++histogram[digit_of(from[i])];
     });
     std::uint32_t position = 0;
     for (std::size_t digit = 0; digit < digits; ++digit)
@@ -98,96 +110,95 @@ void RasterizerCpu::sort() {
         entry = position;
         position += count;
       }
-    pool_->parallel_for(chunks, [&](int chunk) {
+    parallel_chunks(pool_, n, chunks, [&](int chunk, std::int64_t begin, std::int64_t end) {
       std::uint32_t* const write = histograms_.data() + static_cast<std::size_t>(chunk) * digits;
-      const std::int64_t end = chunk_begin(n, chunk + 1, chunks);
-      for (std::int64_t i = chunk_begin(n, chunk, chunks); i < end; ++i) to[write[digit_of(from[i])]++] = from[i];
+      for (std::int64_t i = begin; i < end; ++i) to[write[digit_of(from[i])]++] = from[i];
     });
     keys_.swap(spare_);
   }
 }
 
-void RasterizerCpu::bin_and_blend(bool canonical, const float background[3], const RenderTarget& target) {
-  const int tiles = tiles_x_ * tiles_y_;
-  const std::size_t tile_stride = static_cast<std::size_t>(tiles);
-  const std::int64_t n = visible_;
-  const int chunks = chunk_count(n, threads_);
-
-  pool_->parallel_for(chunks, [&](int chunk) {
-    std::uint32_t* const counts = tile_counts_.data() + static_cast<std::size_t>(chunk) * tile_stride;
+void RasterizerCpu::count_tiles() {
+  const std::size_t tiles = static_cast<std::size_t>(tiles_x_) * static_cast<std::size_t>(tiles_y_);
+  const std::uint64_t* const keys = keys_.data();
+  const TileRect* const rects = rects_.data();
+  TileRect* const sorted_rects = sorted_rects_.data();
+  const auto count = [&](int chunk, std::int64_t begin, std::int64_t end) {
+    std::uint32_t* const counts = tile_counts_.data() + static_cast<std::size_t>(chunk) * tiles;
     std::fill(counts, counts + tiles, 0u);
-    const std::int64_t end = chunk_begin(n, chunk + 1, chunks);
-    for (std::int64_t i = chunk_begin(n, chunk, chunks); i < end; ++i) {
-      // In depth order the rectangles are scattered: fetch ahead, and keep a sorted copy for the second pass.
-      const std::int64_t ahead = std::min(i + kPrefetch, end - 1);
-      __builtin_prefetch(&rects_[static_cast<std::uint32_t>(keys_[static_cast<std::size_t>(ahead)])]);
-      const TileRect rect = rects_[static_cast<std::uint32_t>(keys_[static_cast<std::size_t>(i)])];
-      sorted_rects_[static_cast<std::size_t>(i)] = rect;
+    for (std::int64_t i = begin; i < end; ++i) {
+      // In depth order the rectangles are scattered: fetch ahead, and keep a sorted copy for `scatter`.
+      __builtin_prefetch(&rects[static_cast<std::uint32_t>(keys[std::min(i + kPrefetch, end - 1)])]);
+      const TileRect rect = rects[static_cast<std::uint32_t>(keys[i])];
+      sorted_rects[i] = rect;
       for (int y = rect.y0; y < rect.y1; ++y)
         for (int x = rect.x0; x < rect.x1; ++x) ++counts[y * tiles_x_ + x];
     }
-  });
+  };
+  parallel_chunks(pool_, visible_, chunk_count(visible_, threads_), count);
+}
 
-  // Tiles are worked off in bands whose lists fit a fixed budget: thousands of Gaussians that each cover the whole
-  // image must not need memory for Gaussians times tiles. Ordinary scenes are one band.
-  for (int first = 0; first < tiles;) {
-    std::uint64_t held = 0;
-    int last = first;
-    while (last < tiles) {
-      std::uint64_t in_tile = 0;
-      for (int chunk = 0; chunk < chunks; ++chunk)
-        in_tile += tile_counts_[static_cast<std::size_t>(chunk) * tile_stride + static_cast<std::size_t>(last)];
-      if (last > first && held + in_tile > kBandPairs) break;
-      std::uint32_t position = static_cast<std::uint32_t>(held);
-      tile_begin_[static_cast<std::size_t>(last)] = position;
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        std::uint32_t& entry =
-            tile_counts_[static_cast<std::size_t>(chunk) * tile_stride + static_cast<std::size_t>(last)];
-        const std::uint32_t count = entry;
-        entry = position;
-        position += count;
-      }
-      held += in_tile;
-      ++last;
-    }
-    tile_begin_[static_cast<std::size_t>(last)] = static_cast<std::uint32_t>(held);
-    grow(lists_, static_cast<std::size_t>(held));
-
-    pool_->parallel_for(chunks, [&](int chunk) {
-      std::uint32_t* const write = tile_counts_.data() + static_cast<std::size_t>(chunk) * tile_stride;
-      const std::int64_t end = chunk_begin(n, chunk + 1, chunks);
-      for (std::int64_t i = chunk_begin(n, chunk, chunks); i < end; ++i) {
-        const std::uint32_t index = static_cast<std::uint32_t>(keys_[static_cast<std::size_t>(i)]);
-        const TileRect rect = sorted_rects_[static_cast<std::size_t>(i)];
-        for (int y = rect.y0; y < rect.y1; ++y)
-          for (int x = rect.x0; x < rect.x1; ++x) {
-            const int tile = y * tiles_x_ + x;
-            if (tile >= first && tile < last) lists_[write[tile]++] = index;
-          }
-      }
-    });
-
-    const auto blend = canonical ? kernels_->blend_canonical : kernels_->blend_general;
-    pool_->parallel_for(last - first, [&](int task) {
-      const int tile = first + task;
-      const std::uint32_t begin = tile_begin_[static_cast<std::size_t>(tile)];
-      TileJob job;
-      job.splats = splats_.data();
-      job.list = lists_.data() + begin;
-      job.count = tile_begin_[static_cast<std::size_t>(tile) + 1] - begin;
-      job.x0 = tile % tiles_x_ * kTile;
-      job.y0 = tile / tiles_x_ * kTile;
-      job.width = width_;
-      job.height = height_;
-      std::copy(background, background + 3, job.background);
-      job.rgb = target.rgb;
-      job.depth = target.depth;
-      job.expected_depth = target.expected_depth;
-      job.alpha = target.alpha;
-      blend(job);
-    });
-    first = last;
+int RasterizerCpu::begin_band(int first) {
+  const int tiles = tiles_x_ * tiles_y_, chunks = chunk_count(visible_, threads_);
+  std::uint32_t* const begin = tile_begin_.data();
+  std::uint64_t held = 0;
+  int last = first;
+  for (; last < tiles; ++last) {
+    std::uint32_t* const of_tile = tile_counts_.data() + last;
+    std::uint64_t in_tile = 0;
+    for (int chunk = 0; chunk < chunks; ++chunk) in_tile += of_tile[std::int64_t{chunk} * tiles];
+    if (last > first && held + in_tile > kBandPairs) break;
+    std::uint32_t position = static_cast<std::uint32_t>(held);
+    begin[last] = position;
+    for (int chunk = 0; chunk < chunks; ++chunk)
+      position += std::exchange(of_tile[std::int64_t{chunk} * tiles], position);
+    held += in_tile;
   }
+  begin[last] = static_cast<std::uint32_t>(held);
+  grow(lists_, static_cast<std::size_t>(held));
+  return last;
+}
+
+void RasterizerCpu::scatter(int first, int last) {
+  const std::size_t tiles = static_cast<std::size_t>(tiles_x_) * static_cast<std::size_t>(tiles_y_);
+  const std::uint64_t* const keys = keys_.data();
+  const TileRect* const sorted_rects = sorted_rects_.data();
+  std::uint32_t* const lists = lists_.data();
+  const auto append = [&](int chunk, std::int64_t begin, std::int64_t end) {
+    std::uint32_t* const write = tile_counts_.data() + static_cast<std::size_t>(chunk) * tiles;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::uint32_t index = static_cast<std::uint32_t>(keys[i]);
+      const TileRect rect = sorted_rects[i];
+      for (int y = rect.y0; y < rect.y1; ++y)
+        for (int x = rect.x0; x < rect.x1; ++x) {
+          const int tile = y * tiles_x_ + x;
+          if (tile >= first && tile < last) lists[write[tile]++] = index;
+        }
+    }
+  };
+  parallel_chunks(pool_, visible_, chunk_count(visible_, threads_), append);
+}
+
+void RasterizerCpu::blend(int first, int last, bool canonical, const float background[3], const RenderTarget& target) {
+  const auto kernel = canonical ? kernels_->blend_canonical : kernels_->blend_general;
+  const std::uint32_t* const begin = tile_begin_.data();
+  pool_->parallel_for(last - first, [&](int task) {
+    const int tile = first + task;
+    TileJob job;
+    job.splats = splats_.data();
+    job.list = lists_.data() + begin[tile];
+    job.count = begin[tile + 1] - begin[tile];
+    job.x0 = tile % tiles_x_ * kTile;
+    job.y0 = tile / tiles_x_ * kTile;
+    job.width = width_;
+    job.height = height_;
+    std::copy(background, background + 3, job.background);
+    job.rgb = target.rgb;
+    job.depth = target.depth;
+    job.expected_depth = target.expected_depth;
+    job.alpha = target.alpha;
+    kernel(job);
+  });
 }
 
 }  // namespace streamsplat

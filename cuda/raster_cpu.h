@@ -44,11 +44,6 @@ class RasterizerCpu {
   // threads 0 = all cores. The level must be supported by this CPU (see simd_supported).
   RasterizerCpu(int height, int width, int threads, SimdLevel level);
 
-  int height() const { return height_; }
-  int width() const { return width_; }
-  int threads() const { return threads_; }
-  SimdLevel level() const { return level_; }
-
   // view null = canonical. Serialised by a mutex; throws std::bad_alloc only. Buffers grow to the largest call seen.
   RasterStats render(const SplatInput& splats, const ViewInput* view, const float background[3], Extent extent,
                      const RenderTarget& target);
@@ -60,13 +55,18 @@ class RasterizerCpu {
   };
 
   void reserve(std::int64_t count);
+
+  // The phases above, in order. Those from `scatter` on handle the tiles [first, last) of a band; `begin_band` ends it
+  // where its lists would not fit the budget any more, returns `last`, and turns counts into write positions.
   void project(const SplatInput& splats, const ViewInput* view, Extent extent, RasterStats& stats);
   void sort();
-  void bin_and_blend(bool canonical, const float background[3], const RenderTarget& target);
+  void count_tiles();
+  int begin_band(int first);
+  void scatter(int first, int last);
+  void blend(int first, int last, bool canonical, const float background[3], const RenderTarget& target);
 
   int height_, width_, tiles_x_, tiles_y_;
   int threads_;
-  SimdLevel level_;
   const SimdKernels* kernels_;
   ThreadPool* pool_ = nullptr;  // looked up anew by every render: it differs in a forked child
   std::mutex mutex_;

@@ -13,6 +13,7 @@
 #ifndef STREAMSPLAT_RASTER_CPU_BLEND_H_
 #define STREAMSPLAT_RASTER_CPU_BLEND_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -56,11 +57,17 @@ struct TileState {
   alignas(64) float channel[4][kTile][kTile];  // r, g, b, depth
 };
 
+// General: what is left of a Gaussian to be worked out per pixel; see `Splat`.
+struct alignas(32) Conic {
+  float minus_half_inv_x, minus_half_inv_y, shear, opacity;
+  float dy;  // of row 0
+};
+
 struct ChunkTables {
   alignas(64) float column[kChunk][kTile];   // canonical: opacity * exp(-dx^2 ..); general: dx
   alignas(64) float row[kChunk][kTile];      // canonical: exp(-dy^2 ..); general: unused
   alignas(64) float colour[kChunk][4];       // r, g, b, depth
-  alignas(64) float conic[kChunk][8];        // general: half_inv_x, half_inv_y, shear, opacity, dy of row 0
+  Conic conic[kChunk];                       // general
   alignas(64) std::uint8_t rows[kChunk];     // bit i: row group i is touched
   alignas(64) std::uint8_t columns[kChunk];  // bit i: column block i is touched
 };
@@ -155,8 +162,7 @@ inline void tabulate_general(const TileJob& job, const Splat& s, float x, float 
     const auto ey = V::mul(V::mul(dy, dy), V::set1(-s.half_inv_y));
     V::store(largest + i, weight_exponential<V>(V::fma(V::mul(u, u), V::set1(-s.half_inv_x), ey)));
   }
-  const float conic[8] = {-s.half_inv_x, -s.half_inv_y, s.shear, s.opacity, y};
-  std::memcpy(tables.conic[e], conic, sizeof conic);
+  tables.conic[e] = {-s.half_inv_x, -s.half_inv_y, s.shear, s.opacity, y};
   tables.rows[e] = any_of_runs<V::kRows>(reaching<V>(largest, s.opacity));
   if (V::kWidth < kTile) tables.columns[e] = range_bits(s.box_x0 - job.x0, s.box_x1 - job.x0, V::kWidth);
 }
@@ -197,11 +203,12 @@ inline bool blend_group(const ChunkTables& tables, std::uint64_t mask, int row, 
       if (kCanonical) {
         alpha = V::mul(gx, V::set1(tables.row[e][row + i]));
       } else {
-        const float* conic = tables.conic[e];
-        const float dy = conic[4] - static_cast<float>(row + i);
-        const F u = V::add(gx, V::set1(conic[2] * dy));
-        const F power = V::fma(V::mul(u, u), V::set1(conic[0]), V::set1(conic[1] * dy * dy));
-        alpha = V::mul(weight_exponential<V>(power), V::set1(conic[3]));
+        const Conic& conic = tables.conic[e];
+        const float dy = conic.dy - static_cast<float>(row + i);
+        const F u = V::add(gx, V::set1(conic.shear * dy));
+        const F power =
+            V::fma(V::mul(u, u), V::set1(conic.minus_half_inv_x), V::set1(conic.minus_half_inv_y * dy * dy));
+        alpha = V::mul(weight_exponential<V>(power), V::set1(conic.opacity));
       }
       // An alpha below 1/255 becomes 0, which leaves an open pixel as it is: its transmittance is at least the limit.
       alpha = V::keep_min(V::ge(alpha, alpha_min), alpha, alpha_max);
@@ -291,7 +298,8 @@ void blend_tile(const TileJob& job) {
 template <class V>
 void exponential_array(const float* in, float* out, int count) {
   for (int i = 0; i < count; i += V::kWidth)
-    V::store(out + i, exponential<V>(V::min(V::max(V::load(in + i), V::set1(-87.0f)), V::set1(87.0f))));
+    V::store(out + i,
+             exponential<V>(V::min(V::max(V::load(in + i), V::set1(-kFadeExponentMax)), V::set1(kFadeExponentMax))));
 }
 
 template <class V>

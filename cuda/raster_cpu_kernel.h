@@ -1,5 +1,4 @@
-// Interface between the rasterizer and its SIMD kernels; each instruction set implements it in a source file of its
-// own.
+// Interface between the rasterizer and its SIMD kernels; each instruction set has a source file that implements it.
 #ifndef STREAMSPLAT_RASTER_CPU_KERNEL_H_
 #define STREAMSPLAT_RASTER_CPU_KERNEL_H_
 
@@ -12,8 +11,8 @@ namespace streamsplat {
 enum class SimdLevel { kAuto = 0, kPlain = 1, kAvx2 = 2, kAvx512 = 3 };
 
 // A projected Gaussian, one cache line. With the covariance [a b; b c] in pixels the exponent is written as
-//   -(dx + shear * dy)^2 * half_inv_x - dy^2 * half_inv_y,   shear = -b/c, half_inv_x = c / (2 det), half_inv_y = 1 /
-//   (2c),
+//   -(dx + shear * dy)^2 * half_inv_x - dy^2 * half_inv_y
+//   shear = -b / c, half_inv_x = c / (2 det), half_inv_y = 1 / (2 c)
 // a sum of squares: it cannot become positive by rounding, and shear = 0 is the separable case.
 struct alignas(64) Splat {
   float x, y;  // centre in pixels
@@ -45,8 +44,8 @@ struct TileJob {
 struct SimdKernels {
   void (*blend_canonical)(const TileJob& job);
   void (*blend_general)(const TileJob& job);
-  void (*exponential)(const float* in, float* out,
-                      int count);  // exp of arguments clamped to [-87, 87]; count % 16 == 0
+  // exp of arguments clamped to +-kFadeExponentMax; count % 16 == 0.
+  void (*exponential)(const float* in, float* out, int count);
 };
 
 bool simd_supported(SimdLevel level);

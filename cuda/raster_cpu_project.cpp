@@ -3,7 +3,6 @@
 #include <math.h>
 
 #include <algorithm>
-#include <cstring>
 
 namespace streamsplat {
 namespace {
@@ -13,6 +12,47 @@ void neutralise(ProjectBatch& batch, int j, Fate fate) {
   batch.fate[j] = fate;
   batch.u[j] = batch.v[j] = batch.shear[j] = 0.0f;
   batch.depth[j] = batch.opacity[j] = batch.a[j] = batch.c[j] = batch.det[j] = 1.0f;
+}
+
+// Why a Gaussian of the batch is not rendered; one that is in front of the camera and opaque enough lies outside.
+void count_culled(Fate fate, RasterStats* stats) {
+  stats->culled_invalid += fate == Fate::kInvalid;
+  stats->culled_behind += fate == Fate::kBehind;
+  stats->culled_transparent += fate == Fate::kTransparent;
+  stats->culled_outside += fate == Fate::kVisible;
+}
+
+void add(const RasterStats& part, RasterStats* sum) {
+  sum->rendered += part.rendered;
+  sum->culled_invalid += part.culled_invalid;
+  sum->culled_behind += part.culled_behind;
+  sum->culled_transparent += part.culled_transparent;
+  sum->culled_outside += part.culled_outside;
+  sum->pairs += part.pairs;
+  sum->binned_pairs += part.binned_pairs;
+}
+
+void store(const ProjectBatch& batch, int j, const float* rgb, Splat* splat) {
+  splat->x = batch.x[j];
+  splat->y = batch.y[j];
+  splat->half_inv_x = batch.half_inv_x[j];
+  splat->half_inv_y = batch.half_inv_y[j];
+  splat->shear = batch.shear[j];
+  splat->opacity = batch.opacity[j];
+  splat->r = rgb[0];
+  splat->g = rgb[1];
+  splat->b = rgb[2];
+  splat->depth = batch.depth[j];
+  splat->box_x0 = static_cast<std::int16_t>(batch.x0[j]);
+  splat->box_x1 = static_cast<std::int16_t>(batch.x1[j]);
+  splat->box_y0 = static_cast<std::int16_t>(batch.y0[j]);
+  splat->box_y1 = static_cast<std::int16_t>(batch.y1[j]);
+}
+
+TileRect tiles_of(const Splat& splat) {
+  const auto begin = [](int pixel) { return static_cast<std::int16_t>(pixel / kTile); };
+  const auto end = [](int pixel) { return static_cast<std::int16_t>((pixel + kTile - 1) / kTile); };
+  return {begin(splat.box_x0), begin(splat.box_y0), end(splat.box_x1), end(splat.box_y1)};
 }
 
 }  // namespace
@@ -99,6 +139,8 @@ void place(const Projection& p, ProjectBatch& batch) {
   }
 }
 
+// Phase 1 of `RasterizerCpu::render`. Each block of Gaussians writes its keys from its own beginning on, in index
+// order; then those of all blocks are moved together.
 void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Extent extent, RasterStats& stats) {
   Projection p;
   p.width = width_;
@@ -131,37 +173,18 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
       place(p, batch);
       for (int j = 0; j < members; ++j) {
         if (batch.fate[j] != Fate::kVisible || batch.pairs[j] == 0) {
-          local.culled_invalid += batch.fate[j] == Fate::kInvalid;
-          local.culled_behind += batch.fate[j] == Fate::kBehind;
-          local.culled_transparent += batch.fate[j] == Fate::kTransparent;
-          local.culled_outside += batch.fate[j] == Fate::kVisible;
+          count_culled(batch.fate[j], &local);
           continue;
         }
         ++local.rendered;
         local.pairs += batch.pairs[j];
-        const int x0 = batch.x0[j], x1 = batch.x1[j], y0 = batch.y0[j], y1 = batch.y1[j];
-        if (x0 >= x1 || y0 >= y1) continue;  // inside the rectangle, but no pixel reaches alpha 1/255
+        // In the extent's tiles, but no pixel reaches alpha 1/255.
+        if (batch.x0[j] >= batch.x1[j] || batch.y0[j] >= batch.y1[j]) continue;
         const std::size_t i = static_cast<std::size_t>(first + j);
-        Splat& splat = splats_[i];
-        splat.x = batch.x[j];
-        splat.y = batch.y[j];
-        splat.half_inv_x = batch.half_inv_x[j];
-        splat.half_inv_y = batch.half_inv_y[j];
-        splat.shear = batch.shear[j];
-        splat.opacity = batch.opacity[j];
-        splat.depth = batch.depth[j];
-        std::memcpy(&splat.r, splats.rgb + 3 * i, 3 * sizeof(float));
-        splat.box_x0 = static_cast<std::int16_t>(x0);
-        splat.box_x1 = static_cast<std::int16_t>(x1);
-        splat.box_y0 = static_cast<std::int16_t>(y0);
-        splat.box_y1 = static_cast<std::int16_t>(y1);
-        const int tx0 = x0 / kTile, tx1 = (x1 + kTile - 1) / kTile, ty0 = y0 / kTile, ty1 = (y1 + kTile - 1) / kTile;
-        rects_[i] = {static_cast<std::int16_t>(tx0), static_cast<std::int16_t>(ty0), static_cast<std::int16_t>(tx1),
-                     static_cast<std::int16_t>(ty1)};
-        local.binned_pairs += std::int64_t{tx1 - tx0} * (ty1 - ty0);
-        std::uint32_t depth_bits;  // positive floats order like their bits
-        std::memcpy(&depth_bits, &splat.depth, sizeof depth_bits);
-        *key++ = (std::uint64_t{depth_bits} << 32) | i;
+        store(batch, j, splats.rgb + 3 * i, &splats_[i]);
+        const TileRect rect = rects_[i] = tiles_of(splats_[i]);
+        local.binned_pairs += std::int64_t{rect.x1 - rect.x0} * (rect.y1 - rect.y0);
+        *key++ = depth_key(splats_[i].depth, static_cast<std::uint32_t>(i));
       }
     }
     blocks_[static_cast<std::size_t>(block)] = {key - (keys_.data() + begin), local};
@@ -173,13 +196,7 @@ void RasterizerCpu::project(const SplatInput& splats, const ViewInput* view, Ext
     std::uint64_t* const from = keys_.data() + std::int64_t{task} * kProjectBlock;
     if (keys_.data() + visible_ != from) std::copy(from, from + block.visible, keys_.data() + visible_);
     visible_ += block.visible;
-    stats.rendered += block.stats.rendered;
-    stats.culled_invalid += block.stats.culled_invalid;
-    stats.culled_behind += block.stats.culled_behind;
-    stats.culled_transparent += block.stats.culled_transparent;
-    stats.culled_outside += block.stats.culled_outside;
-    stats.pairs += block.stats.pairs;
-    stats.binned_pairs += block.stats.binned_pairs;
+    add(block.stats, &stats);
   }
 }
 

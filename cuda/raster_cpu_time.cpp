@@ -34,11 +34,11 @@ void evaluate_at(const float* gaussians, const float* motion, const float* fade,
       kernels.exponential(exponent[1], power[1], kBatch);
       for (int j = 0; j < batch; ++j) {
         const std::int64_t i = first + j;
-        const float* gaussian = gaussians + 9 * i;
+        const float* gaussian = gaussians + kGaussianColumns * i;
         const float both[2] = {power[0][j], power[1][j]};
         gaussian_at(gaussian, motion + 3 * i, fade + 2 * i, both, dt, mapping, means + 3 * i, scales + 3 * i,
                     opacity + i);
-        std::copy(gaussian + 3, gaussian + 6, rgb + 3 * i);
+        std::copy(gaussian + kRed, gaussian + kBlue + 1, rgb + 3 * i);
       }
     }
   });

@@ -11,14 +11,14 @@
 
 #include "raster_cpu_project.h"
 #include "raster_grad_kernel.h"
+#include "raster_grad_lists.h"
+#include "raster_grad_shelf.h"
 #include "splat_math.h"
 
 namespace streamsplat {
 namespace {
 
 constexpr int kRowsPerTask = 4096;  // Gaussians per task where one image is split over threads
-constexpr int kRadixFrom = 96;      // list entries; below, a comparison sort is faster
-constexpr std::size_t kKeep = 32;   // buffers of each kind kept for reuse; those of 73,728 Gaussians are 6 MB an image
 
 const GradKernels& kernels_of([[maybe_unused]] SimdLevel level) {
 #if defined(__x86_64__)
@@ -28,50 +28,10 @@ const GradKernels& kernels_of([[maybe_unused]] SimdLevel level) {
   return grad_kernels_plain();
 }
 
-// Finished objects kept for reuse. Never destroyed: a state may outlive static objects at exit.
-template <class T>
-class Shelf {
- public:
-  static T take() {
-    Shelf& shelf = instance();
-    std::lock_guard<std::mutex> hold(shelf.lock_);
-    if (shelf.items_.empty()) return T();
-    T item = std::move(shelf.items_.back());
-    shelf.items_.pop_back();
-    return item;
-  }
-  static void give(T item) noexcept {
-    Shelf& shelf = instance();
-    std::lock_guard<std::mutex> hold(shelf.lock_);
-    if (shelf.items_.size() < kKeep) shelf.items_.push_back(std::move(item));
-  }
-
- private:
-  Shelf() { items_.reserve(kKeep); }  // so that giving back, often in a destructor, cannot fail
-  static Shelf& instance() {
-    static Shelf* const shelf = new Shelf;
-    return *shelf;
-  }
-  std::mutex lock_;
-  std::vector<T> items_;
-};
-
-struct SortScratch {
-  Buffer<std::uint64_t> a, b;
-};
 using GradSums = Buffer<float>;
 
-// Borrows from the shelf for a scope.
-template <class T>
-struct Loan {
-  Loan() : item(Shelf<T>::take()) {}
-  ~Loan() { Shelf<T>::give(std::move(item)); }
-  Loan(const Loan&) = delete;
-  Loan& operator=(const Loan&) = delete;
-  T item;
-};
-
-// Runs fn(0..tasks-1) on up to `threads` threads and rethrows the first exception.
+// Runs fn(0..tasks-1) on up to `threads` threads and rethrows the first exception: unlike those of a ThreadPool, tasks
+// here grow buffers, and may run out of memory.
 template <class Fn>
 void parallel_for(int tasks, int threads, Fn&& fn) {
   const int workers = std::max(1, std::min(threads, tasks));
@@ -164,85 +124,6 @@ void reserve(GradState* state) {
     image.splats.reserve(state->count);
     image.transmittance.reserve(pixels);
     image.stop.reserve(pixels);
-  }
-}
-
-// Lists (depth bits, row) of every visible Gaussian in every block it touches.
-void bin(int b, GradState* state) {
-  GradImage& image = state->images[b];
-  const Splat* const splats = image.splats.data();
-  const int blocks = state->blocks_x * state->blocks_y, stride = state->blocks_x;
-  image.block_begin.assign(static_cast<std::size_t>(blocks) + 1, 0);
-  const auto each_block = [&](const Splat& s, auto&& fn) {
-    const int x0 = s.box_x0 / kBlockWidth, x1 = (s.box_x1 - 1) / kBlockWidth;
-    const int y0 = s.box_y0 / kBlockHeight, y1 = (s.box_y1 - 1) / kBlockHeight;
-    for (int y = y0; y <= y1; ++y) {
-      for (int x = x0; x <= x1; ++x) fn(y * stride + x);
-    }
-  };
-  std::uint32_t* const begin = image.block_begin.data();
-  for (int i = 0; i < state->count; ++i) {
-    if (splats[i].box_x0 != splats[i].box_x1) each_block(splats[i], [&](int block) { ++begin[block + 1]; });
-  }
-  for (int i = 0; i < blocks; ++i) begin[i + 1] += begin[i];
-  image.entries.reserve(begin[blocks]);
-  image.list.reserve(begin[blocks]);
-  image.blended.assign(blocks, 0);
-  std::vector<std::uint32_t> cursor(begin, begin + blocks);
-  std::uint64_t* const entries = image.entries.data();
-  for (int i = 0; i < state->count; ++i) {
-    const Splat& s = splats[i];
-    if (s.box_x0 == s.box_x1) continue;
-    std::uint32_t depth_bits;  // positive floats order like their bits
-    std::memcpy(&depth_bits, &s.depth, sizeof depth_bits);
-    const std::uint64_t entry = std::uint64_t{depth_bits} << 32 | static_cast<std::uint32_t>(i);
-    each_block(s, [&](int block) { entries[cursor[block]++] = entry; });
-  }
-}
-
-// Writes the rows of `entries` by depth, ties by row. Least-significant-digit radix sort on the depth bits; it is
-// stable and entries come in row order.
-void sort_entries(const std::uint64_t* entries, int count, SortScratch* scratch, std::int32_t* list) {
-  const auto row_of = [](std::uint64_t entry) { return static_cast<std::int32_t>(static_cast<std::uint32_t>(entry)); };
-  const std::size_t n = static_cast<std::size_t>(count);
-  scratch->a.reserve(n);
-  if (count < kRadixFrom) {
-    std::uint64_t* const sorted = scratch->a.data();
-    std::copy(entries, entries + n, sorted);
-    std::sort(sorted, sorted + n);
-    std::transform(sorted, sorted + n, list, row_of);
-    return;
-  }
-  scratch->b.reserve(n);
-  std::uint32_t low = UINT32_MAX, high = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t key = static_cast<std::uint32_t>(entries[i] >> 32);
-    low = std::min(low, key);
-    high = std::max(high, key);
-  }
-  constexpr int kDigitMax = 10;
-  const int bits = high == low ? 1 : 32 - __builtin_clz(high - low);
-  const int passes = (bits + kDigitMax - 1) / kDigitMax, digit_bits = (bits + passes - 1) / passes;
-  const std::uint32_t digits = 1u << digit_bits;
-  const auto digit_of = [&](std::uint64_t entry, int pass) {
-    return (static_cast<std::uint32_t>(entry >> 32) - low) >> (pass * digit_bits) & (digits - 1);
-  };
-  std::uint32_t offsets[4][1 << kDigitMax];
-  for (int pass = 0; pass < passes; ++pass) std::memset(offsets[pass], 0, digits * sizeof(std::uint32_t));
-  for (std::size_t i = 0; i < n; ++i) {
-    for (int pass = 0; pass < passes; ++pass) ++offsets[pass][digit_of(entries[i], pass)];
-  }
-  const std::uint64_t* from = entries;
-  for (int pass = 0; pass < passes; ++pass) {
-    std::uint32_t sum = 0, *const offset = offsets[pass];
-    for (std::uint32_t d = 0; d < digits; ++d) sum += std::exchange(offset[d], sum);
-    if (pass == passes - 1) {
-      for (std::size_t i = 0; i < n; ++i) list[offset[digit_of(from[i], pass)]++] = row_of(from[i]);
-    } else {
-      std::uint64_t* const to = pass % 2 == 0 ? scratch->a.data() : scratch->b.data();
-      for (std::size_t i = 0; i < n; ++i) to[offset[digit_of(from[i], pass)]++] = from[i];
-      from = to;
-    }
   }
 }
 

@@ -57,7 +57,7 @@ struct GradImage {
   Buffer<std::int32_t> stop;               // list position at which a pixel stopped; INT32_MAX if it never did
 };
 
-// Buffers of finished states are reused: fresh memory costs a page fault per 4 kB, a tenth of the whole computation.
+// Buffers of finished states are reused (raster_grad_shelf.h): fresh memory would be a tenth of the whole computation.
 struct GradState {
   GradState(int batch, int count, int height, int width, SimdLevel level);  // the level must be supported
   ~GradState();

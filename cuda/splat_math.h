@@ -58,11 +58,14 @@ SS_HD float published_depth(float y) { return (y >= 0.0f && y <= 1.0f) ? 1.0f / 
 // Paper: g(z) = 2 / (1 + z), defined on [0, 1] like the published mapping.
 SS_HD float paper_depth(float y) { return (y >= 0.0f && y <= 1.0f) ? 2.0f / (1.0f + y) : y - 10.0f; }
 
-SS_HD float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
+// Arguments of exp in the fade are limited to this, either way: both ends give normal numbers of float32.
+constexpr float kFadeExponentMax = 87.0f;
 
-// Time-dependent opacity factor: sigmoid(-g0 (|dt| - g1)) / sigmoid(g0 g1). Equals 1 at dt = 0 and where g0 = 0.
-SS_HD float fade_factor(float gamma0, float gamma1, float dt) {
-  return sigmoid(-gamma0 * (fabsf(dt) - gamma1)) / sigmoid(gamma0 * gamma1);
+// Orders Gaussians front to back, equal depths by index: positive floats order like their bits.
+SS_HD uint64_t depth_key(float depth, uint32_t index) {
+  uint32_t bits;
+  memcpy(&bits, &depth, sizeof bits);
+  return static_cast<uint64_t>(bits) << 32 | index;
 }
 
 // ceilf for v >= 0, written so that compilers vectorise it without SSE4.1; from 2^23 on every float is an integer.

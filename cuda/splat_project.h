@@ -34,6 +34,10 @@ enum class Fate : uint8_t { kVisible, kInvalid, kBehind, kTransparent, kOutside 
 
 enum class DepthMapping { kPublished = 0, kPaper = 1 };
 
+// Columns of a key frame's Gaussians as `encode` gives them. y is normalised inverse depth; the missing scale along it
+// is the mean of the others.
+enum GaussianColumn { kX, kY, kZ, kRed, kGreen, kBlue, kScaleX, kScaleZ, kOpacity, kGaussianColumns };
+
 // NaN and infinity are the only values v with v * 0 != 0; a sum of such products is 0 only if all are finite.
 SS_HD bool all_finite(const SplatInput& in, int64_t i) {
   const float* m = in.means + 3 * i;
@@ -200,21 +204,22 @@ SS_HD int tiles_of_box(const PixelBox& box) {
   return box.x0 >= box.x1 || box.y0 >= box.y1 ? 0 : columns * rows;
 }
 
-// A Gaussian of a key frame at a time of the pair (REFERENCE.md section 2): gaussian = x, y, z, r, g, b, scale_x,
-// scale_z, opacity; motion x, y, z; dt = t - anchor. Writes mean (x, depth, z), scale and opacity.
+// A Gaussian of a key frame at a time of the pair (REFERENCE.md section 2): gaussian by `GaussianColumn`; motion x, y,
+// z; dt = t - anchor. Writes mean (x, depth, z), scale and opacity.
 //
-// `power` = exp(-g0 g1) and exp(g0 (|dt| - g1)), arguments limited to [-87, 87]: the fade is (1 + power[0]) / (1 +
-// power[1]), so exactly 1 at dt = 0. The limit hides a NaN or infinite gamma; 0 * gamma brings it back.
+// The fade is sigmoid(-g0 (|dt| - g1)) / sigmoid(g0 g1) = (1 + power[0]) / (1 + power[1]), so exactly 1 at dt = 0, with
+// `power` = exp(-g0 g1) and exp(g0 (|dt| - g1)), arguments limited by kFadeExponentMax. The limit hides a NaN or
+// infinite gamma; 0 * gamma brings it back.
 SS_HD void gaussian_at(const float* gaussian, const float* motion, const float* gamma, const float power[2], float dt,
                        DepthMapping mapping, float* mean, float* scale, float* opacity) {
-  const float y = gaussian[1] + motion[1] * dt;
-  mean[0] = gaussian[0] + motion[0] * dt;
+  const float y = gaussian[kY] + motion[1] * dt;
+  mean[0] = gaussian[kX] + motion[0] * dt;
   mean[1] = mapping == DepthMapping::kPublished ? published_depth(y) : paper_depth(y);
-  mean[2] = gaussian[2] + motion[2] * dt;
-  scale[0] = gaussian[6];
-  scale[1] = 0.5f * (gaussian[6] + gaussian[7]);
-  scale[2] = gaussian[7];
-  *opacity = gaussian[8] * ((1.0f + power[0]) / (1.0f + power[1])) + 0.0f * gamma[0] + 0.0f * gamma[1];
+  mean[2] = gaussian[kZ] + motion[2] * dt;
+  scale[0] = gaussian[kScaleX];
+  scale[1] = 0.5f * (gaussian[kScaleX] + gaussian[kScaleZ]);
+  scale[2] = gaussian[kScaleZ];
+  *opacity = gaussian[kOpacity] * ((1.0f + power[0]) / (1.0f + power[1])) + 0.0f * gamma[0] + 0.0f * gamma[1];
 }
 
 // The exponents that `power` above is taken of; |dt| is the age.

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..runtime.bundle import Bundle, PlanEntry, StageVariant, check_inside
 from ..runtime.bundle_writing import store
+from ..runtime.cuda import driver
 from ..runtime.engines import trt_api
 from ..runtime.engines.base import check_specs
 from ..runtime.errors import EngineError, InputError, OutputError
@@ -145,7 +146,7 @@ def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
                 "Leave --device-capability out and build on the device, or use --runtime tensorrt_rtx.",
             )
         return "any", ", ".join(sorted(options.capabilities, key=lambda c: [int(n) for n in c.split(".")]))
-    device = trt_api.cuda_device()
+    device = driver.cuda_device()
     if device is None:
         hint = "Build on the machine that will run it"
         if known:
@@ -306,7 +307,7 @@ def _configure(module: Any, config: Any, options: BuildOptions) -> None:
     config.builder_optimization_level = options.level
     if not options.tf32:
         config.clear_flag(module.BuilderFlag.TF32)
-    device = trt_api.cuda_device()
+    device = driver.cuda_device()
     limit = options.workspace or (int(device.free_bytes * _WORKSPACE_SHARE) if device else 0)
     if limit:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)

@@ -143,10 +143,12 @@ class Bundle:
 
     @property
     def name(self) -> str:
+        """As its exporter named it; not the folder's name."""
         return self._manifest.name
 
     @property
     def model(self) -> ModelConfig:
+        """Sizes and conventions of the model."""
         return self._manifest.model
 
     @property
@@ -156,10 +158,12 @@ class Bundle:
 
     @property
     def provenance(self) -> dict[str, Any]:
+        """Where the weights come from: checkpoint, data, licence, as the exporter gave them."""
         return self._manifest.provenance
 
     @property
     def quality(self) -> dict[str, Any]:
+        """What was measured for exactly these files; empty where nothing was."""
         return self._manifest.quality
 
     @property
@@ -174,6 +178,7 @@ class Bundle:
 
     @property
     def plans(self) -> tuple[PlanEntry, ...]:
+        """Plans of all stages, whether or not their files are whole: see `unusable_plans`."""
         return self._manifest.plans
 
     def unusable_plans(self, *, verify_hashes: bool = True) -> dict[str, str]:
@@ -186,11 +191,12 @@ class Bundle:
 
     @property
     def stage_names(self) -> tuple[str, ...]:
+        """`encode` and `deform`, and `depth` and `condition` where it has them."""
         return tuple(self._manifest.stages)
 
     @property
     def precisions(self) -> list[str]:
-        """Of all stage files, sorted."""
+        """Precision recipes of all stage files, sorted."""
         return sorted({entry.precision for files in self._manifest.stages.values() for entry in files})
 
     def variants(self, stage: str) -> tuple[StageVariant, ...]:

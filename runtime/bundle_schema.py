@@ -208,8 +208,9 @@ def _tensors(value: object, field: str) -> tuple[TensorSpec, ...]:
     return specs
 
 
-def parse_model(value: object, field: str = "model") -> ModelConfig:
+def parse_model(value: object) -> ModelConfig:
     """Read and check the `model` object: ranges, divisibility, known words."""
+    field = "model"
     names = tuple(ModelConfig.__dataclass_fields__)
     entry = as_object(value, field, names)
     height = as_integer(entry["height"], f"{field}.height")

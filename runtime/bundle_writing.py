@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from .bundle_schema import (
     ENGINE_NAMES,
     FORMAT,
     ModelConfig,
-    PlanEntry,
     TensorSpec,
     VariantEntry,
     WeightsEntry,
@@ -58,24 +57,22 @@ def write_bundle(
     quality: Mapping[str, Any],
     verification: Mapping[str, Any] | None = None,
     quantisation: Mapping[str, Any] | None = None,
-    plans: Iterable[PlanEntry] = (),
-    plan_files: Mapping[str, Path] | None = None,
     force: bool = False,
 ) -> Bundle:
     """Write a bundle and return it as read back from disk; either all of it appears at `path` or nothing.
+
+    It has no plans: `streamsplat-edge build` adds them, see `store`.
 
     Args:
         path: folder to create. With `force`, a bundle (or an empty folder) already there is replaced.
         stages: stage name to its files, the preferred one first.
         provenance, quality, verification, quantisation: plain JSON values (no NaN).
-        plans, plan_files: serialised engines, and for each plan's `file` the file to copy.
 
     Raises:
         BundleError: the result would not be a valid bundle, or `path` exists and may not be replaced.
         OutputError: the disk refuses.
     """
     target = Path(path)
-    plans = tuple(plans)
     finite_json(dict(provenance), "provenance")
     finite_json(dict(quality), "quality")
     finite_json(dict(verification or {}), "verification")
@@ -92,25 +89,20 @@ def write_bundle(
                 stage: {"variants": [_copy_variant(scratch, source).to_json() for source in sources]}
                 for stage, sources in stages.items()
             }
-            for plan in plans:
-                _copy_in(scratch, plan.file, (plan_files or {}).get(plan.file))
             manifest = {
                 "format": FORMAT,
                 "version": VERSION,
                 "name": name,
                 "model": model.to_json(),
                 "stages": entries,
-                "plans": [asdict(plan) for plan in plans],
+                "plans": [],
                 "provenance": dict(provenance),
                 "quality": dict(quality),
                 "verification": dict(verification or {}),
                 **({"quantisation": dict(quantisation)} if quantisation else {}),
             }
             _write_manifest(scratch / MANIFEST_NAME, manifest)
-            damaged = Bundle.load(scratch).unusable_plans(verify_hashes=False)
-            if damaged:
-                file, problem = next(iter(damaged.items()))
-                raise BundleError(f"The plan given for {file} {problem}.", "Build it again.")
+            Bundle.load(scratch)
             swap_in(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -189,9 +181,7 @@ def check_replaceable(target: Path, force: bool) -> None:
         raise BundleError(f"{target} is not a bundle and is not replaced.", "Choose another name.")
 
 
-def _copy_in(folder: Path, name: str, source: Path | None) -> Path:
-    if source is None:
-        raise BundleError(f"No file was given for {name}.", "Pass it in plan_files.")
+def _copy_in(folder: Path, name: str, source: Path) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"{name} is not inside the bundle folder.", "Use a plain file name.")

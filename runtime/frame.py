@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .array import Array
 from .errors import InputError
 from .key_frame_ring import LifecycleStats
 from .rasterizer import RenderStats
@@ -67,7 +68,7 @@ class Frame:
     planes: Planes | None
     timestamp: float
     stats: FrameStats
-    on_device: Any = None
+    on_device: Array | None = None
 
     @property
     def depth(self) -> np.ndarray:

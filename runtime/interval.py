@@ -10,7 +10,8 @@ from .rasterizer import DepthMapping, Splats, evaluate_at
 
 
 class IntervalEvaluator:
-    """Preallocated; the result is one object that the next call overwrites. Not thread-safe.
+    """Moves and fades the Gaussians of an interval to a time. The result is one preallocated object that the
+    next call overwrites. Not thread-safe.
 
     Args:
         count: Gaussians per key frame, G. depth_mapping, threads: as of `evaluate_at`.

@@ -1,15 +1,20 @@
 """Which key frames are alive, in which of three slots, and what time the current interval spans.
 
-The bookkeeping of the Gaussian lifecycle without its arrays, shared by `lifecycle.Lifecycle` (host) and
-`cuda.lifecycle.DeviceLifecycle`.
+The bookkeeping of the Gaussian lifecycle without the arithmetic, shared by `lifecycle.Lifecycle` (host) and
+`cuda.lifecycle.DeviceLifecycle`: `KeyFrameRing` counts, `RingLife` puts arrays to the numbers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from .errors import InputError
+
+SlotT = TypeVar("SlotT")
+PairT = TypeVar("PairT")
 
 SLOTS = 3
 """Two alive, one being filled."""
@@ -35,14 +40,14 @@ class LifecycleStats:
 
 
 class KeyFrameRing:
-    """Not thread-safe.
+    """Numbers and times of the key frames alive, and which slots they are in. Not thread-safe.
 
     Args:
         gaussians: per key frame.
 
     Attributes:
         key_frames: spawned so far; the next one's number. alive: key frames alive, 0 to 2.
-        spare: slot that the next key frame is written into. spare_pair: buffers of motion and fade likewise.
+        spare: slot that the next key frame is written into.
     """
 
     def __init__(self, gaussians: int) -> None:
@@ -58,6 +63,7 @@ class KeyFrameRing:
 
     @property
     def spare_pair(self) -> int:
+        """Buffers of motion and fade that the next key frame's pair is written into."""
         return self.key_frames % PAIRS
 
     @property
@@ -93,6 +99,7 @@ class KeyFrameRing:
 
     @property
     def stats(self) -> LifecycleStats:
+        """Counts after the latest key frame."""
         count = self.gaussians
         return LifecycleStats(
             key_frame=self.key_frames - 1,
@@ -156,3 +163,68 @@ class KeyFrameRing:
                 "Render a time between the last two pushed frames.",
             )
         return 1.0 if first == last else (time - first) / (last - first)
+
+
+class RingLife(Generic[SlotT, PairT]):
+    """A ring with the arrays of its slots and pairs. Not thread-safe.
+
+    Args:
+        gaussians: per key frame. slots: arrays of `SLOTS` key frames. pairs: arrays of `PAIRS` pairs.
+    """
+
+    def __init__(self, gaussians: int, slots: Sequence[SlotT], pairs: Sequence[PairT]) -> None:
+        self._ring = KeyFrameRing(gaussians)
+        self._slots, self._pairs = tuple(slots), tuple(pairs)
+
+    @property
+    def spare(self) -> SlotT:
+        """The slot that the next `spawn` makes a key frame of."""
+        return self._slots[self._ring.spare]
+
+    @property
+    def spare_pair(self) -> PairT:
+        """The buffers that the next `spawn` takes motion and fade from."""
+        return self._pairs[self._ring.spare_pair]
+
+    @property
+    def newest(self) -> SlotT | None:
+        """The latest key frame."""
+        slot = self._ring.newest
+        return None if slot is None else self._slots[slot]
+
+    @property
+    def previous(self) -> SlotT | None:
+        """The key frame before the latest, while it lives."""
+        slot = self._ring.previous
+        return None if slot is None else self._slots[slot]
+
+    @property
+    def pair(self) -> PairT | None:
+        """Motion and fade of the current interval, from `previous` to `newest`; None for a lone key frame."""
+        return None if self._ring.previous is None else self._pairs[self._ring.pair]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """First and last time that can be rendered; equal for a lone key frame, None before the first."""
+        return self._ring.interval
+
+    @property
+    def stats(self) -> LifecycleStats:
+        """Counts after the latest key frame; on a GPU known without asking it."""
+        return self._ring.stats
+
+    def check_time(self, time: float) -> None:
+        """Raise `InputError` unless `time` may be the next key frame's."""
+        self._ring.check_time(time)
+
+    def normalised(self, time: float) -> float:
+        """Position of a time in the current interval, 0 at the earlier key frame and 1 at the later.
+
+        Raises:
+            InputError: no key frame yet, or the time is not in the interval.
+        """
+        return self._ring.normalised(time)
+
+    def reset(self) -> None:
+        """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
+        self._ring.reset()

@@ -64,7 +64,7 @@ class MotionGap:
         return self.motion >= self._limit
 
     def _cells(self, image: np.ndarray) -> np.ndarray:
-        self._resizer.into(image, self._planes)
+        self._resizer.into(np.ascontiguousarray(image), self._planes)
         return np.asarray(self._planes.mean(0))
 
 

@@ -15,9 +15,8 @@ import math
 import numpy as np
 
 from .bundle_schema import ModelConfig
-from .errors import InputError
 from .interval import IntervalEvaluator
-from .key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
+from .key_frame_ring import PAIRS, SLOTS, LifecycleStats, RingLife
 from .rasterizer import Splats
 from .stage_tensors import GAUSSIAN_COLUMNS
 
@@ -50,10 +49,10 @@ class PairBuffers:
         self.fade = np.zeros((2, model.gaussians, 2), np.float32)
 
 
-class Lifecycle:
-    """Slots, motion and time evaluation. Not thread-safe.
+class Lifecycle(RingLife[KeyFrameSlot, PairBuffers]):
+    """The key frames alive on the host, and their Gaussians at any time in between. Not thread-safe.
 
-    Fill `spare` (and `spare_pair`, where `newest` exists) and then `spawn`; or pass arrays to `spawn`.
+    Fill `spare` (and `spare_pair`, where `newest` exists), then `spawn`.
     """
 
     def __init__(
@@ -61,49 +60,15 @@ class Lifecycle:
     ) -> None:
         self.model = model
         count = model.gaussians
-        self._ring = KeyFrameRing(count)
-        self._slots = [KeyFrameSlot(model, condition_shape) for _ in range(SLOTS)]
-        self._pairs = [PairBuffers(model) for _ in range(PAIRS)]
+        super().__init__(
+            count,
+            [KeyFrameSlot(model, condition_shape) for _ in range(SLOTS)],
+            [PairBuffers(model) for _ in range(PAIRS)],
+        )
         self._offsets = np.arange(count, dtype=np.int64)
         self._ids = np.empty(2 * count, np.int64)
         self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping, threads)
         self._evaluated = math.nan
-
-    @property
-    def spare(self) -> KeyFrameSlot:
-        """The slot that the next `spawn` makes a key frame of."""
-        return self._slots[self._ring.spare]
-
-    @property
-    def spare_pair(self) -> PairBuffers:
-        """The buffers that the next `spawn` takes motion and fade from."""
-        return self._pairs[self._ring.spare_pair]
-
-    @property
-    def newest(self) -> KeyFrameSlot | None:
-        """The latest key frame."""
-        slot = self._ring.newest
-        return None if slot is None else self._slots[slot]
-
-    @property
-    def previous(self) -> KeyFrameSlot | None:
-        """The key frame before the latest, while it lives."""
-        slot = self._ring.previous
-        return None if slot is None else self._slots[slot]
-
-    @property
-    def pair(self) -> PairBuffers | None:
-        """Motion and fade of the current interval, from `previous` to `newest`; None for a lone key frame."""
-        return None if self._ring.previous is None else self._pairs[self._ring.pair]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """First and last time that `at` accepts; both equal for a lone key frame, None before the first."""
-        return self._ring.interval
-
-    @property
-    def stats(self) -> LifecycleStats:
-        return self._ring.stats
 
     @property
     def ids(self) -> np.ndarray:
@@ -117,61 +82,26 @@ class Lifecycle:
             np.add(self._offsets, slot.index * count, out=self._ids[i * count : (i + 1) * count])
         return self._ids[: len(living) * count]
 
-    def spawn(
-        self,
-        time: float,
-        *,
-        gaussians: np.ndarray | None = None,
-        motion: np.ndarray | None = None,
-        fade: np.ndarray | None = None,
-        cut: bool = False,
-    ) -> LifecycleStats:
+    def spawn(self, time: float, *, cut: bool = False) -> LifecycleStats:
         """Make the spare slot the newest key frame and retire the oldest where two are alive already.
 
         Args:
             time: seconds, later than the newest key frame alive.
-            gaussians, motion, fade: copied into the spare buffers; omitted when those were filled in place.
             cut: retire everything first; the key frame then stands alone.
 
         Raises:
-            InputError: the time is not finite or not later, or an array has another shape. Nothing has
-                changed then.
+            InputError: the time is not finite or not later. Nothing has changed then.
         """
         self.check_time(time)
-        slot, pair = self.spare, self.spare_pair
-        for name, target, source in (
-            ("gaussians", slot.gaussians, gaussians),
-            ("motion", pair.motion, motion),
-            ("fade", pair.fade, fade),
-        ):
-            if source is None:
-                continue
-            if target.shape[0] == 1 and source.ndim == target.ndim - 1:
-                source = source[None]  # [G,9] without the batch axis
-            if source.shape != target.shape:
-                raise InputError(f"{name} has shape {source.shape}, {target.shape} is needed.")
-            np.copyto(target, source)
+        slot = self.spare
         slot.index, slot.time = self._ring.key_frames, time
         self._ring.spawn(time, cut=cut)
         self._evaluated = math.nan
         return self.stats
 
-    def check_time(self, time: float) -> None:
-        """Raise `InputError` unless `time` may be the next key frame's."""
-        self._ring.check_time(time)
-
     def reset(self) -> None:
-        """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
-        self._ring.reset()
+        super().reset()
         self._evaluated = math.nan
-
-    def normalised(self, time: float) -> float:
-        """Position of a time in the current interval, 0 at the earlier key frame and 1 at the later.
-
-        Raises:
-            InputError: no key frame yet, or the time is not in the interval.
-        """
-        return self._ring.normalised(time)
 
     def at(self, time: float) -> Splats:
         """All living Gaussians at a time of the current interval, ready for the rasterizer.

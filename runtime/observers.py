@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .lifecycle import Lifecycle
     from .pipeline import Pipeline, Rendered, SourceFrame
+    from .scene import HostInterval
     from .stream import PushStats
 
 
@@ -76,15 +76,15 @@ class Observer:
         """No more will come, also after an error or Ctrl-C. Called once."""
 
 
-def spawned_event(lifecycle: Lifecycle, source: SourceFrame, stats: PushStats, *, is_cut: bool) -> Spawned:
-    """The event of the key frame that `lifecycle` spawned last."""
+def spawned_event(interval: HostInterval, source: SourceFrame, stats: PushStats, *, is_cut: bool) -> Spawned:
+    """The event of the key frame that was spawned last, with which `interval` ends."""
     slots = [
         None if slot is None else KeyFrameGaussians(slot.index, slot.time, _read_only(slot.gaussians[0]))
-        for slot in (lifecycle.newest, lifecycle.previous)
+        for slot in (interval.newest, interval.previous)
     ]
     newest, previous = slots
     assert newest is not None, "a key frame was just spawned"
-    pair = lifecycle.pair
+    pair = interval.pair
     motion, fade = (None, None) if pair is None else (_read_only(pair.motion), _read_only(pair.fade))
     return Spawned(newest, previous, motion, fade, source, is_cut, stats)
 

@@ -9,11 +9,12 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from .compose import AMBER, CAPTIONS, DIM, INK, PAPER, PICTURES, TEAL, Colour, Image, Moment, chip
+from .compose import AMBER, CAPTIONS, DIM, INK, PAPER, PICTURES, TEAL, Colour, Image, chip
 from .errors import InputError
 from .font import draw_text, text_size
+from .moments import Moment
+from .video.frames import BT709
 
-_BT709 = 1  # AVCOL_SPC_BT709, and what the writer tags its files with
 SIDE_BY_SIDE = "side-by-side"
 
 
@@ -113,7 +114,7 @@ class Panels:
             y = row * (self._CAPTION + height)
             self._put(convert(strip, self.width, strip.shape[0]), 0, y)
         frame = av.VideoFrame.from_ndarray(self._canvas, format="yuv420p")  # a copy: encoders keep frames
-        frame.colorspace = _BT709
+        frame.colorspace = BT709
         return frame
 
     def _put(self, picture: av.VideoFrame, x: int, y: int) -> None:
@@ -155,7 +156,7 @@ class _ToYuv:
             width,
             height,
             "yuv420p",
-            dst_colorspace=_BT709,
+            dst_colorspace=BT709,
             interpolation=self._method,
         )
 

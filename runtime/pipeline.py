@@ -19,8 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,28 +29,17 @@ from .errors import InputError
 from .key_frames import KeyFrameRule
 from .observers import Observer, spawned_event
 from .prefetch import Decoded, Prefetcher
-from .preprocess import check_image
 from .rasterizer import Extent
+from .run_report import RunReport
 from .scene_cut import SceneCutDetector
+from .source_frame import ArrivedFrame, SourceFrame
 from .stream import Frame, PushStats, Stream
 from .timing import LatencyRecorder
-from .video.surface import Surface
+
+__all__ = ["IDLE_SECONDS", "Pipeline", "Rendered", "RunReport", "Sink", "SourceFrame", "run_video"]
 
 IDLE_SECONDS = 1.0
 _POLL_SECONDS = 0.1
-
-
-class SourceFrame(Protocol):
-    """What a video reader yields: uint8 RGB [h, w, 3], seconds (strictly increasing), the frame's number."""
-
-    @property
-    def image(self) -> np.ndarray: ...
-    @property
-    def timestamp(self) -> float: ...
-    @property
-    def index(self) -> int: ...
-
-    # Optional, as in `video.VideoFrame`: captured, decode_ms, segment; surface, as in `video.SurfaceFrame`.
 
 
 @dataclass(frozen=True)
@@ -72,56 +61,6 @@ class Rendered:
 
 
 Sink = Callable[[Rendered], None]
-
-
-@dataclass
-class RunReport:
-    """Totals of a run.
-
-    Attributes:
-        frames: rendered. key_frames: pushed. cuts: scene cuts found. breaks: of a live source, treated as
-            cuts. pauses: moments at which a live source was silent and what waited was finished.
-        skipped: source frames whose time stamp was not later than the one before. dropped: source frames
-            left out to keep up with a live source, by the source and here.
-        seconds, fps: wall clock from first decode to last write (see `Pipeline.finished`), and frames per
-            second of it.
-        spawned, retired: Gaussians over the run. culled: by reason, summed over frames; rendered, pairs:
-            likewise.
-        peak_alive: most Gaussians alive at once.
-        interrupted: the run was ended by Ctrl-C; the totals are of what was done.
-        latencies_ms: per stage count, min, p50, p90, p95, p99, max, mean, std, cv.
-    """
-
-    frames: int = 0
-    key_frames: int = 0
-    cuts: int = 0
-    breaks: int = 0
-    pauses: int = 0
-    skipped: int = 0
-    dropped: int = 0
-    seconds: float = 0.0
-    fps: float = 0.0
-    spawned: int = 0
-    retired: int = 0
-    peak_alive: int = 0
-    rendered: int = 0
-    culled: dict[str, int] = field(default_factory=dict)
-    pairs: int = 0
-    interrupted: bool = False
-    latencies_ms: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-@dataclass
-class _Waiting:
-    """A source frame that waits for the key frame after it."""
-
-    source: SourceFrame
-    captured: float  # perf_counter; where the source does not say, when its decoding began
-    is_key: bool = False
-    is_cut: bool = False
 
 
 class Pipeline:
@@ -171,6 +110,8 @@ class Pipeline:
             )
         if prefetch < 1:
             raise InputError(f"prefetch is {prefetch}.", "Use 1 or more frames.")
+        if not idle_seconds > 0:  # also refuses NaN
+            raise InputError(f"idle_seconds is {idle_seconds}.", "Use more than 0.")
         if max_frames is not None and max_frames < 1:
             raise InputError(f"max_frames is {max_frames}.", "Use 1 or more frames.")
         self.stream = stream
@@ -187,7 +128,7 @@ class Pipeline:
         self._max_frames = max_frames
         self._rule = rule
         self._observers = tuple(observers)
-        self._waiting: list[_Waiting] = []  # of the current scene, not rendered yet, in order
+        self._waiting: list[ArrivedFrame] = []  # of the current scene, not rendered yet, in order
         self._unpushed = 0  # how many of them came after the last key frame
         self._last_time: float | None = None
         self._segment = 0
@@ -206,8 +147,9 @@ class Pipeline:
         try:
             decoder = self.start()
             arrived = time.perf_counter()
+            polls = self._idle is not None or self._stopped is not None
             while not self.done:
-                arrival = decoder.take(_POLL_SECONDS if self._idle or self._stopped else None)
+                arrival = decoder.take(_POLL_SECONDS if polls else None)
                 if arrival is not None:
                     yield from self.feed(arrival)
                     arrived = time.perf_counter()
@@ -239,22 +181,16 @@ class Pipeline:
 
     def feed(self, arrival: Decoded[SourceFrame]) -> Iterator[Rendered]:
         """Take one decoded frame; yields the frames that can be rendered because of it."""
-        source = arrival.item
-        if _surface(source) is None:
-            check_image(source.image)
-        decode_ms = getattr(source, "decode_ms", None)
-        self.recorder.add("decode", arrival.milliseconds if decode_ms is None else decode_ms)
+        entry = ArrivedFrame.of(arrival)
+        source = entry.source
+        self.recorder.add("decode", entry.decode_ms)
         if self._last_time is not None and source.timestamp <= self._last_time:
             self._totals.skipped += 1
             return
         self._last_time = source.timestamp
-        captured = getattr(source, "captured", None)
-        began = arrival.at - arrival.milliseconds / 1e3 if captured is None else captured
-        entry = _Waiting(source, began)
-        entry.is_cut = self._is_cut(source)
-        segment = getattr(source, "segment", 0)
-        broken = self._taken > 0 and segment != self._segment
-        self._segment = segment
+        entry.is_cut = self._is_cut(entry)
+        broken = self._taken > 0 and entry.segment != self._segment
+        self._segment = entry.segment
         if entry.is_cut or broken or self._taken == 0:
             yield from self.flush()
             self._totals.cuts += entry.is_cut
@@ -264,7 +200,7 @@ class Pipeline:
         else:
             self._waiting.append(entry)
             self._unpushed += 1
-            due = self._rule is not None and self._rule.due(source.image)
+            due = self._rule is not None and self._rule.due(entry.image)
             if due or self._unpushed >= self.gap:
                 yield from self.flush()
         self._taken += 1
@@ -301,28 +237,21 @@ class Pipeline:
         for observer in observers:
             observer.ended()
 
-    def _is_cut(self, source: SourceFrame) -> bool:
+    def _is_cut(self, entry: ArrivedFrame) -> bool:
         if self._detector is None:
             return False
-        surface = _surface(source)
         with self.recorder.measure("scene_cut"):
-            if surface is None:
-                return self._detector.is_cut(source.image)
-            return self._detector.is_cut_of(self.stream.scene.sample(surface))
+            if isinstance(entry.picture, np.ndarray):
+                return self._detector.is_cut(entry.picture)
+            return self._detector.is_cut_of(self.stream.scene.sample(entry.picture))
 
-    def _push(self, entry: _Waiting, *, cut: bool = False) -> None:
+    def _push(self, entry: ArrivedFrame, *, cut: bool = False) -> None:
         entry.is_key = True
         if self._rule is not None:
-            self._rule.began(entry.source.image)
-        surface = _surface(entry.source)
-        picture = entry.source.image if surface is None else surface
-        stats = self.stream.push(picture, entry.source.timestamp, cut=cut)
+            self._rule.began(entry.image)
+        stats = self.stream.push(entry.picture, entry.source.timestamp, cut=cut)
         self.recorder.update(stats.latencies)
-        totals = self._totals
-        totals.key_frames += 1
-        totals.spawned += stats.spawned
-        totals.retired += stats.retired
-        totals.peak_alive = max(totals.peak_alive, stats.alive)
+        self._totals.add_push(stats)
         self._pushes.append(stats)
         if self._observers:
             event = spawned_event(self.stream.scene.on_host(), entry.source, stats, is_cut=cut)
@@ -330,7 +259,7 @@ class Pipeline:
                 for observer in self._observers:
                     observer.spawned(event)
 
-    def _render(self, waiting: list[_Waiting]) -> Iterator[Rendered]:
+    def _render(self, waiting: list[ArrivedFrame]) -> Iterator[Rendered]:
         frames = self.stream.render_many(
             [entry.source.timestamp for entry in waiting],
             background=self._background,
@@ -345,21 +274,11 @@ class Pipeline:
                 with self.recorder.measure("observe"):
                     for observer in self._observers:
                         observer.rendered(rendered)
-            self._count(frame)  # not before: one that fails here is nobody's
+            self._totals.add_render(frame.stats.render)  # not before: one that fails here is nobody's
             yield rendered
             # Back from the caller, who has written the frame by now.
             self._end = time.perf_counter()
             self.recorder.add("capture_to_present", (self._end - entry.captured) * 1e3)
-
-    def _count(self, frame: Frame) -> None:
-        totals, stats = self._totals, frame.stats.render
-        totals.frames += 1
-        totals.rendered += stats.rendered
-        totals.pairs += stats.pairs
-        for name, value in vars(stats).items():
-            if name.startswith("culled_"):
-                reason = name.removeprefix("culled_")
-                totals.culled[reason] = totals.culled.get(reason, 0) + value
 
     def finished(self) -> None:
         """Count the time until now as part of the run; for callers that complete files after the frames."""
@@ -372,12 +291,6 @@ class Pipeline:
         totals.fps = totals.frames / totals.seconds if totals.seconds > 0 else 0.0
         totals.latencies_ms = self.recorder.summary()
         return totals
-
-
-def _surface(source: SourceFrame) -> Surface | None:
-    """The picture where a decoder left it on a GPU."""
-    surface: Surface | None = getattr(source, "surface", None)
-    return surface
 
 
 def run_video(

@@ -90,6 +90,7 @@ class RenderStats:
 
     @property
     def culled(self) -> int:
+        """Gaussians culled, for all reasons together."""
         return self.culled_invalid + self.culled_behind + self.culled_transparent + self.culled_outside
 
 
@@ -113,6 +114,8 @@ class RenderBuffers:
 
     @classmethod
     def allocate(cls, height: int, width: int) -> RenderBuffers:
+        """Zeroed images of this size in pixels."""
+
         def plane() -> Float32:
             return np.zeros((height, width), np.float32)
 
@@ -224,14 +227,7 @@ class Rasterizer:
         Raises:
             InputError: an array has another shape, dtype or layout, or a setting is out of range.
         """
-        if extent not in ("published", "full"):
-            raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
-        try:
-            colour = np.ascontiguousarray(background, np.float32)
-        except (TypeError, ValueError):
-            colour = np.empty(0, np.float32)
-        if colour.shape != (3,) or not np.isfinite(colour).all():
-            raise InputError(f"Background {background!r} is not a colour.", "Pass three finite numbers.")
+        full, colour = extent_number(extent) == 1, check_background(background)
         _check_splats(splats)
         buffers = RenderBuffers.allocate(self.height, self.width) if out is None else out
         plane = (self.height, self.width)
@@ -249,7 +245,7 @@ class Rasterizer:
                 colour,
                 None if view is None else view.rotation,
                 None if view is None else view.translation,
-                extent == "full",
+                full,
                 buffers.rgb,
                 buffers.depth,
                 buffers.expected_depth,
@@ -316,6 +312,32 @@ def evaluate_at(
         out.rgb,
         offset,
     )
+
+
+def extent_number(extent: str) -> int:
+    """`Extent` of cuda/splat_project.h.
+
+    Raises:
+        InputError: there is no such extent.
+    """
+    if extent not in ("published", "full"):
+        raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
+    return int(extent == "full")
+
+
+def check_background(background: Sequence[float] | Float32) -> Float32:
+    """Three finite numbers as float32, C-contiguous.
+
+    Raises:
+        InputError: they are something else.
+    """
+    try:
+        colour = np.ascontiguousarray(background, np.float32)
+    except (TypeError, ValueError):
+        colour = np.empty(0, np.float32)
+    if colour.shape != (3,) or not np.isfinite(colour).all():
+        raise InputError(f"Background {background!r} is not a colour.", "Pass three finite numbers.")
+    return colour
 
 
 def _check_splats(splats: Splats, *, writeable: bool = False) -> int:

@@ -6,16 +6,18 @@ what runs when. Arrays of a scene on a GPU are the GPU's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from .array import Array, Shape
 from .bundle_schema import ModelConfig
 from .errors import InputError
 from .key_frame_ring import LifecycleStats
-from .lifecycle import Lifecycle
+from .lifecycle import KeyFrameSlot, Lifecycle, PairBuffers
 from .preprocess import DepthRange, Resizer
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, View
 
@@ -24,29 +26,43 @@ if TYPE_CHECKING:
     from .cuda.push_graphs import PushGraphs
     from .video.surface import Surface
 
-Shape = tuple[int, ...]
-
 
 class KeyFrameArrays(Protocol):
     """What the stages compute once per key frame; see `KeyFrameSlot`."""
 
     @property
-    def gaussians(self) -> Any: ...
+    def gaussians(self) -> Array: ...
     @property
-    def tokens(self) -> Any: ...
+    def tokens(self) -> Array: ...
     @property
-    def features(self) -> Any: ...
+    def features(self) -> Array: ...
     @property
-    def condition(self) -> Any: ...
+    def condition(self) -> Array | None: ...
 
 
 class PairArrays(Protocol):
     """What `deform` computes; see `PairBuffers`."""
 
     @property
-    def motion(self) -> Any: ...
+    def motion(self) -> Array: ...
     @property
-    def fade(self) -> Any: ...
+    def fade(self) -> Array: ...
+
+
+class HostInterval(Protocol):
+    """The key frames alive and their pair, in arrays of the host that the next push may overwrite.
+
+    Attributes:
+        newest: the latest key frame, None before the first. previous: the one before it, while it lives.
+        pair: motion and fade from `previous` to `newest`, where both live.
+    """
+
+    @property
+    def newest(self) -> KeyFrameSlot | None: ...
+    @property
+    def previous(self) -> KeyFrameSlot | None: ...
+    @property
+    def pair(self) -> PairBuffers | None: ...
 
 
 class Life(Protocol):
@@ -79,6 +95,7 @@ class Planes:
     alpha: np.ndarray
 
     def copy(self) -> Planes:
+        """The same in arrays of their own."""
         return Planes(self.depth.copy(), self.expected_depth.copy(), self.alpha.copy())
 
 
@@ -92,11 +109,16 @@ class Image:
     rgb: np.ndarray
     planes: Planes | None
     stats: RenderStats
-    on_device: Any = None
+    on_device: Array | None = None
+
+    def copy(self) -> Image:
+        """With host arrays of its own; `on_device` is overwritten all the same."""
+        planes = None if self.planes is None else self.planes.copy()
+        return Image(self.rgb.copy(), planes, self.stats, self.on_device)
 
 
 class Scene(Protocol):
-    """Not thread-safe.
+    """Inputs of the stages, lifecycle and rasterizer of one stream, on one device. Not thread-safe.
 
     Attributes:
         life: the lifecycle. rgbd: [1,4,H,W], the input of `encode`. depth: its fourth channel [1,1,H,W].
@@ -106,15 +128,15 @@ class Scene(Protocol):
     @property
     def life(self) -> Life: ...
     @property
-    def rgbd(self) -> Any: ...
+    def rgbd(self) -> Array: ...
     @property
-    def depth(self) -> Any: ...
+    def depth(self) -> Array: ...
     @property
-    def stage_rgb(self) -> Mapping[str, Any]: ...
+    def stage_rgb(self) -> Mapping[str, Array]: ...
     @property
     def description(self) -> str: ...
     @property
-    def graphs(self) -> PushGraphs | None:
+    def push_graphs(self) -> PushGraphs | None:
         """Makes key frames of pairs by CUDA graphs; None on the host."""
         ...
 
@@ -183,8 +205,8 @@ class Scene(Protocol):
         """The living Gaussians at a time of the interval, on the host, see `Lifecycle.at`."""
         ...
 
-    def on_host(self) -> Any:
-        """`newest`, `previous` and `pair` as `Lifecycle` has them, in arrays of the host."""
+    def on_host(self) -> HostInterval:
+        """The current interval in arrays of the host; copies where the scene is on a GPU."""
         ...
 
 
@@ -196,10 +218,14 @@ class ModelInputs:
         make: gives zeroed float32 arrays, for instance pinned ones.
     """
 
-    def __init__(self, model: ModelConfig, stage_shapes: Mapping[str, Shape], make: Any = None) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        stage_shapes: Mapping[str, Shape],
+        make: Callable[[Shape, npt.DTypeLike], np.ndarray] = np.zeros,
+    ) -> None:
         def zeros(shape: Shape) -> np.ndarray:
-            array: np.ndarray = np.zeros(shape, np.float32) if make is None else make(shape, np.float32)
-            return array
+            return make(shape, np.float32)
 
         self.rgbd = zeros((1, 4, model.height, model.width))
         # Views made once: an engine binds arrays by identity, so a new view per push would be bound anew.
@@ -213,6 +239,7 @@ class ModelInputs:
         self._resizers += [(Resizer(*planes.shape[2:]), planes) for planes in self.own.values()]
 
     def load(self, image: np.ndarray) -> None:
+        """Resize an image (uint8 RGB [h, w, 3], C-contiguous) into all of them."""
         for resizer, planes in self._resizers:
             resizer.into(image, planes[0])
 
@@ -231,7 +258,7 @@ class HostScene:
         self.life = Lifecycle(model, condition_shape=condition_shape, threads=threads)
         self._inputs = ModelInputs(model, stage_shapes)
         self.rgbd, self.depth = self._inputs.rgbd, self._inputs.depth
-        self.stage_rgb: Mapping[str, Any] = self._inputs.stage_rgb
+        self.stage_rgb: Mapping[str, Array] = self._inputs.stage_rgb
         self._rasterizer = Rasterizer(model.height, model.width, threads=threads)
         self.buffers = RenderBuffers.allocate(model.height, model.width)
         self._float = np.zeros((model.height, model.width, 3), np.float32)
@@ -240,7 +267,7 @@ class HostScene:
         self._range = self._before = self._after = DepthRange()
         self._time = 0.0
 
-    graphs = render_graphs = None
+    push_graphs = render_graphs = None
 
     @property
     def description(self) -> str:

@@ -70,7 +70,7 @@ class FairQueue:
         self._now = 0.0  # virtual start of the turn in service
 
     def choose(self, ready: Sequence[Job]) -> Job:
-        """The next of the jobs that have something to do (at least one); all of them, every time."""
+        """Whose turn it is. `ready`: every job that has something to do now, at least one."""
         for job in ready:
             if not job._was_ready:  # was idle: begins now, with no claim on the past
                 job._start = max(job._start, self._now)
@@ -80,7 +80,7 @@ class FairQueue:
         return chosen
 
     def charge(self, job: Job, seconds: float) -> None:
-        """The turn of `job` took so long."""
+        """Book the seconds that a turn of `job` took."""
         job._start += seconds / job.weight
         job.service += seconds
         job.turns += 1

@@ -1,22 +1,16 @@
-"""A stream: push key frames with time stamps, render at any time of the current interval.
+"""A stream of key frames in, frames of any time out: the runtime's main interface, without video around it.
 
-    stream = open_stream("tiny.bundle")
-    stream.push(image, 0.0); stream.push(later_image, 0.13)
-    rgb = stream.render(0.05).rgb
-
-A push runs `encode` (and `depth`, `condition` where the bundle has them) once for the new frame and
-`deform` once for the pair it makes with the frame before; the results stay in the ring of the lifecycle and
-serve both pairs of a frame without being copied. Any thread may call; see `Stream`.
+`stage_chain` runs the networks, a `scene` holds what they write and renders it; here is what happens when.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +18,14 @@ from . import engines
 from .bundle import Bundle
 from .engines import Engine
 from .errors import DeviceMemoryError, InputError
-from .family import Family
 from .frame import Frame, FrameStats, PushStats
 from .key_frame_ring import LifecycleStats
 from .preprocess import check_image
 from .rasterizer import Extent, RenderBuffers, View
-from .scene import HostScene, Image, KeyFrameArrays, Life, Scene
+from .scene import HostScene, Image, Life, Scene
+from .stage_chain import StageChain, no_lap, shapes
 from .timestamps import check_seconds
+from .timing import Laps
 from .video.surface import Surface
 
 if TYPE_CHECKING:
@@ -40,54 +35,47 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "FrameStats", "PushStats", "Stream", "open_stream", "shapes"]
 
 
-class _Clock:
-    """Milliseconds from lap to lap; those of `lap` until the scene's device has done what was started."""
-
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self._last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        self._scene.settle()
-        self.note(name)
-
-    def note(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = (now - self._last) * 1e3
-        self._last = now
-
-
 class Stream:
-    """See the module's docstring. Create with `open_stream`; use as a context manager or call `close`.
+    """Push key frames with time stamps, render at any time of the current interval.
 
-    Calls from several threads, also to forks, are served one after the other. It belongs to the process that
-    opened it: after `os.fork`, the child can only `close` it.
+        stream = open_stream("tiny.bundle")
+        stream.push(image, 0.0); stream.push(later_image, 0.13)
+        rgb = stream.render(0.05).rgb
+
+    A push runs `encode` (and `depth` and `condition` where the bundle has them) once for the new key frame,
+    and `deform` once for the pair it makes with the one before. After the first push there is only that
+    moment, from the second on the interval between the last two.
+
+    Create with `open_stream`; use as a context manager or call `close`. Calls from several threads, also to
+    forks, are served one after the other. It belongs to the process that opened it: after `os.fork`, the
+    child can only `close` it.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        stages: Mapping[str, Engine],
+        stages: Mapping[str, Engine] | StageChain,
         *,
         threads: int = 0,
-        family: Family[Stream] | None = None,
         scene: Scene | None = None,
         graphs: bool = True,
     ) -> None:
-        """`family`: the open streams over these engines, which the last of them closes; see `fork`.
-        `scene`: where the engines' arrays are; None is the host. `graphs`: see `open_stream`.
+        """What `open_stream` does with what it has loaded; also for engines that a caller has put together.
+
+        Args:
+            bundle: what the engines were loaded from.
+            stages: engines by stage name, closed with the stream; or a chain, which streams may share.
+            threads: of the rasterizer of the host; 0 is all cores.
+            scene: where the engines' arrays are; None is the host. graphs: see `open_stream`.
         """
-        self._wants_graphs = graphs
-        self._threads = threads
-        self._family: Family[Stream] = Family() if family is None else family
-        self._family.members.append(self)
+        self._graphs_wanted = graphs
         self.bundle = bundle
         self.model = bundle.model
-        self._engines = dict(stages)
-        self.scene: Scene = HostScene(self.model, *shapes(stages), threads) if scene is None else scene
-        if self.scene.render_graphs is not None:
-            self.scene.render_graphs.wanted = graphs
+        self.stages = (stages if isinstance(stages, StageChain) else StageChain(stages)).acquire()
+        self.scene: Scene = HostScene(self.model, *self.stages.shapes, threads) if scene is None else scene
+        for each in (self.scene.push_graphs, self.scene.render_graphs):
+            if each is not None:
+                each.wanted = graphs
         self._series = 0  # calls of `render_many`
         self._closed = False
 
@@ -117,28 +105,14 @@ class Stream:
 
     @property
     def description(self) -> dict[str, str]:
-        """What runs each stage, for statistics and reports; on a GPU also what are graphs."""
-        lines = {stage: engine.description for stage, engine in self._engines.items()}
-        lines |= {"render": self.scene.description}
-        if self.scene.graphs is not None:
-            refusal = self._graph_refusal()
-            lines["graph"] = (
-                self.scene.graphs.description
-                if refusal is None
-                else f"no CUDA graph, stage by stage: {refusal}"
-            )
-        if self.scene.render_graphs is not None:
-            lines["render_graph"] = self.scene.render_graphs.description
+        """What runs each stage, for statistics and reports; on a GPU also what is started by CUDA graphs."""
+        scene, lines = self.scene, {stage: each.description for stage, each in self.stages.engines.items()}
+        lines |= {"render": scene.description}
+        if scene.push_graphs is not None:
+            lines["graph"] = scene.push_graphs.describe(self.stages.graph_refusal)
+        if scene.render_graphs is not None:
+            lines["render_graph"] = scene.render_graphs.describe()
         return lines
-
-    def _graph_refusal(self) -> str | None:
-        """Why key frames are not made by CUDA graphs, None where they are."""
-        if not self._wants_graphs:
-            return "graphs were switched off"
-        for stage, engine in self._engines.items():
-            if engine.graph_refusal is not None:
-                return f"`{stage}`: {engine.graph_refusal}"
-        return None if self.scene.graphs is None else self.scene.graphs.refusal
 
     def push(self, image: np.ndarray | Surface, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
@@ -155,66 +129,28 @@ class Stream:
         """
         image = image if isinstance(image, Surface) else check_image(image)
         timestamp = check_seconds(timestamp)
-        with self._turn():
+        with self._turn(), _memory_explained(self.bundle):
             self.lifecycle.check_time(timestamp)
-            try:
-                return self._push(image, timestamp, cut)
-            except DeviceMemoryError as error:
-                raise _explained(error, self.bundle) from error
+            return self._push(image, timestamp, cut)
 
     def _push(self, image: np.ndarray | Surface, timestamp: float, cut: bool) -> PushStats:
-        scene, lifecycle, clock = self.scene, self.lifecycle, _Clock(self.scene)
+        scene, lifecycle, laps = self.scene, self.lifecycle, Laps(self.scene.settle)
         earlier, later = None if cut else lifecycle.newest, lifecycle.spare
         scene.load(image, timestamp, fresh=earlier is None)
-        if earlier is not None and scene.graphs is not None and self._graph_refusal() is None:
-            clock.note("preprocess")
-            uses = *self._engines.values(), scene.rgbd, earlier, later, lifecycle.spare_pair
-            name, stats = scene.graphs.push(timestamp, uses, lambda: self._stages(earlier, later, _no_lap))
-            clock.note(name)
+        graphs, refusal = scene.push_graphs, self.stages.graph_refusal
+        if earlier is not None and graphs is not None and graphs.unused_because(refusal) is None:
+            laps.note("preprocess")
+            uses = *self.stages.engines.values(), scene.rgbd, earlier, later, lifecycle.spare_pair
+            name, stats = graphs.push(timestamp, uses, lambda: self.stages.run(scene, earlier, later, no_lap))
+            laps.note(name)
         else:
-            clock.lap("preprocess")
-            self._stages(earlier, later, clock.lap)
+            laps.end("preprocess")
+            self.stages.run(scene, earlier, later, laps.end)
             stats = scene.spawn(timestamp, cut=cut)
-            clock.lap("lifecycle")
-        return PushStats(stats.key_frame, timestamp, clock.laps, stats.spawned, stats.alive, stats.retired)
-
-    def _stages(
-        self, earlier: KeyFrameArrays | None, later: KeyFrameArrays, lap: Callable[[str], None]
-    ) -> None:
-        """Everything from the prepared image to the key frame `later` and the pair that it ends."""
-        self._encode(later, lap)
-        if earlier is not None:
-            self._deform(earlier, later)
-            lap("deform")
-
-    def _encode(self, slot: KeyFrameArrays, lap: Callable[[str], None]) -> None:
-        """Everything that is computed once per frame, from the prepared image into `slot`."""
-        scene = self.scene
-        if "depth" in self._engines:
-            self._engines["depth"].run({"rgb": scene.stage_rgb["depth"]}, {"depth": scene.depth})
-            scene.normalise_depth()
-            lap("depth")
-        if slot.condition is not None:
-            self._engines["condition"].run(
-                {"rgb": scene.stage_rgb["condition"]}, {"condition": slot.condition}
-            )
-            lap("condition")
-        self._engines["encode"].run(
-            {"rgbd": scene.rgbd},
-            {"tokens": slot.tokens, "features": slot.features, "gaussians": slot.gaussians},
+            laps.end("lifecycle")
+        return PushStats(
+            stats.key_frame, timestamp, laps.milliseconds, stats.spawned, stats.alive, stats.retired
         )
-        lap("encode")
-
-    def _deform(self, earlier: KeyFrameArrays, later: KeyFrameArrays) -> None:
-        """Motion and fade of a pair into the spare pair buffers."""
-        inputs: dict[str, Any] = {}
-        for i, slot in enumerate((earlier, later)):
-            inputs[f"tokens_{i}"] = slot.tokens
-            inputs[f"features_{i}"] = slot.features
-            if slot.condition is not None:
-                inputs[f"condition_{i}"] = slot.condition
-        pair = self.lifecycle.spare_pair
-        self._engines["deform"].run(inputs, {"motion": pair.motion, "fade": pair.fade})
 
     def render(
         self,
@@ -247,12 +183,10 @@ class Stream:
             if timestamp is None:
                 timestamp = self._latest()
             image = self.scene.render(timestamp, view, self._background(background), extent, depth=depth)
-            rgb, planes = image.rgb, image.planes
             if copy:
-                rgb, planes = rgb.copy(), None if planes is None else planes.copy()
+                image = image.copy()
             latency = (time.perf_counter() - start) * 1e3
-            stats = FrameStats(latency, self.lifecycle.stats, image.stats)
-            return Frame(rgb, planes, timestamp, stats, image.on_device)
+            return _frame(image, timestamp, FrameStats(latency, self.lifecycle.stats, image.stats))
 
     def _latest(self) -> float:
         interval = self.interval
@@ -306,12 +240,9 @@ class Stream:
                     images = next(batches)[::-1]
                     share = (time.perf_counter() - start) * 1e3 / len(images)
                     start = time.perf_counter()
-                image = images.pop()
-                rgb, planes = image.rgb.copy(), None if image.planes is None else image.planes.copy()
+                image = images.pop().copy()
                 latency = share + (time.perf_counter() - start) * 1e3
-                stats = FrameStats(latency, before, image.stats)
-                frame = Frame(rgb, planes, timestamp, stats, image.on_device)
-            yield frame
+            yield _frame(image, timestamp, FrameStats(latency, before, image.stats))
 
     def _background(self, background: Sequence[float] | None) -> Sequence[float]:
         return self.model.background if background is None else background
@@ -325,7 +256,7 @@ class Stream:
         """Run every stage once on the spare buffers, so that the first push is as fast as the others."""
         with self._turn():
             slot = self.lifecycle.spare
-            self._stages(slot, slot, _no_lap)
+            self.stages.run(self.scene, slot, slot, no_lap)
             self.scene.settle()
 
     def fork(self) -> Stream:
@@ -333,21 +264,9 @@ class Stream:
 
         Engines are what costs memory and time to load; they are closed with the last of the streams.
         """
-        with self._turn():
-            for engine in self._engines.values():
-                engine.reserve(len(self._family.members) + 1)
-            try:
-                scene = self.scene.fork()
-            except DeviceMemoryError as error:
-                raise _explained(error, self.bundle) from error
-            return Stream(
-                self.bundle,
-                self._engines,
-                threads=self._threads,
-                family=self._family,
-                scene=scene,
-                graphs=self._wants_graphs,
-            )
+        with self._turn(), _memory_explained(self.bundle):
+            self.stages.reserve()
+            return Stream(self.bundle, self.stages, scene=self.scene.fork(), graphs=self._graphs_wanted)
 
     def close(self) -> None:
         """Release the engines, unless another stream shares them. Calling twice is harmless.
@@ -355,22 +274,19 @@ class Stream:
         A call of another thread ends first. In a forked child the engines stay: to release them is to wait
         for their threads, which are the parent's.
         """
-        if not self._family.is_here:
+        if not self.stages.turns.is_here:
             self._closed = True
             return
-        with self._family.turn():
+        with self.stages.turns.turn():
             if self._closed:
                 return
             self._closed = True
-            self._family.members.remove(self)
-            if not self._family.members:
-                for engine in self._engines.values():
-                    engine.close()
+            self.stages.release()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """A call of an open stream, see `Family.turn`."""
-        with self._family.turn():
+        """A call of an open stream, see `Turns.turn`."""
+        with self.stages.turns.turn():
             if self._closed:
                 raise InputError("The stream is closed.", "Open it again with open_stream.")
             yield
@@ -411,39 +327,35 @@ def open_stream(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.load(bundle)
-    stages: dict[str, Engine] = {}
-    try:
+    with _memory_explained(bundle):
         variants = {
             stage: engines.select_variant(bundle, stage, engine, precision, device)
             for stage in bundle.stage_names
         }
         engines.require(engine, device)
         memory = _open_device() if device == "cuda" else None
-        for stage, variant in variants.items():
-            stages[stage] = engines.create(
-                engine, variant, device=device, threads=threads, precision=precision, memory=memory
-            )
-        stream = Stream(
-            bundle, stages, threads=threads, scene=_scene_on(memory, bundle, stages), graphs=graphs
+        stages = StageChain.load(
+            variants, engine, device=device, threads=threads, precision=precision, memory=memory
         )
-        stream.warm_up()
-    except BaseException as error:
-        for loaded in stages.values():
-            loaded.close()
-        if isinstance(error, DeviceMemoryError):
-            raise _explained(error, bundle) from error
-        raise
+        try:
+            scene = None if memory is None else _scene_on(memory, bundle, stages)
+            stream = Stream(bundle, stages, threads=threads, scene=scene, graphs=graphs)
+            stream.warm_up()
+        except BaseException:
+            stages.close()
+            raise
     return stream
 
 
-def _no_lap(_: str) -> None:
-    """Nothing is timed, and nothing waited for."""
+@contextlib.contextmanager
+def _memory_explained(bundle: Bundle) -> Iterator[None]:
+    """Where a device runs out of memory, the error says what the bundle needs and which presets would fit."""
+    try:
+        yield
+    except DeviceMemoryError as error:
+        from .cuda.budget import explained
 
-
-def _explained(error: DeviceMemoryError, bundle: Bundle) -> DeviceMemoryError:
-    from .cuda.budget import explained
-
-    return explained(error, bundle)
+        raise explained(error, bundle) from error
 
 
 def _open_device() -> Device:
@@ -452,15 +364,11 @@ def _open_device() -> Device:
     return CupyDevice()
 
 
-def _scene_on(memory: Device | None, bundle: Bundle, stages: Mapping[str, Engine]) -> Scene | None:
-    if memory is None:
-        return None
+def _scene_on(memory: Device, bundle: Bundle, stages: StageChain) -> Scene:
     from .cuda.scene import CudaScene
 
-    return CudaScene(memory, bundle.model, *shapes(stages))
+    return CudaScene(memory, bundle.model, *stages.shapes)
 
 
-def shapes(stages: Mapping[str, Engine]) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...] | None]:
-    """Shapes that a scene needs besides the model's: inputs of `depth` and `condition`, then its output."""
-    inputs = {stage: stages[stage].inputs[0].shape for stage in ("depth", "condition") if stage in stages}
-    return inputs, stages["condition"].outputs[0].shape if "condition" in stages else None
+def _frame(image: Image, timestamp: float, stats: FrameStats) -> Frame:
+    return Frame(image.rgb, image.planes, timestamp, stats, image.on_device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -37,13 +37,39 @@ def summarise(samples_ms: np.ndarray) -> dict[str, float]:
     return values
 
 
+class Laps:
+    """Stopwatch over the parts of one piece of work, each from the end of the one before.
+
+    Args:
+        settle: waits until the device has done what was started, so that its time belongs to this part.
+
+    Attributes:
+        milliseconds: by the name of the part, in order.
+    """
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self._settle = settle
+        self._last = time.perf_counter()
+        self.milliseconds: dict[str, float] = {}
+
+    def end(self, name: str) -> None:
+        """A part has been started, and ends when the device has done it."""
+        self._settle()
+        self.note(name)
+
+    def note(self, name: str) -> None:
+        """A part ends now, whatever the device is still doing."""
+        now = time.perf_counter()
+        self.milliseconds[name] = (now - self._last) * 1e3
+        self._last = now
+
+
 class LatencyRecorder:
     """Collects latencies per stage.
 
     Args:
-        capacity: keep only the last so many samples of each stage (memory then is constant, for endless
-        streams);
-            None keeps all, which is what a benchmark needs.
+        capacity: keep only the last so many samples of each stage, so that an endless stream needs constant
+            memory; None keeps all, which is what a benchmark needs.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -79,6 +105,7 @@ class LatencyRecorder:
 
     @property
     def stages(self) -> tuple[str, ...]:
+        """Names that were recorded, in the order of their first samples."""
         return tuple(self._samples)
 
     def samples(self, stage: str) -> np.ndarray:

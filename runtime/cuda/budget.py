@@ -28,7 +28,7 @@ BOARDS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes.
+    """What one stream needs of a GPU's memory, in bytes.
 
     Attributes:
         scene: ring of key frames, motion and fade, rasterizer, inputs. pinned: host memory beside it, which
@@ -42,6 +42,7 @@ class Budget:
 
     @property
     def total(self) -> int:
+        """All of it."""
         return self.scene + self.pinned + sum(self.weights.values())
 
 
@@ -116,7 +117,7 @@ def budget(bundle: Bundle) -> Budget:
 
 
 def preset_budget(preset: Preset) -> Budget:
-    """The same for a preset, with weights in fp32."""
+    """What one stream of a preset needs, with weights in fp32."""
     return _counted(preset.model, preset.inputs, preset.condition, {"all stages": 4 * preset.parameters})
 
 
@@ -164,7 +165,7 @@ def _mib(size: int) -> str:
 
 
 def board_bytes(name: str) -> int:
-    """Memory of a board.
+    """Memory of a Jetson module, in bytes.
 
     Raises:
         InputError: it is none of `BOARDS`.

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.trt_api import cuda_device
 from ..errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from . import kernels, layout
+from .driver import cuda_device
 
 # cudaError_t and CUresult have the same numbers for these. In `LOST` is all after which the process must be
 # started again, by CUDA's own headers, and what is as bad.
@@ -92,7 +92,7 @@ class CupyDevice:
 
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:
-        """Turns errors of CUDA into `EngineError`; `what` is said of what failed."""
+        """Turns errors of CUDA into `EngineError`; `what` completes "CUDA failed while ..."."""
         cuda = self.cupy.cuda
         try:
             yield

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from ..array import Array
 from ..key_frame_ring import PAIRS
 from . import layout
 from .device import Device
@@ -16,7 +16,7 @@ _IN_FLIGHT = 2  # key frames whose moment may be on its way
 
 
 class DeviceDepthRange:
-    """Scales a plane of depth in place. Not thread-safe.
+    """Scales inverse depth to [0, 1] in place, by a range that runs with the stream. Not thread-safe.
 
     The range after a key frame lies beside that of the key frame before, so that a key frame which fails
     changes nothing: the next one reads the same range again.
@@ -26,7 +26,7 @@ class DeviceDepthRange:
             that it uses.
     """
 
-    def __init__(self, device: Device, planes: Sequence[Any]) -> None:
+    def __init__(self, device: Device, planes: Sequence[Array]) -> None:
         count = int(np.prod(planes[0].shape))
         self.device, self._blocks = device, max(1, -(-count // layout.DEPTH_BLOCK))
         self._moment = device.zeros((1,), layout.DEPTH_MOMENT)

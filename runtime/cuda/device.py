@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
+
+from ..array import Array, Shape
 
 
 class Event(Protocol):
@@ -38,7 +41,7 @@ class Device(Protocol):
         """The stream, as a number for other libraries (`cudaStream_t`)."""
         ...
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def zeros(self, shape: Shape, dtype: npt.DTypeLike) -> Array:
         """A zeroed array on the device.
 
         Raises:
@@ -46,11 +49,11 @@ class Device(Protocol):
         """
         ...
 
-    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def pinned(self, shape: Shape, dtype: npt.DTypeLike) -> np.ndarray:
         """A zeroed array in host memory that the device reads and writes while the host goes on."""
         ...
 
-    def shared(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, np.ndarray]:
+    def shared(self, shape: Shape, dtype: npt.DTypeLike) -> tuple[Array, np.ndarray]:
         """A zeroed array on the device and one on the host, to be copied from one to the other.
 
         Where GPU and CPU have the same memory (`mapped`) both are one, and `copy` between them does nothing:
@@ -61,7 +64,7 @@ class Device(Protocol):
         """
         ...
 
-    def adopt(self, array: Any) -> Any:
+    def adopt(self, array: Any) -> Array:
         """A device array of any library (DLPack or `__cuda_array_interface__`), without a copy.
 
         Raises:
@@ -69,7 +72,7 @@ class Device(Protocol):
         """
         ...
 
-    def address(self, array: Any) -> int:
+    def address(self, array: Array) -> int:
         """Where the array's first element is in device memory."""
         ...
 
@@ -86,7 +89,7 @@ class Device(Protocol):
         """
         ...
 
-    def copy(self, target: Any, source: Any) -> None:
+    def copy(self, target: Array, source: Array) -> None:
         """Copy between device and pinned host memory; shapes and dtypes are equal. To itself: nothing."""
         ...
 

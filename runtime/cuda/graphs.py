@@ -10,19 +10,39 @@ from .device import Device
 
 
 class Graphs:
-    """By what is baked into them. Not thread-safe.
+    """CUDA graphs of one kind of work, looked up by the addresses and sizes that are fixed in them. Not
+    thread-safe.
 
     Attributes:
+        wanted: False starts everything one by one.
         refusal: why the device does not capture this work; None while nothing is known against it.
     """
+
+    _each: str
+    """What there is one graph for."""
+    _otherwise: str
+    """How the work is started without a graph."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._graphs: dict[Hashable, Any] = {}
+        self.wanted = True
         self.refusal: str | None = None
 
     def __len__(self) -> int:
         return len(self._graphs)
+
+    def unused_because(self, other: str | None = None) -> str | None:
+        """Why no graph is captured or replayed; None where graphs are used. `other`: a reason besides those
+        known here."""
+        return (other or self.refusal) if self.wanted else "graphs were switched off"
+
+    def describe(self, other: str | None = None) -> str:
+        """One line for statistics; `other` as of `unused_because`."""
+        reason = self.unused_because(other)
+        if reason is not None:
+            return f"no CUDA graph, {self._otherwise}: {reason}"
+        return f"CUDA graphs, one for each {self._each}"
 
     def _captured(self, enqueue: Callable[[], None]) -> Callable[[], None] | None:
         """What replays it. None where it is refused: from then on everything is started one by one."""
@@ -37,25 +57,15 @@ class Graphs:
 
 
 class RenderGraphs(Graphs):
-    """Rendering the images of an interval: both kernels of the rasterizer and the downloads.
+    """Graphs that render the images of an interval: both kernels of the rasterizer and the downloads.
 
     Times, views and background lie in device memory and change freely. What a launch has in itself is the
     key: the number of images, which of them are wanted and where they go, which pair of key frames. Tiles
     with more Gaussians than slots are found and rendered by the kernels themselves.
-
-    Attributes:
-        wanted: False starts everything one by one.
     """
 
-    wanted = True
-
-    @property
-    def description(self) -> str:
-        if not self.wanted:
-            return "no CUDA graph, kernel by kernel: graphs were switched off"
-        if self.refusal is not None:
-            return f"no CUDA graph, kernel by kernel: {self.refusal}"
-        return "CUDA graphs, one for each number of images and pair of key frames"
+    _each = "number of images and pair of key frames"
+    _otherwise = "kernel by kernel"
 
     def start(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """Start what `enqueue` starts.
@@ -69,7 +79,7 @@ class RenderGraphs(Graphs):
             graph()
             return
         enqueue()
-        if self.wanted and self.refusal is None:
+        if self.unused_because() is None:
             captured = self._captured(enqueue)
             if captured is not None:
                 self._graphs[key] = captured

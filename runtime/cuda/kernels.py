@@ -41,17 +41,16 @@ def machine_code(capability: str) -> tuple[bytes, str]:
     return compile_sources(capability), "NVRTC"
 
 
-def read_sources(folder: Path | None = None) -> dict[str, bytes]:
+def read_sources() -> dict[str, bytes]:
     """Name -> text of the kernels' sources.
 
     Raises:
         EngineError: they are missing from the installation.
     """
-    folder = FOLDER if folder is None else folder
-    names = sorted(p.name for p in folder.glob("*") if p.suffix in (".cu", ".cuh", ".h"))
+    names = sorted(p.name for p in FOLDER.glob("*") if p.suffix in (".cu", ".cuh", ".h"))
     if ENTRY not in names:
-        raise EngineError(f"The CUDA kernels are missing from {folder}.", _REINSTALL)
-    return {name: (folder / name).read_bytes() for name in names}
+        raise EngineError(f"The CUDA kernels are missing from {FOLDER}.", _REINSTALL)
+    return {name: (FOLDER / name).read_bytes() for name in names}
 
 
 def compile_sources(capability: str, *, cache: Path | None = None) -> bytes:

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from ..array import Array
 from ..bundle_schema import ModelConfig
 from ..errors import InputError
-from ..key_frame_ring import PAIRS, SLOTS, KeyFrameRing, LifecycleStats
-from ..rasterizer import Extent, View
+from ..key_frame_ring import PAIRS, SLOTS, LifecycleStats, RingLife
+from ..rasterizer import Extent, View, extent_number
 from ..stage_tensors import GAUSSIAN_COLUMNS
 from . import layout
 from .device import Device
-from .rasterizer import CudaRasterizer, DeviceImages, Output, Start, check_background, extent_number
+from .rasterizer import CudaRasterizer, DeviceImages, Output, Start, raster_frames
 from .ring import Ring, Slot
 
 _IN_FLIGHT = 4  # intervals whose state and totals may be on their way
@@ -35,10 +36,10 @@ class DeviceKeyFrame:
     """Device arrays of one slot, float32: gaussians [1,G,9], tokens [1,N,D], features [1,G,F] and condition
     [1,M,C] or None."""
 
-    gaussians: Any
-    tokens: Any
-    features: Any
-    condition: Any
+    gaussians: Array
+    tokens: Array
+    features: Array
+    condition: Array | None
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class DeviceKeyFrameAt:
 class DevicePair:
     """Device arrays of a pair, float32: motion [2,G,3] and fade [2,G,2]."""
 
-    motion: Any
-    fade: Any
+    motion: Array
+    fade: Array
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class IntervalTotals:
     culled_transparent: int
 
 
-class DeviceLifecycle:
-    """Slots, motion and fade on a device. Not thread-safe.
+class DeviceLifecycle(RingLife[DeviceKeyFrame, DevicePair]):
+    """The key frames alive on a device, and their Gaussians at any time in between. Not thread-safe.
 
     Raises:
         EngineError: the device has not enough memory.
@@ -84,13 +85,12 @@ class DeviceLifecycle:
     ) -> None:
         self.device, self.model = device, model
         count = model.gaussians
-        self._ring = KeyFrameRing(count)
         # One array over all slots: the kernels find a slot by its number, whichever is alive.
         self._gaussians = device.zeros((SLOTS, 1, count, GAUSSIAN_COLUMNS), np.float32)
         tokens = device.zeros((SLOTS, 1, model.tokens, model.token_dim), np.float32)
         features = device.zeros((SLOTS, 1, count, model.feature_dim), np.float32)
         condition = None if condition_shape is None else device.zeros((SLOTS, *condition_shape), np.float32)
-        self._slots = [
+        slots = [
             DeviceKeyFrame(
                 self._gaussians[i], tokens[i], features[i], None if condition is None else condition[i]
             )
@@ -99,7 +99,8 @@ class DeviceLifecycle:
         self._motion = device.zeros((PAIRS, 2, count, 3), np.float32)
         self._fade = device.zeros((PAIRS, 2, count, 2), np.float32)
         # Views made once: an engine binds arrays by identity.
-        self._pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
+        pairs = [DevicePair(self._motion[i], self._fade[i]) for i in range(PAIRS)]
+        super().__init__(count, slots, pairs)
         self._blocks = layout.blocks(2 * count)
         self._buffers = {
             "fates": device.zeros((2 * count,), np.uint8),
@@ -132,21 +133,6 @@ class DeviceLifecycle:
         return self._params[self._ring.pair]
 
     @property
-    def spare(self) -> DeviceKeyFrame:
-        """The slot that the next `spawn` makes a key frame of."""
-        return self._slots[self._ring.spare]
-
-    @property
-    def spare_pair(self) -> DevicePair:
-        """Motion and fade that the next `spawn` takes."""
-        return self._pairs[self._ring.spare_pair]
-
-    @property
-    def pair(self) -> DevicePair:
-        """Motion and fade of the current interval, where two key frames live."""
-        return self._pairs[self._ring.pair]
-
-    @property
     def key_frames(self) -> tuple[DeviceKeyFrameAt | None, DeviceKeyFrameAt | None]:
         """The latest key frame and the one before it, as far as they live."""
         ring = self._ring
@@ -155,21 +141,6 @@ class DeviceLifecycle:
             for i in (ring.newest, ring.previous)
         )
         return newest, previous
-
-    @property
-    def newest(self) -> DeviceKeyFrame | None:
-        """The latest key frame."""
-        slot = self._ring.newest
-        return None if slot is None else self._slots[slot]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """First and last time that `render` accepts; equal for a lone key frame, None before the first."""
-        return self._ring.interval
-
-    @property
-    def stats(self) -> LifecycleStats:
-        return self._ring.stats
 
     @property
     def ids(self) -> Any:
@@ -216,13 +187,13 @@ class DeviceLifecycle:
             self.device.copy(self._lists["state"][pair : pair + 1], state)
 
     def enqueue(self) -> None:
-        """The two kernels that list what can be seen in the prepared interval, and nothing else."""
+        """Start the two kernels that list what can be seen in the prepared interval, and nothing else."""
         params = self._params[self._ring.spare_pair]
         self.device.launch("lifecycle_judge", (self._blocks, 1, 1), params)
         self.device.launch("lifecycle_compact", (self._blocks, 1, 1), params)
 
     def commit(self, time: float, *, cut: bool = False) -> LifecycleStats:
-        """The prepared interval is the current one from now on."""
+        """Make the prepared interval the current one, and fetch its counts."""
         self._ring.spawn(time, cut=cut)
         pair = self._ring.pair
         with self._totals.use() as slot:
@@ -246,18 +217,6 @@ class DeviceLifecycle:
         row = slot.buffers[0]
         return IntervalTotals(*(int(row[name]) for name in layout.RING_TOTALS.names or ()))
 
-    def check_time(self, time: float) -> None:
-        """Raise `InputError` unless `time` may be the next key frame's."""
-        self._ring.check_time(time)
-
-    def normalised(self, time: float) -> float:
-        """Position of a time in the current interval, see `runtime.lifecycle.Lifecycle.normalised`."""
-        return self._ring.normalised(time)
-
-    def reset(self) -> None:
-        """Retire all Gaussians. Key-frame numbers go on, so that an id never means two Gaussians."""
-        self._ring.reset()
-
     def render(
         self,
         rasterizer: CudaRasterizer,
@@ -267,7 +226,7 @@ class DeviceLifecycle:
         background: Sequence[float] = (0.5, 0.5, 0.5),
         extent: Extent | None = None,
         outputs: Collection[Output] | None = None,
-        into: Mapping[Output, Any] | None = None,
+        into: Mapping[Output, Array] | None = None,
         start: Start | None = None,
     ) -> DeviceImages:
         """All living Gaussians at several times of the current interval, in one launch.
@@ -294,13 +253,10 @@ class DeviceLifecycle:
             )
         if views is not None and len(views) != len(times):
             raise InputError(f"{len(views)} views for {len(times)} times.", "Give one view per time.")
-        frames = np.zeros(len(times), layout.RASTER_FRAME)
-        for i, time in enumerate(times):
+        frames = raster_frames(len(times), views, background)
+        for frame, time in zip(frames, times, strict=True):
             t = self._ring.normalised(time)
-            view = View.canonical() if views is None else views[i]
-            frames[i]["dt"] = (t, t - 1.0)
-            frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
-        frames["background"] = check_background(background)
+            frame["dt"] = (t, t - 1.0)
         path = "canonical" if views is None else "general"
         params = rasterizer.arguments(outputs, into)
         params["count"] = rows

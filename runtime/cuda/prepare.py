@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..array import Array
 from ..video.frames import Orientation
 from ..video.surface import Surface
 from . import layout
@@ -33,15 +34,15 @@ class DevicePicture:
     held: tuple[Any, ...]
 
 
-def rgb_picture(device: Device, pixels: Any, size: Size) -> DevicePicture:
-    """Of packed RGB8 in a device array."""
+def rgb_picture(device: Device, pixels: Array, size: Size) -> DevicePicture:
+    """A picture of packed RGB8 (uint8 [h, w, 3]) in a device array."""
     params = _params(size, Orientation())
     params["pitch"], params["pixels"] = 3 * size[1], device.address(pixels)
     return DevicePicture("prepare_rgb", size, params, (pixels,))
 
 
 def surface_picture(device: Device, surface: Surface) -> DevicePicture:
-    """Of what a decoder on this device left there. What the decoder has started is waited for, on the device.
+    """A picture that a decoder left on this device. The device, not the host, waits until it is decoded.
 
     Raises:
         InputError: it is on another device.
@@ -90,10 +91,10 @@ def colour_matrix(space: int, *, full_range: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Tables:
-    """On the device, for pictures of one size."""
+    """Resampling tables on the device, for pictures of one size."""
 
     source: Size
-    arrays: tuple[Any, ...]  # spans down, spans across, weights down, weights across
+    arrays: tuple[Array, ...]  # spans down, spans across, weights down, weights across
     taps: tuple[int, int]
 
 
@@ -113,7 +114,7 @@ class Preparer:
         self._make = sampling if samples else resizing
         self._tables: _Tables | None = None
 
-    def enqueue(self, picture: DevicePicture, out: Any) -> None:
+    def enqueue(self, picture: DevicePicture, out: Array) -> None:
         """Start the kernel.
 
         Args:
@@ -140,7 +141,7 @@ class Preparer:
         self.device.synchronize()  # the host's copies go, and the tables before may be in use
         return _Tables(source, tuple(array for array, _ in arrays), (_taps(down), _taps(across)))
 
-    def _on_device(self, values: np.ndarray) -> tuple[Any, np.ndarray]:
+    def _on_device(self, values: np.ndarray) -> tuple[Array, np.ndarray]:
         array, host = self.device.shared(values.shape, values.dtype)
         host[...] = values
         self.device.copy(array, host)
@@ -152,7 +153,7 @@ def _taps(table: Table) -> int:
 
 
 class Fetcher:
-    """Pictures at one size on the host. Not thread-safe.
+    """Brings pictures to the host, resized on the device. Not thread-safe.
 
     Args: as of `Preparer`.
     """

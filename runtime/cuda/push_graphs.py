@@ -28,17 +28,14 @@ class _Graph:
 
 
 class PushGraphs(Graphs):
-    """See `Graphs`; the keys are phases of the lifecycle."""
+    """Graphs that make a key frame and its pair; looked up by the phase of the lifecycle."""
+
+    _each = f"of {SLOTS * PAIRS} positions of the ring"
+    _otherwise = "stage by stage"
 
     def __init__(self, device: Device, life: DeviceLifecycle) -> None:
         super().__init__(device)
         self._life = life
-
-    @property
-    def description(self) -> str:
-        if self.refusal is not None:
-            return f"no CUDA graph, stage by stage: {self.refusal}"
-        return f"CUDA graphs, one for each of {SLOTS * PAIRS} positions of the ring"
 
     def push(
         self, time: float, depends: Sequence[object], stages: Callable[[], None]

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..array import Array
 from ..errors import InputError
-from ..rasterizer import SIZE_MAX, Extent, RenderStats, View
+from ..rasterizer import SIZE_MAX, Extent, RenderStats, View, check_background, extent_number
 from . import layout
 from .device import Device
 from .ring import Ring, Slot
@@ -31,7 +32,7 @@ Start = Callable[[tuple[Hashable, ...], Callable[[], None]], None]
 TIMES_MAX = 64
 """Most images of one launch."""
 
-SLOTS = 1024
+SLOTS_PER_TILE = 1024
 """Keys that a tile keeps by default; a tile with more is rendered all the same, more slowly."""
 
 _IN_FLIGHT = 4  # frames whose arguments and counts may be on their way
@@ -58,7 +59,7 @@ class DeviceSplats:
 
 @dataclass(frozen=True)
 class _Staging:
-    """Pinned memory of one frame."""
+    """Pinned memory for the arguments and the counts of one launch."""
 
     frames: np.ndarray
     stats: np.ndarray
@@ -133,7 +134,7 @@ class CudaRasterizer:
         capacity: int,
         *,
         times: int = 1,
-        slots: int = SLOTS,
+        slots: int = SLOTS_PER_TILE,
         extent: Extent = "published",
         outputs: Sequence[Output] = ("rgb", "depth", "expected_depth", "alpha"),
     ) -> None:
@@ -160,7 +161,7 @@ class CudaRasterizer:
             "tally": device.zeros((times, layout.TALLIES), np.uint64),
             "stats": device.zeros((times, layout.TALLIES), np.uint64),
         }
-        self._images: dict[str, Any] = {
+        self._images: dict[Output, Any] = {
             name: device.zeros(
                 (*plane, 3) if name in ("rgb", "bytes") else plane,
                 np.uint8 if name == "bytes" else np.float32,
@@ -186,12 +187,6 @@ class CudaRasterizer:
             pinned((self.times,), layout.RASTER_FRAME), pinned((self.times, layout.TALLIES), np.uint64)
         )
 
-    @property
-    def bytes(self) -> int:
-        """Device memory of the buffers."""
-        arrays = [*self._buffers.values(), *(a for a in self._images.values() if a is not None)]
-        return sum(int(a.nbytes) for a in arrays)
-
     def render(
         self,
         splats: DeviceSplats,
@@ -212,11 +207,7 @@ class CudaRasterizer:
         count = self.times if views is None else len(views)
         if not 1 <= count <= self.times:
             raise InputError(f"{count} views.", f"This rasterizer takes 1 to {self.times} in one launch.")
-        frames = np.zeros(count, layout.RASTER_FRAME)
-        for i in range(count):
-            view = View.canonical() if views is None else views[i]
-            frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
-        frames["background"] = check_background(background)
+        frames = raster_frames(count, views, background)
         params = self.params.copy()
         params["count"], arrays = self._bind(splats, params)
         path = "canonical" if views is None and splats.quats is None else "general"
@@ -230,7 +221,7 @@ class CudaRasterizer:
         rows: int,
         blend: str,
         *arguments: np.ndarray,
-        into: Mapping[Output, Any] | None = None,
+        into: Mapping[Output, Array] | None = None,
         start: Start | None = None,
         keep: object = None,
     ) -> DeviceImages:
@@ -267,13 +258,13 @@ class CudaRasterizer:
     def enqueue(
         self, project: str, rows: int, blend: str, *arguments: np.ndarray, times: int | None = None
     ) -> None:
-        """The two kernels and nothing else: what a graph captures. `times`: None is all of them."""
+        """Start the two kernels and nothing else: what a graph captures. `times`: images; None is all."""
         times = self.times if times is None else times
         self.device.launch(project, (layout.blocks(rows), 1, times), *arguments)
         self.device.launch(blend, (layout.tiles(self.height, self.width), 1, times), *arguments)
 
     def arguments(
-        self, outputs: Collection[Output] | None = None, into: Mapping[Output, Any] | None = None
+        self, outputs: Collection[Output] | None = None, into: Mapping[Output, Array] | None = None
     ) -> np.ndarray:
         """A copy of `params` that asks for certain images.
 
@@ -295,7 +286,7 @@ class CudaRasterizer:
             params[_FIELDS[name]] = self.device.address(array)
         return params
 
-    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> tuple[int, list[Any]]:
+    def _bind(self, splats: DeviceSplats, params: np.ndarray) -> tuple[int, list[Array]]:
         """Puts the addresses of the Gaussians into the arguments; returns their number, and the arrays."""
         count, arrays = -1, []
         for name, width in (("means", 3), ("scales", 3), ("opacity", 0), ("rgb", 3), ("quats", 4)):
@@ -322,27 +313,15 @@ class CudaRasterizer:
         return count, arrays
 
 
-def extent_number(extent: str) -> int:
-    """`Extent` of cuda/splat_project.h.
+def raster_frames(count: int, views: Sequence[View] | None, background: Sequence[float]) -> np.ndarray:
+    """`layout.RASTER_FRAME` [count] of the views, None being the canonical one; times are left at 0.
 
     Raises:
-        InputError: there is no such extent.
+        InputError: the background is no colour.
     """
-    if extent not in ("published", "full"):
-        raise InputError(f"Unknown extent {extent!r}.", 'Use "published" or "full".')
-    return int(extent == "full")
-
-
-def check_background(background: Sequence[float]) -> np.ndarray:
-    """Three finite numbers as float32.
-
-    Raises:
-        InputError: they are something else.
-    """
-    try:
-        colour = np.asarray(background, np.float32)
-    except (TypeError, ValueError):
-        colour = np.empty(0, np.float32)
-    if colour.shape != (3,) or not np.isfinite(colour).all():
-        raise InputError(f"Background {background!r} is not a colour.", "Pass three finite numbers.")
-    return colour
+    frames = np.zeros(count, layout.RASTER_FRAME)
+    for i in range(count):
+        view = View.canonical() if views is None else views[i]
+        frames[i]["rotation"], frames[i]["translation"] = view.rotation, view.translation
+    frames["background"] = check_background(background)
+    return frames

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Table:
-    """Of one direction.
+    """Which source pixels make each target pixel, along one direction.
 
     Attributes:
         spans: int32 [target, 2], first pixel and number of pixels. weights: float32 [target, taps], 0 where a

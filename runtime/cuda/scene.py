@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ..array import Array, Shape
 from ..bundle_schema import ModelConfig
 from ..interval import IntervalEvaluator
 from ..key_frame_ring import PAIRS, LifecycleStats
 from ..lifecycle import KeyFrameSlot, PairBuffers
 from ..rasterizer import Extent, Splats, View
-from ..scene import Image, ModelInputs, Planes, Shape
+from ..scene import Image, ModelInputs, Planes
 from ..scene_cut import COLS, ROWS
 from ..video.surface import Surface
 from .depth import DeviceDepthRange
@@ -53,9 +54,9 @@ class _Inputs:
         stage_shapes: Mapping[str, Shape],
         preparers: Preparers,
     ) -> None:
-        on_device: list[Any] = []
+        on_device: list[Array] = []
 
-        def make(shape: Shape, dtype: Any) -> np.ndarray:
+        def make(shape: Shape, dtype: npt.DTypeLike) -> np.ndarray:
             array, host = device.shared(shape, dtype)
             on_device.append(array)
             return host
@@ -66,13 +67,13 @@ class _Inputs:
         self.rgb, self.depth = self.rgbd[:, :3], self.rgbd[:, 3:]
         self._own = dict(zip(self.host.own, own, strict=True))
         self.stage_rgb = {stage: self._own.get(stage, self.rgb) for stage in stage_shapes}
-        self._targets: list[tuple[Preparer, Any]] = []
+        self._targets: list[tuple[Preparer, Array]] = []
         for planes in (self.rgb, *own):
             size = int(planes.shape[2]), int(planes.shape[3])
             self._targets.append((preparers.setdefault(size, Preparer(device, size)), planes))
         self._pixels = model.height * model.width
-        self._staging: tuple[Any, np.ndarray] | None = None
-        self._held: DevicePicture | None = None
+        self._staging: tuple[Array, np.ndarray] | None = None
+        self._held: DevicePicture | None = None  # from being freed while the device reads it
 
     def load(self, image: np.ndarray | Surface) -> None:
         """The device has done with what was loaded here before."""
@@ -109,7 +110,7 @@ class _Inputs:
 class _Images:
     """Buffers of rendered images: device arrays that are rendered into, and the host's."""
 
-    device: dict[Output, Any]
+    device: dict[Output, Array]
     host: dict[Output, np.ndarray]
 
 
@@ -150,7 +151,7 @@ class CudaScene:
         self._loaded = -1  # number of the key frame whose image was loaded last
         planes = [inputs.depth for inputs in self._inputs]
         self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
-        self.graphs = PushGraphs(device, self.life)
+        self.push_graphs = PushGraphs(device, self.life)
         self.render_graphs = RenderGraphs(device)
         # Two sets: `render` gives other views while the images of a batch are being taken.
         self._single, self._several = self._images(1), self._images(self._batch)
@@ -170,15 +171,15 @@ class CudaScene:
         return self._inputs[self.life.phase % PAIRS]
 
     @property
-    def rgbd(self) -> Any:
+    def rgbd(self) -> Array:
         return self._next.rgbd
 
     @property
-    def depth(self) -> Any:
+    def depth(self) -> Array:
         return self._next.depth
 
     @property
-    def stage_rgb(self) -> Mapping[str, Any]:
+    def stage_rgb(self) -> Mapping[str, Array]:
         return self._next.stage_rgb
 
     def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
@@ -288,13 +289,13 @@ class CudaScene:
             if theirs is not None:
                 self._fetch(ours.gaussians, theirs.arrays.gaussians)
                 ours.index, ours.time = theirs.index, theirs.time
-        if previous is None:
-            return HostCopy(self._slots[0], None, None)
         pair = self.life.pair
+        if pair is None:
+            return HostCopy(self._slots[0], None, None)
         self._fetch(self._pair.motion, pair.motion)
         self._fetch(self._pair.fade, pair.fade)
         return HostCopy(self._slots[0], self._slots[1], self._pair)
 
-    def _fetch(self, target: np.ndarray, source: Any) -> None:
+    def _fetch(self, target: np.ndarray, source: Array) -> None:
         self.device.copy(target, source)
         self.settle()

@@ -18,7 +18,7 @@ from ..pipeline import Pipeline, Rendered
 from .feed import CudaFeed, Feed, HostFeed
 from .pace import Pacer
 from .picture import Picture
-from .window import Surface
+from .window import Canvas
 
 MakeFeed = Callable[[Picture, Device, str], Feed]
 
@@ -27,44 +27,44 @@ class LiveDisplay(Observer):
     """See the module's docstring. Use as a context manager, or call `close`.
 
     Args:
-        surface: where; closed with the display. aspect: width over height of the picture as it is to be seen.
+        canvas: where; closed with the display. aspect: width over height of the picture as it is to be seen.
         on_device: makes the feed of a stream on a GPU. clock: seconds.
     """
 
     def __init__(
         self,
-        surface: Surface,
+        canvas: Canvas,
         aspect: float,
         *,
         on_device: MakeFeed = CudaFeed,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._surface, self._aspect, self._on_device = surface, aspect, on_device
+        self._canvas, self._aspect, self._on_device = canvas, aspect, on_device
         self._clock = clock
         self._pacer: Pacer | None = None
         self._picture: Picture | None = None
         self._feed: Feed | None = None
         self._shown = False
         self._closed = False
-        self._renderer = str(surface.context.info["GL_RENDERER"])
+        self._renderer = str(canvas.context.info["GL_RENDERER"])
         self.description = self._renderer
         """Who draws, and once a run has begun how the image gets there."""
 
     def poll(self, seconds: float = 0.0) -> bool:
         """Takes what the user did to the window, and draws it again where that is needed; whether it was
         closed. To be called now and then, also while no frame comes. `seconds`: wait so long for the user."""
-        if self._closed or self._surface.closed:
+        if self._closed or self._canvas.closed:
             return True
-        if self._surface.poll(seconds) and self._shown:
+        if self._canvas.poll(seconds) and self._shown:
             self._draw(changed=False)
-        return self._surface.closed
+        return self._canvas.closed
 
     # Called by the pipeline, in its thread.
 
     def began(self, pipeline: Pipeline) -> None:
         stream = pipeline.stream
         self._pacer = Pacer(pipeline.gap, self._clock)
-        picture = Picture(self._surface.context, stream.model.height, stream.model.width, self._aspect)
+        picture = Picture(self._canvas.context, stream.model.height, stream.model.width, self._aspect)
         self._picture = picture
         device: Device | None = getattr(stream.scene, "device", None)
         self._feed = HostFeed(picture) if device is None else self._on_device(picture, device, self._renderer)
@@ -87,8 +87,8 @@ class LiveDisplay(Observer):
 
     def _draw(self, *, changed: bool) -> None:
         assert self._picture is not None
-        self._picture.draw(self._surface.target, self._surface.size, changed=changed)
-        self._surface.present()
+        self._picture.draw(self._canvas.target, self._canvas.size, changed=changed)
+        self._canvas.present()
 
     def close(self) -> None:
         """Closes the window. Calling twice is harmless."""
@@ -99,7 +99,7 @@ class LiveDisplay(Observer):
             self._feed.close()  # CUDA lets go of the buffer before OpenGL does
         if self._picture is not None:
             self._picture.close()
-        self._surface.close()
+        self._canvas.close()
 
     def __enter__(self) -> LiveDisplay:
         return self

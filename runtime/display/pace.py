@@ -17,7 +17,7 @@ LONGEST = 1.0
 
 
 class Pacer:
-    """Not thread-safe.
+    """Spreads the frames of an interval over its time; see the module's docstring. Not thread-safe.
 
     Args:
         gap: frames from key frame to key frame.

@@ -35,7 +35,9 @@ def letterbox(width: int, height: int, aspect: float) -> tuple[int, int, int, in
 
 
 class Picture:
-    """Needs a current context of OpenGL 3.3 (`moderngl.Context`), here and for every call.
+    """One image of fixed size, shown as often as its pixel buffer is filled.
+
+    Needs a current context of OpenGL 3.3 (`moderngl.Context`), here and for every call.
 
     Args:
         context: of the window. height, width: of the image. aspect: width over height as it is to be seen.

@@ -20,7 +20,7 @@ except ImportError as error:
 _SHARE = 0.75  # of the screen's smaller side that a window takes at most when it opens
 
 
-class Surface(Protocol):
+class Canvas(Protocol):
     """What a picture is drawn on; `Window` is the real one, tests draw without a screen.
 
     Attributes:
@@ -58,7 +58,7 @@ class Surface(Protocol):
 
 
 class Window:
-    """See `Surface`. Esc, q and the window's own button close it.
+    """See `Canvas`. Esc, q and the window's own button close it.
 
     Args:
         title: of the window. width, height: of what it shows; small images are enlarged by a whole number.

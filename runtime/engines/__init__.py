@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..bundle import Bundle, StageVariant
+from ..bundle import ENGINE_NAMES, Bundle, StageVariant
 from ..errors import BundleError, EngineError
 from .base import BoundEngine, Engine, ForwardingEngine, TensorSpec
 
@@ -22,7 +22,9 @@ __all__ = [
     "select_variant",
 ]
 
-ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+ENGINES = ENGINE_NAMES
+"""Names of the engines, as bundles and commands say them."""
+
 _EXECUTION_PRECISIONS = ("fp32", "bf16", "fp16")  # floating-point precisions OpenVINO can run an fp32 file at
 
 
@@ -49,8 +51,7 @@ def create(
             (`MismatchError`) not what the manifest says.
         BundleError: the file is no ONNX file, or keeps tensors in other files.
     """
-    if engine not in ENGINES:
-        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+    _check_name(engine)
     if engine not in variant.engines:
         raise EngineError(
             f"{variant.path.name} is meant for {', '.join(variant.engines)}, not for {engine}.",
@@ -74,14 +75,13 @@ def require(engine: str, device: str) -> None:
 
     What can only be known with a file at hand is left to `create`.
     """
+    _check_name(engine)
     if engine == "onnxruntime":
         from .onnxruntime import require_device
-    elif engine in ("tensorrt", "tensorrt_rtx"):
-        from .tensorrt import require_device
     elif engine == "openvino":
         from .openvino import require_device
     else:
-        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+        from .tensorrt import require_device
     require_device(engine, device)
 
 
@@ -98,11 +98,15 @@ def select_variant(
         BundleError: no file fits.
         EngineError: unknown engine.
     """
-    if engine not in ENGINES:
-        raise EngineError(f"Engine {engine!r} is not available here.", f"Use one of {', '.join(ENGINES)}.")
+    _check_name(engine)
     try:
         return bundle.variant(stage, engine, precision, device)
     except BundleError:
         if engine != "openvino" or precision not in _EXECUTION_PRECISIONS:
             raise
         return bundle.variant(stage, engine, "fp32")
+
+
+def _check_name(engine: str) -> None:
+    if engine not in ENGINES:
+        raise EngineError(f"There is no engine {engine!r}.", f"Use one of {', '.join(ENGINES)}.")

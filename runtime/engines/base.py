@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...machine import usable_cores
 from ..bundle import StageVariant, TensorSpec
 from ..errors import EngineError, InputError, MismatchError
 from ..onnx_references import check_self_contained
@@ -52,7 +52,7 @@ class Engine(ABC):
         """Run the stage, reading `inputs` and overwriting `outputs` in place."""
 
     def reserve(self, callers: int) -> None:  # noqa: B027 - not every engine keeps anything
-        """So many callers with buffers of their own are going to call."""
+        """Prepare for so many callers of `run`, each with buffers of its own."""
 
     def close(self) -> None:  # noqa: B027
         """Release the engine. Calling twice is harmless."""
@@ -201,4 +201,4 @@ def thread_count(threads: int) -> int:
         raise EngineError(
             f"threads is {threads!r}.", f"Use 0 (all cores) or a whole number up to {_THREADS_MAX}."
         )
-    return int(threads) or len(os.sched_getaffinity(0))
+    return int(threads) or usable_cores()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..cuda import driver
 from ..errors import DeviceMemoryError, EngineError
-from . import trt_api
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
@@ -27,7 +27,7 @@ def failure(message: str, hint: str, memory: Device | None) -> EngineError:
 
 def out_of_memory(message: str, index: int = 0) -> DeviceMemoryError:
     """The error, with what is free on the device, if it can be asked."""
-    device = trt_api.cuda_device(index)
+    device = driver.cuda_device(index)
     free = None if device is None else device.free_bytes
     told = "how much is free cannot be read" if free is None else f"{free / 2**20:.0f} MiB are free"
     return DeviceMemoryError(

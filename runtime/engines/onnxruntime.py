@@ -50,40 +50,7 @@ class OnnxRuntimeEngine(BoundEngine):
             )
         provider = _provider(device, ort.get_available_providers())
         count = thread_count(threads)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = count
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A spinning worker keeps a core busy between operators and after each run, and the rasterizer's
-        # pool or another program wants that core. Measured on two busy cores, tiny preset: spinning made
-        # deform 2 to 3 times slower (420 against 130 ms) and the renders after it up to 2 times.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        chosen: Any = provider
-        if device == "cuda":
-            _preload(ort)
-            chosen = provider, _cuda_options(memory)
-        try:
-            # Not with its fallback, which loads the file on the CPU instead and says why on stdout. Releases
-            # up to 1.19 do so all the same. The CPU has nothing to fall back to.
-            with overheard() if device == "cuda" else nullcontext(io.StringIO()) as said:
-                self._session: Any = ort.InferenceSession(
-                    variant.path, options, providers=[chosen], enable_fallback=0
-                )
-        except Exception as error:  # ONNX Runtime's exceptions have no common public base class
-            raise failure(
-                f"ONNX Runtime cannot load {variant.path}: {error}",
-                _LIBRARIES if device == "cuda" else "Export the bundle again, or update onnxruntime.",
-                memory,
-            ) from error
-        obtained = self._session.get_providers()
-        if not obtained or obtained[0] != provider:
-            reason = " ".join(line for line in said.getvalue().splitlines() if line.startswith("EP Error"))
-            raise failure(
-                f"{provider} was asked for, but ONNX Runtime chose {', '.join(obtained)}. {reason}".strip(),
-                f"{_LIBRARIES} Or use --device cpu.",
-                memory,
-            )
-        self._session.disable_fallback()
+        self._session: Any = _open_session(ort, variant, provider, count, memory)
         for kind, declared, found in (
             ("input", self.inputs, self._session.get_inputs()),
             ("output", self.outputs, self._session.get_outputs()),
@@ -114,9 +81,7 @@ class OnnxRuntimeEngine(BoundEngine):
 
         def run() -> None:
             try:
-                if (
-                    self._copies_inputs
-                ):  # binding an input copies it to the device, so the contents must be fresh
+                if self._copies_inputs:  # which is what binding does, so it is done for every run
                     for name, value in values:
                         binding.bind_ortvalue_input(name, value)
                 self._session.run_with_iobinding(binding)
@@ -159,6 +124,54 @@ def _import() -> Any:
             f"ONNX Runtime cannot be imported ({error}).",
             "Look at `streamsplat-edge doctor`, then `pip install --force-reinstall onnxruntime`.",
         ) from error
+
+
+def _open_session(ort: Any, variant: StageVariant, provider: str, threads: int, memory: Device | None) -> Any:
+    """A session of the file that runs on this provider and no other.
+
+    Raises:
+        EngineError: the file cannot be loaded, or ONNX Runtime took another provider.
+    """
+    on_gpu = provider == _PROVIDERS["cuda"]
+    chosen: Any = provider
+    if on_gpu:
+        _preload(ort)
+        chosen = provider, _cuda_options(memory)
+    try:
+        # Not with its fallback, which loads the file on the CPU instead and says why on stdout. Releases up
+        # to 1.19 do so all the same. The CPU has nothing to fall back to.
+        with overheard() if on_gpu else nullcontext(io.StringIO()) as said:
+            session = ort.InferenceSession(
+                variant.path, _session_options(ort, threads), providers=[chosen], enable_fallback=0
+            )
+    except Exception as error:  # ONNX Runtime's exceptions have no common public base class
+        raise failure(
+            f"ONNX Runtime cannot load {variant.path}: {error}",
+            _LIBRARIES if on_gpu else "Export the bundle again, or update onnxruntime.",
+            memory,
+        ) from error
+    obtained = session.get_providers()
+    if not obtained or obtained[0] != provider:
+        reason = " ".join(line for line in said.getvalue().splitlines() if line.startswith("EP Error"))
+        raise failure(
+            f"{provider} was asked for, but ONNX Runtime chose {', '.join(obtained)}. {reason}".strip(),
+            f"{_LIBRARIES} Or use --device cpu.",
+            memory,
+        )
+    session.disable_fallback()
+    return session
+
+
+def _session_options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    # A spinning worker keeps a core busy between operators and after each run, and the rasterizer's pool or
+    # another program wants that core. Measured on two busy cores, tiny preset: spinning made deform 2 to 3
+    # times slower (420 against 130 ms) and the renders after it up to 2 times.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _preload(ort: Any) -> None:

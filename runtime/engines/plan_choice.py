@@ -12,18 +12,18 @@ import os
 
 from ..bundle import Plan, StageVariant
 from ..bundle_schema import PlanEntry
+from ..cuda import driver
 from ..errors import EngineError
-from . import trt_api
 
 TRUST_VARIABLE = "STREAMSPLAT_TRUST_PLANS"
 """Environment variable; 1 lets plans bring code that runs on the host."""
 
 
-def choose_plan(variant: StageVariant, runtime: str, version: str, device: trt_api.Device) -> Plan:
+def choose_plan(variant: StageVariant, runtime: str, version: str, device: driver.DeviceInfo) -> Plan:
     """The first plan whose key fits this machine and whose file is whole.
 
     Raises:
-        EngineError: none; what differs is named, and the command that builds one.
+        EngineError: no plan does; the message says what differs, the hint which command builds one.
     """
     reasons = []
     for plan in variant.plans:
@@ -67,7 +67,7 @@ def _widened(entry: PlanEntry, setting: str) -> bool:
     return entry.runtime == "tensorrt" and entry.settings.get(setting) is True
 
 
-def _refusal(plan: Plan, version: str, device: trt_api.Device) -> str:
+def _refusal(plan: Plan, version: str, device: driver.DeviceInfo) -> str:
     """Why the plan does not run here; empty where it does."""
     entry = plan.entry
     if entry.version != version and not (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bundle import StageVariant
+from ..cuda import driver
 from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
@@ -182,8 +183,8 @@ def _check_device(runtime: str, device: str) -> None:
         raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
 
 
-def _present_gpu() -> trt_api.Device:
-    gpu = trt_api.cuda_device()
+def _present_gpu() -> driver.DeviceInfo:
+    gpu = driver.cuda_device()
     if gpu is None:
         raise EngineError(
             "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."

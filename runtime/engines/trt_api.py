@@ -19,10 +19,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError
@@ -40,15 +38,6 @@ RUNTIMES = {
 # Compute capabilities that TensorRT-RTX builds for ahead of time, and what each needs from the precision.
 _FP8_FROM = (8, 9)
 _BF16_FROM = (8, 0)
-
-
-@dataclass(frozen=True)
-class Device:
-    """A CUDA device: its name, compute capability and free bytes, as the driver says."""
-
-    name: str
-    capability: str
-    free_bytes: int
 
 
 def load(runtime: str) -> Any:
@@ -87,30 +76,6 @@ def started(module: Any, kind: str, logger: Any, said: Sequence[str] = ()) -> An
             "The driver must be of the CUDA that it was built for, or newer (error 35 means: older). "
             "`nvidia-smi` shows the driver's: update the driver, or install TensorRT for that CUDA.",
         ) from error
-
-
-def cuda_device(index: int = 0) -> Device | None:
-    """The CUDA device, asked of the driver library (no package needed); None where there is none."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    handle, context, name = ctypes.c_int(), ctypes.c_void_p(), ctypes.create_string_buffer(256)
-    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(handle), index):
-        return None
-    cuda.cuDeviceGetName(name, len(name), handle)
-    numbers = []
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        value = ctypes.c_int()
-        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
-        numbers.append(value.value)
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle) == 0:
-        cuda.cuCtxPushCurrent_v2(context)
-        cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-        cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
-        cuda.cuDevicePrimaryCtxRelease_v2(handle)
-    return Device(name.value.decode(errors="replace"), "{}.{}".format(*numbers), free.value)
 
 
 def supported_capabilities(module: Any) -> dict[str, Any]:

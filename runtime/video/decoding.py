@@ -12,7 +12,7 @@ from typing import Any
 import av
 import av.error
 
-from ..engines.trt_api import cuda_device
+from ..cuda.driver import cuda_device
 from ..errors import InputError, VideoError
 
 DECODERS = ("software", "cuda")
@@ -82,7 +82,7 @@ def check_accelerated(uri: str, stream: Any) -> None:
 
 
 def undecodable(uri: str, codec: str) -> VideoError:
-    """The GPU does not decode this codec."""
+    """The error for a codec that the GPU does not decode."""
     return VideoError(
         f"{uri}: the GPU does not decode its codec ({codec}).",
         f"NVDEC takes H.264, HEVC, AV1, VP9 and some older ones, depending on the GPU. {SOFTWARE_HINT}",

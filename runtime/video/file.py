@@ -15,16 +15,16 @@ from .decoding import SOFTWARE_HINT, check_accelerated, undecodable
 from .frames import Converter, as_rate, pixel_aspect
 from .reader import VideoReader
 from .reading import DAMAGE, Reading, reason
+from .recorded_time import RecordedTime
 from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
 # libav renders plain text as a "video" of a terminal; nobody who passes a text file means that.
 _NOT_VIDEO_FORMATS = {"tty", "rawvideo"}
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-_JUMP_SECONDS = 1.0  # a larger step back in time is a discontinuity of the stream, a smaller one jitter
 
 
 def open_container(uri: str, accelerator: Any) -> Any:
-    """A file, opened by libav.
+    """Open a file with libav.
 
     Args:
         accelerator: see `decoding.acceleration`.
@@ -78,10 +78,8 @@ class FileReader(VideoReader):
             self._decoded = 0
             self._converter = Converter()
             self._damaged = 0
-            self._repaired = 0
             self._failure = ""
-            self._origin: float | None = None
-            self._last = -1.0
+            self._time = RecordedTime(1.0 / float(self.rate))
             self._frames = self._decode()
             self._first = self._reading.next(self._frames)
             if self._first is None:
@@ -179,43 +177,25 @@ class FileReader(VideoReader):
                 self._damaged += 1
                 self._failure = self._failure or reason(error)
                 continue
-            timestamp = self._time(frame)
+            timestamp = self._timestamp(frame)
             if self._decoded == 0:
                 self.pixel_aspect = pixel_aspect(self._stream, frame)
             index, self._decoded = self._decoded, self._decoded + 1
             yield with_picture(picture, timestamp, index)
 
-    def _time(self, frame: Any) -> float:
+    def _timestamp(self, frame: Any) -> float:
         """Seconds since the first frame, strictly increasing whatever the file says."""
-        period = 1.0 / float(self.rate)
         ticks = frame.dts if frame.pts is None or self._dts_only else frame.pts
         base = frame.time_base or self._stream.time_base
-        if self._origin is None:
-            self._origin = float(ticks * base) if ticks is not None and base else 0.0
-            self._last = 0.0
-            return 0.0
-        if ticks is None or not base:
-            now = self._last + period
-            self._repaired += 1
-        else:
-            now = float(ticks * base) - self._origin
-            if now <= self._last:
-                self._repaired += 1
-                if self._last - now > _JUMP_SECONDS:
-                    self._origin -= self._last + period - now
-                    now = self._last + period
-                else:
-                    now = self._last + min(1e-3, 0.5 * period)
-        self._last = now
-        return now
+        return self._time.place(float(ticks * base) if ticks is not None and base else None)
 
     def _conclude(self) -> None:
         """Works out, once everything was read, whether the input ended early."""
-        if self._repaired:
-            self.notes.append(f"{self._repaired} missing or not increasing time stamps were repaired")
+        if self._time.repaired:
+            self.notes.append(f"{self._time.repaired} missing or not increasing time stamps were repaired")
         if self._damaged:
             self.notes.append(f"{self._damaged} damaged packets or frames were dropped")
-        end = self._last + 1.0 / float(self.rate)
+        end = self._time.last + 1.0 / float(self.rate)
         promised = self._announced_end
         frames = self.frames_estimate
         short = promised is not None and end < promised - max(1.5 / float(self.rate), 0.01 * promised)

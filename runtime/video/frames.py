@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-# AVCOL_SPC_* numbers. Players take untagged video for BT.709 in high definition, for BT.601 below it.
-_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
+BT709 = int(Colorspace.ITU709)
+"""libav's number of the matrix; of the primaries and the transfer function of the same name, too."""
+LIMITED_RANGE, FULL_RANGE = int(ColorRange.MPEG), int(ColorRange.JPEG)
+
+# Players take untagged video for BT.709 in high definition, for BT.601 below it.
+_UNSPECIFIED, _BT601 = 2, int(Colorspace.ITU601)
 _HD_HEIGHT = 720
 RATE_MAX = 1000  # frames per second; what claims more is a mistake in a header
 _KNOWN_SPACES = {1, 4, 5, 7, 9}
@@ -51,7 +55,7 @@ def source_space(frame: av.VideoFrame) -> int:
     space = int(frame.colorspace)
     if space in _KNOWN_SPACES:
         return space
-    return _BT709 if space == _UNSPECIFIED and frame.height >= _HD_HEIGHT else _BT601
+    return BT709 if space == _UNSPECIFIED and frame.height >= _HD_HEIGHT else _BT601
 
 
 class Converter:
@@ -75,7 +79,7 @@ class Converter:
         """In the format `name`, one of RGB."""
         space = source_space(frame)
         # RGB has no matrix, so this changes nothing, except that PyAV before 17 ignores a source equal to it.
-        other = _BT601 if space == _BT709 else _BT709
+        other = _BT601 if space == BT709 else BT709
         planar = self._planar(frame)
         return self._to_rgb.reformat(planar, format=name, src_colorspace=space, dst_colorspace=other)
 

@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 
 class Closeable(Protocol):
+    """What has to be closed in the end."""
+
     def close(self) -> None: ...
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import VideoError
 from .frames import (
+    FULL_RANGE,
     Converter,
     Orientation,
     VideoFrame,
@@ -30,7 +31,6 @@ from .frames import (
 # Two planes, luma and interleaved chroma of 4:2:0: bytes of a sample, which has the value in its upper bits.
 _SAMPLE_BYTES = {"nv12": 1, "p010le": 2, "p016le": 2}
 _ON_GPU = "cuda"  # pixel format of a frame in CUDA's memory
-_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 class Plane:
@@ -78,10 +78,11 @@ class Surface:
         self._matrix = display_matrix(frame)
         self.turn: Orientation = orientation(self._matrix)
         self.space = source_space(frame)
-        self.full_range = int(frame.color_range) == _FULL_RANGE
+        self.full_range = int(frame.color_range) == FULL_RANGE
 
     @property
     def planes(self) -> Sequence[Plane]:
+        """Luma [h, w], and chroma of half that size (rounded up) with U and V in turn."""
         return [Plane(plane) for plane in self._frame.planes]
 
     @property
@@ -117,7 +118,7 @@ Picture = npt.NDArray[np.uint8] | Surface
 
 
 def taken(frame: Any, converter: Converter) -> Picture:
-    """What a decoder gave, where it gave it: on the host as `frames.to_rgb`.
+    """The picture that a decoder gave, in the memory where it gave it: on the host as `frames.to_rgb`.
 
     Raises:
         VideoError: see `Surface`.
@@ -126,7 +127,7 @@ def taken(frame: Any, converter: Converter) -> Picture:
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
-    """Height and width, upright."""
+    """Height and width of the upright picture."""
     if isinstance(picture, Surface):
         return picture.size
     height, width = picture.shape[:2]
@@ -134,7 +135,7 @@ def picture_size(picture: Picture) -> tuple[int, int]:
 
 
 def picture_of(frame: DecodedFrame) -> Picture:
-    """Without fetching what is on a GPU."""
+    """The picture of a frame, without a download of one that is on a GPU."""
     return frame.surface if isinstance(frame, SurfaceFrame) else frame.image
 
 

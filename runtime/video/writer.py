@@ -8,7 +8,7 @@ import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import av.error
@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import InputError, OutputError
 from ..folders import swap_in
-from .frames import to_rgb
+from .frames import BT709, LIMITED_RANGE, to_rgb
 from .output import AtomicFile, output_error, write_bytes
 from .png import encode_png
 
@@ -26,22 +26,7 @@ CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Exact for 24, 25, 29.97, 30, 50, 59.94 and 60 frames per second, and within the 16 bits of MPEG-4 part 2.
 TIME_BASE = Fraction(1, 60_000)
 _SECONDS_MAX = 1e12  # thirty thousand years, which 64 bits hold in ticks
-_BT709 = 1
-_LIMITED_RANGE = 1
 _OURS = re.compile(r"timestamps\.csv|frame_\d+\.png")  # what FolderWriter writes
-
-
-class FrameWriter(Protocol):
-    """What `open_writer` returns."""
-
-    description: str
-    frames: int
-
-    def write(self, image: npt.NDArray[np.uint8] | av.VideoFrame, timestamp: float) -> None: ...
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
 
 
 def open_writer(
@@ -127,8 +112,8 @@ class VideoWriter:
             context = stream.codec_context
             context.time_base = TIME_BASE
             context.thread_count = 0
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
-            context.color_range = _LIMITED_RANGE
+            context.colorspace = context.color_primaries = context.color_trc = BT709
+            context.color_range = LIMITED_RANGE
             if aspect is not None:
                 context.sample_aspect_ratio = aspect.limit_denominator(65535)
             self._stream = stream
@@ -180,7 +165,7 @@ class VideoWriter:
         return self._reformatter.reformat(
             av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "rgb24"),
             format="yuv420p",
-            dst_colorspace=_BT709,
+            dst_colorspace=BT709,
             interpolation=Interpolation.BILINEAR,
         )
 
@@ -286,6 +271,8 @@ class FolderWriter:
             raise
 
     def close(self) -> None:
+        """Gives the folder its name; OutputError, nothing left, if a byte was not stored. Without a frame
+        there is no folder."""
         if not self._open:
             return
         if self.frames == 0:

@@ -15,6 +15,8 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Asset:
+    """A file of the page, and what it is served as."""
+
     content_type: str
     body: bytes
 

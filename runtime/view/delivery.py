@@ -15,7 +15,7 @@ LAG_PAIRS = 4
 
 
 class Delivery:
-    """The state of one client; not thread-safe."""
+    """Chooses the next message for one client. Not thread-safe."""
 
     def __init__(self, buffer: SceneBuffer, lag: int = LAG_PAIRS) -> None:
         self._buffer = buffer

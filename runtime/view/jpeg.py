@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+from ..video.frames import FULL_RANGE
+
 _QUALITY = "6"  # of libav's scale, where 2 is best and 31 worst
 
 
@@ -35,7 +36,7 @@ class JpegEncoder:
             width,
             height,
             "yuvj420p",
-            dst_color_range=_FULL_RANGE,
+            dst_color_range=FULL_RANGE,
             interpolation=Interpolation.AREA,
         )
         self._count += 1

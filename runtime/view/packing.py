@@ -95,12 +95,12 @@ def pack_pair(
 
 
 def pack_picture(number: int, time: float, frame: int, jpeg: bytes) -> bytes:
-    """The input at the time of a frame."""
+    """A JPEG of the input at the time of a frame, as a message."""
     return _HEAD.pack(PICTURE, VERSION, 0, number) + _PICTURE.pack(time, frame & 0xFFFFFFFF, 0) + jpeg
 
 
 def pack_exact(request: int, time: float, rgb: npt.NDArray[np.uint8]) -> bytes:
-    """An image [H, W, 3] that a client asked for."""
+    """An image uint8 [H, W, 3] that a client asked for, as a message."""
     height, width = rgb.shape[:2]
     return _HEAD.pack(EXACT, VERSION, 0, 0) + _EXACT.pack(time, request, width, height) + rgb.tobytes()
 

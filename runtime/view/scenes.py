@@ -86,7 +86,7 @@ class SceneBuffer:
     # Only the filling thread changes anything, so packing, which takes milliseconds, needs no lock.
 
     def add_key_frame(self, key_frame: KeyFrame) -> None:
-        """The arrays are kept, not copied."""
+        """Pack a key frame. The arrays are kept, not copied."""
         number = self._next()
         message = packing.pack_key_frame(number, key_frame.index, key_frame.time, key_frame.gaussians)
         entry = Entry(number, packing.KEY_FRAME, message, key_frame.time, scene=key_frame)
@@ -94,7 +94,7 @@ class SceneBuffer:
         self._add(entry)
 
     def add_pair(self, indices: tuple[int, int], motion: np.ndarray, fade: np.ndarray) -> bool:
-        """The pair of two key frames added before, by index; False where one of them is not here."""
+        """Pack the pair of two key frames added before, by index; False where one of them is not here."""
         entries = [self._of_key_frame[index] for index in indices if index in self._of_key_frame]
         scenes = [entry.scene for entry in entries if isinstance(entry.scene, KeyFrame)]
         if len(scenes) < 2:
@@ -107,7 +107,7 @@ class SceneBuffer:
         return True
 
     def add_picture(self, time: float, frame: int, jpeg: bytes) -> None:
-        """The input at the time of a frame."""
+        """Pack a JPEG of the input at the time of a frame."""
         number = self._next()
         self._add(Entry(number, packing.PICTURE, packing.pack_picture(number, time, frame, jpeg), time))
 

@@ -185,9 +185,8 @@ class ViewServer:
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """None lets the WebSocket be opened."""
-        if (
-            getattr(request, "method", "GET") != "GET"
-        ):  # older releases of websockets refuse others themselves
+        # Older releases of websockets refuse other methods themselves, and name none.
+        if getattr(request, "method", "GET") != "GET":
             return _text(HTTPStatus.METHOD_NOT_ALLOWED, "GET only.\n")
         hosts, origins, cookies = (request.headers.get_all(name) for name in ("Host", "Origin", "Cookie"))
         host = hosts[0] if len(hosts) == 1 else None

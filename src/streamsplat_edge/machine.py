@@ -146,8 +146,4 @@ def describe_cuda() -> dict[str, Any]:
 
 
 def _jetson() -> str | None:
-    try:
-        with open("/etc/nv_tegra_release", errors="replace") as file:  # noqa: PTH123 (no Path import needed here)
-            return file.readline().strip()
-    except OSError:
-        return None
+    return _read("/etc/nv_tegra_release").partition("\n")[0].strip() or None

@@ -17,6 +17,7 @@ from streamsplat_edge.calibration.timing import Timing
 from streamsplat_edge.cli import main
 from streamsplat_edge.export.build import BuildError, BuildOptions
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import trt_api
 
 Built = list[tuple[str, list[str]]]
@@ -53,7 +54,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     monkeypatch.setattr(cpu, "ENGINES", ())
     monkeypatch.setattr(plans, "build_bundle", build)
     monkeypatch.setattr(plans, "compare", compared)
-    monkeypatch.setattr(trt_api, "cuda_device", lambda index=0: trt_api.Device("Orin", "8.7", 1 << 30))
+    monkeypatch.setattr(driver, "cuda_device", lambda index=0: driver.DeviceInfo("Orin", "8.7", 1 << 30))
     module = SimpleNamespace(__name__="tensorrt", __version__="10.3")
     monkeypatch.setattr(trt_api, "load", lambda runtime: module)
     return calls
@@ -122,6 +123,6 @@ def test_nothing_faster_is_said(
 def test_without_a_gpu_nothing_is_timed(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trt_api, "cuda_device", lambda index=0: None)
+    monkeypatch.setattr(driver, "cuda_device", lambda index=0: None)
     found = plans.time_plans(bundle, {}, {}, None, tmp_path)  # type: ignore[arg-type]
     assert found.reason == "there is no CUDA device here" and not found.slower

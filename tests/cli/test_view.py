@@ -9,7 +9,7 @@ import numpy as np
 from video_samples import moving_square
 
 from streamsplat_edge.commands.view import Viewer
-from streamsplat_edge.runtime.compose import Moment
+from streamsplat_edge.runtime.moments import Moment
 from streamsplat_edge.runtime.pipeline import Pipeline, Rendered
 from streamsplat_edge.runtime.scene import Planes
 from streamsplat_edge.runtime.stream import open_stream

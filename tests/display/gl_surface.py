@@ -23,7 +23,7 @@ def egl_context(**settings: Any) -> Any:
 
 
 class EglSurface:
-    """See `runtime.display.window.Surface`; keeps what was presented, uint8 [H, W, 3], first row on top."""
+    """See `runtime.display.window.Canvas`; keeps what was presented, uint8 [H, W, 3], first row on top."""
 
     def __init__(self, width: int, height: int, *, close_after: int = 1 << 30) -> None:
         self.context = egl_context()

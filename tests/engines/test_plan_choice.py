@@ -12,12 +12,12 @@ from fake_bundle import build_fake_bundle
 
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant
 from streamsplat_edge.runtime.bundle_writing import store
-from streamsplat_edge.runtime.engines import trt_api
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines.plan_choice import TRUST_VARIABLE, choose_plan, host_code_allowed
 from streamsplat_edge.runtime.errors import EngineError
 
-GPU = trt_api.Device("RTX", "8.6", 1 << 30)
-ADA = trt_api.Device("Ada", "8.9", 1 << 30)
+GPU = driver.DeviceInfo("RTX", "8.6", 1 << 30)
+ADA = driver.DeviceInfo("Ada", "8.9", 1 << 30)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def entered(folder: Path, **changes: Any) -> StageVariant:
     ],
 )
 def test_what_a_plan_was_widened_to(
-    folder: Path, version: str, device: trt_api.Device, settings: dict[str, Any], reason: str
+    folder: Path, version: str, device: driver.DeviceInfo, settings: dict[str, Any], reason: str
 ) -> None:
     variant = entered(folder, settings=settings)
     if not reason:

@@ -16,10 +16,11 @@ from fake_bundle import build_fake_bundle
 
 from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, StageVariant, sha256_of
 from streamsplat_edge.runtime.bundle_writing import store
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.errors import DeviceMemoryError, EngineError
 
-GPU = trt_api.Device("NVIDIA Test", "8.6", 1 << 30)
+GPU = driver.DeviceInfo("NVIDIA Test", "8.6", 1 << 30)
 
 
 class RuntimeCache:
@@ -162,7 +163,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StageVariant,
     cupy: Any = SimpleNamespace(empty=Memory, cuda=SimpleNamespace(Stream=lambda non_blocking: stream))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(trt_api, "cuda_device", lambda index=0: GPU)
+    monkeypatch.setattr(driver, "cuda_device", lambda index=0: GPU)
     return variant, loaded
 
 
@@ -266,7 +267,7 @@ def test_refusals(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setitem(sys.modules, "cupy", None)
         refuses("CuPy cannot be imported")
     with monkeypatch.context() as patch:
-        patch.setattr(trt_api, "cuda_device", lambda index=0: None)
+        patch.setattr(driver, "cuda_device", lambda index=0: None)
         refuses("no CUDA device")
     with monkeypatch.context() as patch:
         patch.setattr(CudaEngine, "create_execution_context", lambda *_: None)
@@ -276,7 +277,7 @@ def test_refusals(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["tensorrt_rtx"].Runtime, "deserialize_cuda_engine", lambda *_: None)
         refuses(r"cannot load .*e\.plan\. ")
-        patch.setattr(trt_api, "cuda_device", lambda index=0: trt_api.Device(GPU.name, GPU.capability, 1))
+        patch.setattr(driver, "cuda_device", lambda index=0: driver.DeviceInfo(GPU.name, GPU.capability, 1))
         refuses(r"cannot load .*e\.plan, of 0 MiB \(0 MiB are free\)")
     with monkeypatch.context() as patch:
         patch.setattr(CudaEngine, "get_tensor_dtype", lambda *_: SimpleNamespace(name="HALF"))

@@ -24,12 +24,13 @@ from streamsplat_edge.export.build_errors import build_error
 from streamsplat_edge.export.plan_layers import Inspection, PlanLayer, inspect
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import create, trt_api
 from streamsplat_edge.runtime.engines.plan_choice import choose_plan
 from streamsplat_edge.runtime.errors import BundleError, EngineError, InputError, MismatchError, OutputError
 
 OPTIONS = BuildOptions("tensorrt_rtx", capabilities=("8.6",))
-GPU = trt_api.Device("RTX", "8.6", 1 << 30)
+GPU = driver.DeviceInfo("RTX", "8.6", 1 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuses("cannot build for compute capability 8.7", capabilities=("8.7",))
     refuses("run with the version that built them", version_compatible=True)
     refuses("run with the version that built them", hardware_compatible=True)
-    monkeypatch.setattr(trt_api, "cuda_device", lambda: None)
+    monkeypatch.setattr(driver, "cuda_device", lambda: None)
     refuses("no CUDA device here to build for", capabilities=())
     monkeypatch.setattr(trt_api, "supported_capabilities", lambda _: {})
     refuses("builds for the GPU that is present")

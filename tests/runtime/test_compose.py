@@ -7,20 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamsplat_edge.runtime.compose import (
-    AMBER,
-    DEPTH_COLOURS,
-    PAPER,
-    TEAL,
-    DepthColours,
-    Moment,
-    MomentKeeper,
-    contact_sheet,
-    panel_aspect,
-    psnr,
-    resize,
-)
+from streamsplat_edge.runtime.compose import AMBER, PAPER, TEAL, panel_aspect, psnr, resize
+from streamsplat_edge.runtime.contact_sheet import contact_sheet
+from streamsplat_edge.runtime.depth_colours import DEPTH_COLOURS, DepthColours
 from streamsplat_edge.runtime.font import ADVANCE, HEIGHT, draw_text, text_size
+from streamsplat_edge.runtime.moments import Moment, MomentKeeper
 from streamsplat_edge.runtime.panels import Panels
 from streamsplat_edge.runtime.video import VideoWriter, open_video
 from streamsplat_edge.runtime.video.frames import to_rgb

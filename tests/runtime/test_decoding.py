@@ -17,14 +17,14 @@ from video_samples import sample_clip
 from yuv_samples import BT601, BT709, samples, yuv_frame
 
 from streamsplat_edge import cli, source_options
-from streamsplat_edge.runtime.engines.trt_api import Device, cuda_device
+from streamsplat_edge.runtime.cuda.driver import DeviceInfo, cuda_device
 from streamsplat_edge.runtime.errors import InputError, VideoError
 from streamsplat_edge.runtime.sources import opening, uri
 from streamsplat_edge.runtime.video import decoding, open_video
 from streamsplat_edge.runtime.video.frames import Converter, to_rgb
 
 OPEN = av.open
-GPU = Device("Test GPU", "8.6", 1 << 30)
+GPU = DeviceInfo("Test GPU", "8.6", 1 << 30)
 
 
 class Accelerator:

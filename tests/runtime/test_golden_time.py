@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import fake_model
+from spawning import spawn
 
 from streamsplat_edge.runtime.lifecycle import Lifecycle
 
@@ -36,8 +37,9 @@ def frame0() -> dict[str, np.ndarray]:
 def pair_of(count: int, *frames: dict[str, np.ndarray]) -> Lifecycle:
     """A lifecycle in the interval between two key frames."""
     lifecycle = Lifecycle(fake_model(grid=(1, count)))
-    lifecycle.spawn(START, gaussians=frames[0]["gaussians"])
-    lifecycle.spawn(
+    spawn(lifecycle, START, gaussians=frames[0]["gaussians"])
+    spawn(
+        lifecycle,
         START + LENGTH,
         gaussians=frames[1]["gaussians"],
         motion=np.stack([frame["motion"] for frame in frames]),

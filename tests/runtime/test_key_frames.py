@@ -32,6 +32,12 @@ def test_motion_is_the_displacement(shift: float) -> None:
     assert 0.5 * shift < measured(shift) < 1.1 * shift
 
 
+def test_images_may_be_views() -> None:
+    rule = MotionGap()
+    rule.began(texture(0.0)[:, ::-1])
+    assert not rule.due(np.ascontiguousarray(texture(0.0)[:, ::-1])) and rule.motion == 0.0
+
+
 def test_contrast_does_not_matter() -> None:
     assert measured(0.01, contrast=0.3) == pytest.approx(measured(0.01), rel=0.3)
 

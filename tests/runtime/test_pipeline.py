@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from streamsplat_edge.runtime.errors import InputError, OutputError, VideoError
+from streamsplat_edge.runtime.key_frames import MotionGap
 from streamsplat_edge.runtime.pipeline import Pipeline, Rendered, run_video
 from streamsplat_edge.runtime.prefetch import Prefetcher
 from streamsplat_edge.runtime.rasterizer import View
@@ -223,6 +224,14 @@ def test_a_rule_may_end_a_pair_sooner(stream: Stream) -> None:
     assert Rule.told == [0, 2, 3, 7, 11]
 
 
+def test_a_rule_sees_images_that_are_views(stream: Stream) -> None:
+    """OpenCV's BGR turned to RGB is a view with negative strides, which swscale does not read."""
+    frames = scene((50, 60, 70), 9)
+    views = [dataclasses.replace(frame, image=frame.image[:, ::-1, ::-1][..., ::-1]) for frame in frames]
+    assert not any(frame.image.flags.c_contiguous for frame in views)
+    assert keys(run(stream, views, rule=MotionGap())) == keys(run(stream, frames, rule=MotionGap()))
+
+
 def test_sinks_and_report(stream: Stream) -> None:
     seen: list[tuple[str, int]] = []
     recorder = LatencyRecorder()
@@ -274,7 +283,7 @@ def test_one_sink_without_a_list(stream: Stream) -> None:
 
 
 def test_bad_options(stream: Stream) -> None:
-    for options in ({"gap": 0}, {"gap": 121}, {"prefetch": 0}, {"max_frames": 0}):
+    for options in ({"gap": 0}, {"gap": 121}, {"prefetch": 0}, {"max_frames": 0}, {"idle_seconds": 0}):
         with pytest.raises(InputError):
             Pipeline([], stream, **options)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_bundle import build_fake_bundle, numpy_deform, numpy_encode
+from spawning import spawn
 
 import streamsplat_edge
 from streamsplat_edge.runtime.bundle import Bundle
@@ -49,10 +50,10 @@ def reference(bundle: Bundle, images: list[np.ndarray], times: list[float], at: 
     model = bundle.model
     frames = [numpy_encode(rgbd(image), model) for image in images]
     lifecycle = Lifecycle(model)
-    lifecycle.spawn(times[0], gaussians=frames[0]["gaussians"])
+    spawn(lifecycle, times[0], gaussians=frames[0]["gaussians"])
     for k in range(1, len(frames)):
         moved = numpy_deform(frames[k - 1]["features"], frames[k]["features"])
-        lifecycle.spawn(times[k], gaussians=frames[k]["gaussians"], **moved)
+        spawn(lifecycle, times[k], gaussians=frames[k]["gaussians"], **moved)
     buffers = Rasterizer(HEIGHT, WIDTH, threads=1).render(lifecycle.at(at), background=model.background)
     return buffers.rgb
 
@@ -230,7 +231,7 @@ def test_a_failing_stage_changes_nothing(stream: Stream, monkeypatch: pytest.Mon
         raise EngineError("deform failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream._engines["deform"], "run", failing)
+        patch.setattr(stream.stages.engines["deform"], "run", failing)
         with pytest.raises(EngineError):
             stream.push(picture(2), 2.0)
     np.testing.assert_array_equal(stream.render(0.5).rgb, before)
@@ -239,7 +240,7 @@ def test_a_failing_stage_changes_nothing(stream: Stream, monkeypatch: pytest.Mon
 
 
 def test_poison_from_a_stage_is_culled_and_counted(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = stream._engines["encode"]
+    engine = stream.stages.engines["encode"]
     original = engine.run
 
     def poisoned(inputs: Any, outputs: Any) -> None:
@@ -265,7 +266,7 @@ def test_closed(bundle: Bundle) -> None:
 def test_open_refusals(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match="no bundle at"):
         open_stream(tmp_path / "absent.bundle")
-    with pytest.raises(EngineError, match="not available here"):
+    with pytest.raises(EngineError, match="no engine"):
         open_stream(bundle, engine="caffe")
     with pytest.raises(BundleError, match="for engine tensorrt"):
         open_stream(bundle, engine="tensorrt")
@@ -319,20 +320,20 @@ def test_depth_and_condition_stages(tmp_path: Path) -> None:
             stream.push(image, float(k))
         # Buffers go round, so that each stage binds its few sets once: three slots, and for `deform` the two
         # pair buffers with each of their three pairs (and the warm-up, which pairs a slot with itself).
-        bound = {stage: len(engine._bound) for stage, engine in stream._engines.items()}
+        bound = {stage: len(engine._bound) for stage, engine in stream.stages.engines.items()}
         assert bound == {"depth": 1, "condition": 3, "encode": 3, "deform": 7}
 
 
 def test_encode_runs_once_per_key_frame(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {"encode": 0, "deform": 0}
     for stage in calls:
-        original = stream._engines[stage].run
+        original = stream.stages.engines[stage].run
 
         def counted(inputs: Any, outputs: Any, stage: str = stage, original: Any = original) -> None:
             calls[stage] += 1
             original(inputs, outputs)
 
-        monkeypatch.setattr(stream._engines[stage], "run", counted)
+        monkeypatch.setattr(stream.stages.engines[stage], "run", counted)
     for k in range(10):
         stream.push(picture(k), float(k))
         for t in (0.0, 0.5, 1.0):
@@ -409,14 +410,14 @@ def test_streams_share_engines_and_nothing_else(bundle: Bundle) -> None:
             stream.reset()
             stream.push(images[0], 0.0)
             stream.push(images[1], 0.1)
-    bound = {stage: len(engine._bound) for stage, engine in first._engines.items()}
+    bound = {stage: len(engine._bound) for stage, engine in first.stages.engines.items()}
     assert max(bound.values()) <= 32, "every buffer set is bound once: nothing is bound anew"
     first.close()
     first.close()
     assert second.push(images[0], 1.0).key_frame == 63, "the engines live on"
     third.close()
     second.close()
-    assert all(engine._closed for engine in second._engines.values())
+    assert all(engine._closed for engine in second.stages.engines.values())
 
 
 def alone(bundle: Bundle, images: list[np.ndarray], times: list[float], at: float) -> np.ndarray:

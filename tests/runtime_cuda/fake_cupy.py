@@ -214,10 +214,10 @@ class FakeCupy(ModuleType):
 def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
     """CuPy that is not there, on a GPU that is not there."""
     from streamsplat_edge.runtime.cuda import cupy_device, kernels
-    from streamsplat_edge.runtime.engines.trt_api import Device
+    from streamsplat_edge.runtime.cuda.driver import DeviceInfo
 
     fake = FakeCupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(cupy_device, "cuda_device", lambda index: Device("Test GPU", "8.7", 1 << 30))
+    monkeypatch.setattr(cupy_device, "cuda_device", lambda index: DeviceInfo("Test GPU", "8.7", 1 << 30))
     monkeypatch.setattr(kernels, "machine_code", lambda capability: (b"code", "fatbin"))
     return fake

@@ -81,7 +81,7 @@ def test_nothing_is_allocated_after_the_first_frames(bundle: Bundle, device: OnC
         for number in range(9):
             ours.push(picture(number), float(number))
             ours.render(float(number), copy=False)
-            bound.append([len(engine._bound) for engine in ours._engines.values()])
+            bound.append([len(engine._bound) for engine in ours.stages.engines.values()])
         assert device.allocations == before
         assert bound[-1] == bound[-2], "all addresses have been seen after six key frames"
 
@@ -98,7 +98,7 @@ def test_a_failed_push_changes_nothing(
             raise EngineError("Broken.")
 
         with monkeypatch.context() as patch:
-            patch.setattr(ours._engines["deform"], "run", failing)
+            patch.setattr(ours.stages.engines["deform"], "run", failing)
             with pytest.raises(EngineError):
                 ours.push(picture(7), 2.0)
         check_same(ours.render(0.4), before)
@@ -173,7 +173,7 @@ def test_what_is_refused_first(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
         open_stream(bundle, engine="openvino", device="cuda")
     with pytest.raises(EngineError, match=r"runs on a GPU, not on 'cpu'"):
         engines.require("tensorrt", "cpu")
-    with pytest.raises(EngineError, match="not available"):
+    with pytest.raises(EngineError, match="no engine 'abacus'"):
         engines.require("abacus", "cuda")
     monkeypatch.setattr(onnxruntime, "_provider", lambda *_: "CUDAExecutionProvider")
     monkeypatch.setattr(cupy_device, "_import_cupy", _no_cupy)

@@ -354,8 +354,9 @@ def test_without_nvrtc_or_sources(monkeypatch: pytest.MonkeyPatch, tmp_path) -> 
     monkeypatch.setitem(sys.modules, "cupy.cuda", None)
     with pytest.raises(EngineError, match=r"NVRTC is missing.*streamsplat-edge\[gpu\]"):
         kernels.compile_sources("8.7")
+    monkeypatch.setattr(kernels, "FOLDER", tmp_path)
     with pytest.raises(EngineError, match=r"kernels are missing from .*Install streamsplat-edge again"):
-        kernels.read_sources(tmp_path)
+        kernels.read_sources()
 
 
 def test_a_fatbin_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from kernel_rasterizer import download, fetch, to_device
 from reference_renderer import assert_identical
+from spawning import spawn
 
 from streamsplat_edge.runtime.bundle_schema import ModelConfig
 from streamsplat_edge.runtime.cuda.device import Device
@@ -53,7 +54,7 @@ class Both:
         slot, pair = self.ours.spare, self.ours.spare_pair
         for target, name in ((slot.gaussians, "gaussians"), (pair.motion, "motion"), (pair.fade, "fade")):
             self.device.copy(target, to_device(self.device, arrays[name]))
-        host = self.host.spawn(time, **arrays, cut=cut)
+        host = spawn(self.host, time, **arrays, cut=cut)
         assert self.ours.spawn(time, cut=cut) == host == self.ours.stats
         np.testing.assert_array_equal(fetch(self.device, self.ours.ids), self.host.ids)
         assert self.ours.interval == self.host.interval
@@ -140,7 +141,7 @@ def test_a_fade_that_grows_is_listed(any_device: Device) -> None:
         slot, pair = both.ours.spare, both.ours.spare_pair
         for target, name in ((slot.gaussians, "gaussians"), (pair.motion, "motion"), (pair.fade, "fade")):
             any_device.copy(target, to_device(any_device, arrays[name]))
-        both.host.spawn(float(number), **arrays)
+        spawn(both.host, float(number), **arrays)
         both.ours.spawn(float(number))
     both.compare([0.9])
     assert both.ours.totals.listed == 2 * G

@@ -69,7 +69,7 @@ def test_an_image_is_not_overwritten_while_a_failed_key_frame_may_read_it(
             raise EngineError("Broken.")
 
         with monkeypatch.context() as patch:
-            patch.setattr(ours._engines["deform"], "run", fails)
+            patch.setattr(ours.stages.engines["deform"], "run", fails)
             with pytest.raises(EngineError):
                 ours.push(picture(2), 2.0)
         scene: Any = ours.scene

@@ -15,9 +15,10 @@ from video_samples import sample_clip
 from streamsplat_edge import cli
 from streamsplat_edge.runtime import stream
 from streamsplat_edge.runtime.bundle import Bundle
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.cuda.budget import budget, explained, preset_budget
 from streamsplat_edge.runtime.cuda.presets import PRESETS
-from streamsplat_edge.runtime.engines import memory, onnxruntime, trt_api
+from streamsplat_edge.runtime.engines import memory, onnxruntime
 from streamsplat_edge.runtime.errors import DeviceMemoryError, EngineError
 
 MIB = 1 << 20
@@ -84,7 +85,7 @@ def test_a_full_gpu_for_a_second_stream_and_in_a_push(bundle: Bundle, full: Full
         def refuse(*_: Any) -> None:
             raise DeviceMemoryError("Full.", "", None)
 
-        opened._engines["encode"].run = refuse  # type: ignore[method-assign]
+        opened.stages.engines["encode"].run = refuse  # type: ignore[method-assign]
         with pytest.raises(DeviceMemoryError, match=r"^Full\. A stream of .*Presets need at least: tiny \("):
             opened.push(image, 1.0)
         assert opened.interval == (0.0, 0.0), "the stream is as it was"
@@ -105,8 +106,8 @@ def test_what_fits_is_computed(bundle: Bundle) -> None:
 def test_engines_that_run_out_of_memory(
     bundle: Bundle, device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu = trt_api.Device("Test GPU", "8.7", 300 * MIB)
-    monkeypatch.setattr(memory.trt_api, "cuda_device", lambda index: gpu)
+    gpu = driver.DeviceInfo("Test GPU", "8.7", 300 * MIB)
+    monkeypatch.setattr(driver, "cuda_device", lambda index: gpu)
     monkeypatch.setattr(onnxruntime, "_provider", lambda *_: "CPUExecutionProvider")
     variant = bundle.variants("encode")[0]
     words = "BFCArena: Failed to allocate memory for requested buffer of size 1048576"
@@ -130,7 +131,7 @@ def test_engines_that_run_out_of_memory(
 
 
 def test_words_that_mean_memory(monkeypatch: pytest.MonkeyPatch, device: OnCpuDevice) -> None:
-    monkeypatch.setattr(memory.trt_api, "cuda_device", lambda index: None)
+    monkeypatch.setattr(driver, "cuda_device", lambda index: None)
     for words in ("CUDA failure 2: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc"):
         error = memory.failure(words, "", device)
         assert isinstance(error, DeviceMemoryError) and "cannot be read" in str(error)

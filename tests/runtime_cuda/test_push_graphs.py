@@ -14,6 +14,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from kernel_rasterizer import to_device
 from on_cpu_device import OnCpuDevice
+from spawning import spawn
 from test_cuda_stream import check_same, on_device, picture
 from test_device_lifecycle import Both, key_frame
 
@@ -56,12 +57,13 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 @pytest.fixture
 def ours(bundle: Bundle, device: OnCpuDevice) -> Stream:
     stream = on_device(bundle, device)
-    stream._engines = {stage: InStream(engine, device) for stage, engine in stream._engines.items()}
+    stages = stream.stages
+    stages.engines = {stage: InStream(engine, device) for stage, engine in stages.engines.items()}
     return stream
 
 
 def whole_chain(stream: Stream) -> list[str]:
-    names = [stage for stage in ("depth", "condition", "encode", "deform") if stage in stream._engines]
+    names = [stage for stage in ("depth", "condition", "encode", "deform") if stage in stream.stages.engines]
     if "depth" in names:
         names[1:1] = ["depth_extent", "depth_scale"]
     return names + KERNELS
@@ -119,8 +121,8 @@ def test_kernels_and_copies_by_graphs(any_device: Device) -> None:
                 any_device.copy(target, incoming[name])
 
         how, found = graphs.push(float(number), (life.spare, life.spare_pair), stages)
-        assert how == ("capture" if number <= PHASES else "graph"), graphs.description
-        assert found == both.host.spawn(float(number), **arrays)
+        assert how == ("capture" if number <= PHASES else "graph"), graphs.describe()
+        assert found == spawn(both.host, float(number), **arrays)
         both.compare([number - 0.3])
     assert len(graphs) == PHASES
 
@@ -168,7 +170,7 @@ class _broken_engine:
     """The last stage fails, also when started by a graph."""
 
     def __init__(self, stream: Stream) -> None:
-        self.engine, self.graphs = stream._engines["deform"], stream.scene.graphs
+        self.engine, self.graphs = stream.stages.engines["deform"], stream.scene.push_graphs
 
     def __enter__(self) -> None:
         self.engine.broken = True  # type: ignore[attr-defined]
@@ -202,10 +204,10 @@ def test_other_engines_are_captured_anew(ours: Stream, device: OnCpuDevice) -> N
         for number in range(PHASES + 2):
             last = ours.push(picture(number), float(number))
         assert "graph" in last.latencies
-        ours._engines["encode"] = InStream(ours._engines["encode"].inner, device)  # type: ignore[attr-defined]
+        ours.stages.engines["encode"] = InStream(ours.stages.engines["encode"].inner, device)  # type: ignore[attr-defined]
         names = [list(ours.push(picture(n), float(n)).latencies)[1] for n in range(8, 8 + 2 * PHASES)]
         assert names == ["capture"] * PHASES + ["graph"] * PHASES
-        assert len(ours.scene.graphs) == PHASES  # type: ignore[arg-type]
+        assert len(ours.scene.push_graphs) == PHASES  # type: ignore[arg-type]
 
 
 def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, device: OnCpuDevice) -> None:
@@ -219,24 +221,24 @@ def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, de
             latencies = stream.push(picture(number), float(number)).latencies
             assert "encode" in latencies and not {"graph", "capture"} & set(latencies)
         assert not device.replayed
-        stream._engines = {
+        stream.stages.engines = {
             stage: InStream(engine, device) if stage != "encode" else ForwardingEngine(engine)
-            for stage, engine in stream._engines.items()
+            for stage, engine in stream.stages.engines.items()
         }
         assert "`encode`: what passes through it is looked at every time" in stream.description["graph"]
 
 
 def test_graphs_can_be_switched_off(ours: Stream, device: OnCpuDevice) -> None:
-    ours._wants_graphs = False  # as `open_stream(graphs=False)` does
-    with ours, ours.fork() as second:
-        for stream in (ours, second):
+    first = Stream(ours.bundle, ours.stages, scene=ours.scene, graphs=False)
+    with ours, first, first.fork() as second:
+        for stream in (first, second):
             for number in range(3):
                 assert "encode" in stream.push(picture(number), float(number)).latencies
             assert stream.description["graph"] == "no CUDA graph, stage by stage: graphs were switched off"
 
 
 def test_a_device_that_refuses_a_capture(ours: Stream, bundle: Bundle, device: OnCpuDevice) -> None:
-    encode = ours._engines["encode"]
+    encode = ours.stages.engines["encode"]
     run = encode.run
 
     def waits(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
@@ -278,4 +280,4 @@ def test_forks_have_graphs_of_their_own(ours: Stream, bundle: Bundle) -> None:
             for each in (second, theirs):
                 each.push(picture(30 + number), float(number))
             check_same(second.render(), theirs.render())
-        assert len(second.scene.graphs) == len(ours.scene.graphs) == PHASES  # type: ignore[arg-type]
+        assert len(second.scene.push_graphs) == len(ours.scene.push_graphs) == PHASES  # type: ignore[arg-type]

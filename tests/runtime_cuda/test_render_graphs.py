@@ -173,7 +173,7 @@ def test_a_device_that_refuses_is_said_and_asked_once(
 
 def test_switched_off(bundle: Bundle, device: OnCpuDevice) -> None:
     made = on_device(bundle, device)
-    stream = Stream(bundle, made._engines, scene=made.scene, graphs=False)
+    stream = Stream(bundle, made.stages.engines, scene=made.scene, graphs=False)
     with made, stream, stream.fork() as second:
         for each in (stream, second):
             for number in range(4):

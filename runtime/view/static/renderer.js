@@ -6,7 +6,7 @@ import { PICTURE_FRAGMENT, PICTURE_VERTEX, SPLAT_FRAGMENT, SPLAT_VERTEX } from "
 
 const TEXTURE_WIDTH = 1024; // as in the shader
 
-// Of runtime/compose.py, from far to near.
+// Of runtime/depth_colours.py, from far to near.
 const DEPTH_STOPS = [
   [10, 8, 38], [42, 18, 98], [98, 26, 124], [158, 44, 112],
   [212, 76, 80], [244, 132, 52], [253, 196, 84], [252, 246, 192],

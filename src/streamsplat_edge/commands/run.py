@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from ..cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_PARTIAL, EXIT_REFUSED
 from ..runtime.bundle import Bundle
-from ..runtime.compose import contact_sheet, panel_aspect
+from ..runtime.compose import panel_aspect
+from ..runtime.contact_sheet import contact_sheet
 from ..runtime.errors import DeviceLostError
 from ..runtime.outputs.savers import Outputs
 from ..runtime.panels import Panels, parse_layout

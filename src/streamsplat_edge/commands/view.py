@@ -7,7 +7,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ..runtime.compose import PICTURES, DepthColours, Image, Moment, MomentKeeper, Scaler, psnr, resize
+from ..runtime.compose import PICTURES, Image, Scaler, psnr, resize
+from ..runtime.depth_colours import DepthColours
+from ..runtime.moments import Moment, MomentKeeper
 from ..runtime.outputs.camera_path import CameraPath
 from ..runtime.pipeline import Rendered, SourceFrame
 from ..runtime.preprocess import Resizer

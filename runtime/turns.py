@@ -7,18 +7,14 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import AbstractContextManager
-from typing import Generic, TypeVar
 
 from .errors import InputError
 
-T = TypeVar("T")
 
-
-class Family(Generic[T]):
-    """The open streams (`members`) over one set of engines, in the process that loaded these."""
+class Turns:
+    """Who may call the engines that streams share: one thread at a time, of the process that loaded them."""
 
     def __init__(self) -> None:
-        self.members: list[T] = []
         # Reentrant: a signal's handler may run in the midst of a call of its own thread.
         self._lock = threading.RLock()
         self._process = os.getpid()
