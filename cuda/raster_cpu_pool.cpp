@@ -52,7 +52,8 @@ bool spin_until(Ready&& ready) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : shares_(static_cast<std::size_t>(std::max(threads, 1))) {
+ThreadPool::ThreadPool(int threads)
+    : shares_(static_cast<std::size_t>(std::max(threads, 1))), placement_(shares_.size()) {
   for (Share& share : shares_) share.next.store(pack(0, kClosed));
   try {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker_main(i); });
@@ -96,7 +97,10 @@ void ThreadPool::run(int tasks, Function function, void* context) {
     std::lock_guard<std::mutex> lock(sleep_mutex_);
     generation_.store(generation);
   }
-  if (sleepers_.load() > 0) wake_.notify_all();
+  if (sleepers_.load() > 0) {
+    placement_.keep_off_this_core(workers_);
+    wake_.notify_all();
+  }
   work(generation, 0);
   const auto done = [&] { return finished_.load(std::memory_order_acquire) == tasks; };
   while (!spin_until(done)) std::this_thread::yield();

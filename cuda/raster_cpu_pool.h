@@ -13,6 +13,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "raster_cpu_placement.h"
+
 namespace streamsplat {
 
 class ThreadPool {
@@ -64,6 +66,7 @@ class ThreadPool {
   std::mutex run_mutex_;
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
+  Placement placement_;
   std::vector<std::thread> workers_;
 };
 

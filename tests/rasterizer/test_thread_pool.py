@@ -1,10 +1,11 @@
-"""The rasterizer's thread pool under ThreadSanitizer, whose program fails where threads race."""
+"""The rasterizer's thread pool: programs in C++ that end with 0 where all is as it should be."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,33 @@ HERE = Path(__file__).parent
 NATIVE = HERE.parents[1] / "cuda"
 
 
-def test_every_task_runs_once_and_nothing_races(tmp_path: Path) -> None:
+def compile_with_pool(source: str, folder: Path, *flags: str) -> Path:
+    """A program of this folder with the pool; skips where there is no compiler, or none for `flags`."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no compiler in PATH (the package itself was built elsewhere)")
-    program = tmp_path / "stress"
-    command = [compiler, "-std=c++17", "-O1", "-pthread", f"-I{NATIVE}", "-fsanitize=thread"]
-    command += [HERE / "pool_stress.cpp", NATIVE / "raster_cpu_pool.cpp", "-o", program]
+    program = folder / source.removesuffix(".cpp")
+    sources = [HERE / source, NATIVE / "raster_cpu_pool.cpp", NATIVE / "raster_cpu_placement.cpp"]
+    command = [compiler, "-std=c++17", "-O1", "-pthread", f"-I{NATIVE}", *flags, *sources, "-o", program]
     built = subprocess.run(command, capture_output=True, text=True)
-    if built.returncode != 0 and "tsan" in built.stderr:
+    if built.returncode != 0 and flags and "tsan" in built.stderr:
         pytest.skip("the compiler has no ThreadSanitizer library")
     assert built.returncode == 0, built.stderr
+    return program
+
+
+def test_every_task_runs_once_and_nothing_races(tmp_path: Path) -> None:
+    program = compile_with_pool("pool_stress.cpp", tmp_path, "-fsanitize=thread")
     result = subprocess.run([program], capture_output=True, text=True, timeout=120)
     if "unexpected memory mapping" in result.stderr:
         pytest.skip("ThreadSanitizer does not run on this kernel")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux is asked")
+def test_a_worker_is_not_woken_on_the_core_of_its_caller(tmp_path: Path) -> None:
+    program = compile_with_pool("placement_check.cpp", tmp_path)
+    result = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    if result.returncode == 77:
+        pytest.skip("one core only")
+    assert result.returncode == 0, f"step {result.returncode}"
