@@ -44,3 +44,10 @@ def test_a_worker_is_not_woken_on_the_core_of_its_caller(tmp_path: Path) -> None
     if result.returncode == 77:
         pytest.skip("one core only")
     assert result.returncode == 0, f"step {result.returncode}"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nothing is placed elsewhere")
+def test_workers_keep_what_somebody_else_gives_all_threads(tmp_path: Path) -> None:
+    program = compile_with_pool("placement_machines.cpp", tmp_path)
+    result = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, f"step {result.returncode}"
