@@ -71,6 +71,37 @@ EXPORT void on_cpu_schedule(std::uint64_t schedule) { cuda_on_cpu::block().sched
 // Where kernels that are watched may read and write.
 EXPORT void on_cpu_allow(const void* memory, std::size_t size) { cuda_on_cpu::watch().allow(memory, size); }
 
+// Sorts the first `count` of kSortCapacity keys, in the shared memory of a block. Returns null, or what went wrong.
+EXPORT const char* on_cpu_sort(streamsplat::Word* keys, int count) {
+  using streamsplat::kSortCapacity, streamsplat::kThreads;
+  __shared__ streamsplat::Word shared[kSortCapacity];
+  try {
+    cuda_on_cpu::block().run(kThreads, [&] {
+      const int thread = static_cast<int>(threadIdx.x);
+      for (int i = thread; i < kSortCapacity; i += kThreads) shared[i] = i < count ? keys[i] : 0;  // would come first
+      __syncthreads();
+      streamsplat::sort_some(shared, count);
+      for (int i = thread; i < count; i += kThreads) keys[i] = shared[i];
+    });
+  } catch (const std::logic_error& error) {
+    last_error = error.what();
+    return last_error.c_str();
+  }
+  return nullptr;
+}
+
+// Bit w: the box, in pixels of a tile, touches the patch of warp w.
+EXPORT int on_cpu_patches(int x0, int x1, int y0, int y1) { return streamsplat::touched_patches(x0, x1, y0, y1); }
+
+// The bit of the warp whose thread has a pixel of the tile.
+EXPORT int on_cpu_patch_of(int column, int row) {
+  for (threadIdx.x = 0; threadIdx.x < streamsplat::kThreads; ++threadIdx.x) {
+    const streamsplat::TilePixel at = streamsplat::tile_pixel();
+    if (at.column == column && at.row == row) return 1 << threadIdx.x / streamsplat::kWarp;
+  }
+  return 0;
+}
+
 // Sizes and offsets that runtime/cuda/layout.py repeats.
 EXPORT void on_cpu_layout(std::size_t* to) {
   using streamsplat::RasterFrame;
