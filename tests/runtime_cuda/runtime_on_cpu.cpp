@@ -71,17 +71,29 @@ EXPORT void on_cpu_schedule(std::uint64_t schedule) { cuda_on_cpu::block().sched
 // Where kernels that are watched may read and write.
 EXPORT void on_cpu_allow(const void* memory, std::size_t size) { cuda_on_cpu::watch().allow(memory, size); }
 
-// Sorts the first `count` of kSortCapacity keys, in the shared memory of a block. Returns null, or what went wrong.
-EXPORT const char* on_cpu_sort(streamsplat::Word* keys, int count) {
-  using streamsplat::kSortCapacity, streamsplat::kThreads;
-  __shared__ streamsplat::Word shared[kSortCapacity];
+// Puts keys in order as blend_tile does, in rounds of at most kSortCapacity, each of which begins in `begins`. Returns
+// null, or what went wrong.
+EXPORT const char* on_cpu_sort(const streamsplat::Word* keys, int count, streamsplat::Word* sorted, int* begins) {
+  using namespace streamsplat;
+  __shared__ SelectShared shared;
+  __shared__ SelectBins bins;
   try {
     cuda_on_cpu::block().run(kThreads, [&] {
       const int thread = static_cast<int>(threadIdx.x);
-      for (int i = thread; i < kSortCapacity; i += kThreads) shared[i] = i < count ? keys[i] : 0;  // would come first
+      const KeySource source{keys, nullptr, nullptr, count, 0, 0};
+      for (int i = thread; i < kSortCapacity; i += kThreads) shared.keys[i] = 0;  // would come first
       __syncthreads();
-      streamsplat::sort_some(shared, count);
-      for (int i = thread; i < count; i += kThreads) keys[i] = shared[i];
+      Word from = 0, bound = kNoKey;
+      for (int begin = 0, round = 0; begin < count; ++round, from = bound, bound = kNoKey) {
+        int chosen = count - begin;
+        if (chosen > kSortCapacity) bound = choose_bound(source, from, &shared, &bins, &chosen);
+        collect(source, from, bound, count <= kSortCapacity, &shared);
+        sort_some(shared.keys, chosen);
+        for (int i = thread; i < chosen; i += kThreads) sorted[begin + i] = shared.keys[i];
+        if (thread == 0) begins[round] = begin;
+        begin += chosen;
+        __syncthreads();
+      }
     });
   } catch (const std::logic_error& error) {
     last_error = error.what();

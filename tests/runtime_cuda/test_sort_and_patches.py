@@ -14,11 +14,13 @@ from streamsplat_edge.runtime.cuda import layout
 TILE, THREADS, CAPACITY = layout.TILE, layout.THREADS, layout.SORT_CAPACITY
 
 
-def in_order(device: OnCpuDevice, keys: np.ndarray) -> np.ndarray:
-    out = keys.copy()
+def in_order(device: OnCpuDevice, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The keys as they are blended, and where the rounds begin."""
+    out, begins = np.zeros_like(keys), np.full(keys.size, -1, np.int32)
+    addresses = [ctypes.c_void_p(array.ctypes.data) for array in (keys, out, begins)]
     device.native.on_cpu_sort.restype = ctypes.c_char_p
-    assert device.native.on_cpu_sort(ctypes.c_void_p(out.ctypes.data), ctypes.c_int(out.size)) is None
-    return out
+    assert device.native.on_cpu_sort(addresses[0], ctypes.c_int(keys.size), *addresses[1:]) is None
+    return out, begins[begins >= 0]
 
 
 def lists(count: int) -> list[np.ndarray]:
@@ -45,7 +47,7 @@ def test_keys_are_sorted(device: OnCpuDevice, count: int) -> None:
     for schedule in (0, 1, 5):
         device.schedule(schedule)
         for keys in lists(count):
-            np.testing.assert_array_equal(in_order(device, keys), np.sort(keys))
+            np.testing.assert_array_equal(in_order(device, keys)[0], np.sort(keys))
 
 
 @pytest.mark.parametrize("width", [THREADS, 2 * THREADS, CAPACITY])
@@ -55,7 +57,21 @@ def test_a_key_finds_its_place_from_everywhere(device: OnCpuDevice, width: int) 
     for begin, end in pairwise(range(0, width + 1, width // 8 - 1)):
         ones = ((rows >= begin) & (rows < end)).astype(np.uint64) << np.uint64(40)
         keys = ones | rows
-        np.testing.assert_array_equal(in_order(device, keys), np.sort(keys))
+        np.testing.assert_array_equal(in_order(device, keys)[0], np.sort(keys))
+
+
+# From 1025 keys on in rounds, whose bounds lie between two bins of a digit or in the last one.
+@pytest.mark.parametrize("count", [CAPACITY + 1, 2 * CAPACITY, 2 * CAPACITY + 1, 3000])
+def test_rounds_take_every_key_once(device: OnCpuDevice, count: int) -> None:
+    rows = np.arange(count, dtype=np.uint64)
+    one_far_away = rows.copy()
+    one_far_away[0] = 0x7F7FFFFF << 32
+    for keys in (*lists(count), one_far_away):
+        assert np.unique(keys).size == count
+        found, begins = in_order(device, keys)
+        np.testing.assert_array_equal(found, np.sort(keys))
+        sizes = np.diff([*begins, count])
+        assert (sizes <= CAPACITY).all() and (sizes[:-1] >= CAPACITY // 2).all(), sizes
 
 
 def test_patches_are_those_with_pixels_of_the_box(device: OnCpuDevice) -> None:
