@@ -1,6 +1,8 @@
 // Two threads give the pool short loops of many lengths, with pauses in which its workers fall asleep. Every task must
-// run exactly once. Exits with the number of tasks for which that does not hold.
+// run exactly once. Exits with the number of tasks for which that does not hold. Hangs where a thread that is stuck in
+// a task is not relieved of its share by the other one.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <thread>
 #include <vector>
@@ -24,9 +26,21 @@ int count_wrong(streamsplat::ThreadPool* pool, int seed) {
   return wrong;
 }
 
+// The thread that begins `stuck` waits there for all other tasks.
+void relieve(streamsplat::ThreadPool* pool, int stuck) {
+  constexpr int kTasks = 40;
+  std::atomic<int> others{0};
+  pool->parallel_for(kTasks, [&](int task) {
+    if (task != stuck) ++others;
+    while (task == stuck && others < kTasks - 1) std::this_thread::yield();
+  });
+}
+
 }  // namespace
 
 int main() {
+  streamsplat::ThreadPool pair(2);
+  for (int loop = 0; loop < 400; ++loop) relieve(&pair, loop % 2 * 20);  // the first task of either share
   streamsplat::ThreadPool pool(4);
   int wrong[2] = {};
   std::thread other([&] { wrong[1] = count_wrong(&pool, 351); });

@@ -93,6 +93,16 @@ def test_slots_never_change_a_bit(any_device, view) -> None:
     assert_identical(few, many)
 
 
+def test_a_tile_overflows_from_one_key_more_than_its_slots_on(any_device) -> None:
+    splats = random_splats(40, seed=41, height=16, width=16, sigma=8.0)
+    wide = KernelRasterizer(any_device, 16, 16).render(splats)
+    assert wide.stats is not None and wide.stats.binned_pairs > 30
+    for slots, overflowing in ((wide.stats.binned_pairs, 0), (wide.stats.binned_pairs - 1, 1)):
+        kernels = KernelRasterizer(any_device, 16, 16, slots=slots)
+        assert_identical(kernels.render(splats), wide)
+        assert kernels.images.overflowing_tiles == [overflowing]
+
+
 def test_keys_of_one_depth_and_of_every_exponent(any_device) -> None:
     """The radix select where keys differ in their row only, and where they differ in every bit."""
     splats = LONG[3000]
@@ -152,6 +162,22 @@ def test_extreme_scales(any_device, scale, path, extent) -> None:
     buffers = KernelRasterizer(any_device).render(splats, view=view, extent=extent)
     assert buffers.stats.rendered == 1
     assert_close(buffers, render(splats, 64, 96, extent=extent))
+
+
+@pytest.mark.parametrize("turn", [0.3, 1.0, 3.0])
+def test_an_exponent_that_is_not_a_number_adds_nothing(any_device, turn) -> None:
+    """A needle of 3e38, turned so little that its shear overflows: infinity times 0, as in C++."""
+    splats = random_splats(1, seed=0, quats=True)
+    splats.means[:] = [[0, 1, 0]]
+    splats.scales[:] = [[3e38, 0, 0]]
+    splats.opacity[:] = 0.9
+    assert splats.quats is not None
+    splats.quats[:] = [[1, 0, 2.85e-41 * turn, 0]]
+    got, want = (
+        r.render(splats, view=View.canonical()) for r in (KernelRasterizer(any_device), Rasterizer(64, 96))
+    )
+    assert got.stats == want.stats and got.stats is not None and got.stats.rendered == 1
+    assert not got.alpha.any() and not want.alpha.any()
 
 
 def test_far_depths_positions_and_opacities_count_as_in_cpp(any_device) -> None:
