@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from .fields import check_names, check_types
 
-# A configuration comes with a checkpoint. One that was damaged is refused here rather than by the machine, which
-# would run out of memory or make layers for ever. The published model has 0.3 billion weights.
+# A configuration comes with a checkpoint. A damaged one is refused here, before the machine runs out of
+# memory or makes layers for ever. The published model has 0.3 billion weights.
 _SIDE_MAX = 16384
 _BLOCKS_MAX = 1024
 _WEIGHTS_MAX = 10_000_000_000
