@@ -155,7 +155,7 @@ class PlanEntry:
     """A serialised TensorRT engine and the key it was built for.
 
     Attributes:
-        runtime, version: module and full version, which a plan runs with and no other.
+        runtime, version: module and full version that built it; what it runs with says `plan_choice`.
         device: name of the GPU it was built on; `any` for one built ahead of time.
         compute_capability: of that GPU ("8.7"), or those it was built for ("8.6, 8.9").
         onnx_sha256: of the stage file it was built from.

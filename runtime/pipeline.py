@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .bundle_schema import KEY_FRAME_GAP_MAX
 from .errors import InputError
 from .key_frames import KeyFrameRule
 from .observers import Observer, spawned_event
+from .pipeline_options import PipelineOptions
 from .prefetch import Decoded, Prefetcher
 from .rasterizer import Extent
 from .run_report import RunReport
@@ -35,6 +36,9 @@ from .scene_cut import SceneCutDetector
 from .source_frame import ArrivedFrame, SourceFrame
 from .stream import Frame, PushStats, Stream
 from .timing import LatencyRecorder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
 __all__ = ["IDLE_SECONDS", "Pipeline", "Rendered", "RunReport", "Sink", "SourceFrame", "run_video"]
 
@@ -297,7 +301,7 @@ def run_video(
     reader: Iterable[SourceFrame],
     stream: Stream,
     sinks: Sink | Sequence[Sink] = (),
-    **options: Any,
+    **options: Unpack[PipelineOptions],
 ) -> RunReport:
     """Run a whole video through a stream, handing each rendered frame to every sink in turn.
 

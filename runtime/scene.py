@@ -1,7 +1,7 @@
 """Where a stream's Gaussians live and are rendered: on the host (`HostScene`), or on a GPU (`cuda.scene`).
 
-A scene owns the arrays that the engines read and write, the lifecycle and the rasterizer; the stream says
-what runs when. Arrays of a scene on a GPU are the GPU's.
+A scene owns the arrays that the engines read and write, the lifecycle and the rasterizer, and knows how work
+is started on its device; the stream says what is done when. Arrays of a scene on a GPU are the GPU's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .preprocess import DepthRange, Resizer
 from .rasterizer import Extent, Rasterizer, RenderBuffers, RenderStats, Splats, View
 
 if TYPE_CHECKING:
-    from .cuda.graphs import RenderGraphs
-    from .cuda.push_graphs import PushGraphs
+    from .stage_chain import StageChain
+    from .timing import Laps
     from .video.surface import Surface
 
 
@@ -133,30 +133,27 @@ class Scene(Protocol):
     def depth(self) -> Array: ...
     @property
     def stage_rgb(self) -> Mapping[str, Array]: ...
-    @property
-    def description(self) -> str: ...
-    @property
-    def push_graphs(self) -> PushGraphs | None:
-        """Makes key frames of pairs by CUDA graphs; None on the host."""
-        ...
-
-    @property
-    def render_graphs(self) -> RenderGraphs | None:
-        """Renders by CUDA graphs; None on the host."""
+    def describe(self, stages: StageChain) -> dict[str, str]:
+        """What renders (`render`), and how key frames and images are started where there is a choice."""
         ...
 
     def fork(self) -> Scene:
-        """Another scene of the same kind and sizes."""
+        """Another scene of the same kind, sizes and settings."""
         ...
 
-    def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
-        """Resize an image (uint8 RGB, checked; or one on the scene's GPU) into the inputs of the stages.
+    def push(
+        self, image: np.ndarray | Surface, time: float, stages: StageChain, laps: Laps, *, cut: bool
+    ) -> LifecycleStats:
+        """Make the newest key frame of an image (uint8 RGB, checked; or one on the scene's GPU).
 
         Args:
-            time: of the key frame, in seconds. fresh: a scene begins, whose range of depth is its own.
+            time: of the key frame, in seconds, checked. stages: of the shapes of this scene.
+            laps: over the push, with the scene's `settle`; gets its parts, see `PushStats.latencies`.
+            cut: as of `Lifecycle.spawn`; the range of depth begins anew too.
 
         Raises:
             InputError: the image is on a GPU, and the scene is not.
+            EngineError: a stage failed. In either case the interval is as it was before the call.
         """
         ...
 
@@ -164,7 +161,7 @@ class Scene(Protocol):
         """The pixels of a picture on the scene's GPU that `SceneCutDetector` looks at: uint8 [ROWS, COLS, 3].
 
         Raises:
-            InputError: as `load`.
+            InputError: as `push`.
         """
         ...
 
@@ -172,7 +169,7 @@ class Scene(Protocol):
         """A picture on the scene's GPU at the model's size on the host: uint8 RGB [H, W, 3].
 
         Raises:
-            InputError: as `load`.
+            InputError: as `push`.
         """
         ...
 
@@ -267,20 +264,22 @@ class HostScene:
         self._range = self._before = self._after = DepthRange()
         self._time = 0.0
 
-    push_graphs = render_graphs = None
-
-    @property
-    def description(self) -> str:
-        return f"C++ rasterizer, {self._rasterizer.simd}, {self._rasterizer.threads} threads"
+    def describe(self, stages: StageChain) -> dict[str, str]:
+        raster = self._rasterizer
+        return {"render": f"C++ rasterizer, {raster.simd}, {raster.threads} threads"}
 
     def fork(self) -> HostScene:
         return HostScene(*self._made_of)
 
-    def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
+    def push(
+        self, image: np.ndarray | Surface, time: float, stages: StageChain, laps: Laps, *, cut: bool
+    ) -> LifecycleStats:
         if not isinstance(image, np.ndarray):
             raise _not_here()
+        earlier = None if cut else self.life.newest
         self._inputs.load(image)
-        self._time, self._before = time, DepthRange() if fresh else self._range
+        self._time, self._before = time, DepthRange() if earlier is None else self._range
+        return stages.make(self, earlier, time, laps, cut=cut)
 
     def sample(self, picture: Surface) -> np.ndarray:
         raise _not_here()

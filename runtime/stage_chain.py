@@ -13,7 +13,9 @@ from . import engines as backends
 from .array import Array, Shape
 from .bundle import StageVariant
 from .engines import Engine
+from .key_frame_ring import LifecycleStats
 from .scene import KeyFrameArrays, PairArrays, Scene
+from .timing import Laps
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -84,6 +86,23 @@ class StageChain:
             if engine.graph_refusal is not None:
                 return f"`{stage}`: {engine.graph_refusal}"
         return None
+
+    def make(
+        self, scene: Scene, earlier: KeyFrameArrays | None, time: float, laps: Laps, *, cut: bool
+    ) -> LifecycleStats:
+        """Make the newest key frame of the scene's loaded image stage by stage, each timed and waited for.
+
+        Args:
+            scene, earlier: as of `run`. time, laps, cut: as of `Scene.push`.
+
+        Raises:
+            EngineError: a stage failed. The interval is as it was before the call.
+        """
+        laps.end("preprocess")
+        self.run(scene, earlier, scene.life.spare, laps.end)
+        stats = scene.spawn(time, cut=cut)
+        laps.end("lifecycle")
+        return stats
 
     def run(self, scene: Scene, earlier: KeyFrameArrays | None, later: KeyFrameArrays, lap: Lap) -> None:
         """Compute a key frame from the scene's loaded image, and the pair that it ends.

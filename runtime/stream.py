@@ -58,7 +58,6 @@ class Stream:
         *,
         threads: int = 0,
         scene: Scene | None = None,
-        graphs: bool = True,
     ) -> None:
         """What `open_stream` does with what it has loaded; also for engines that a caller has put together.
 
@@ -66,16 +65,12 @@ class Stream:
             bundle: what the engines were loaded from.
             stages: engines by stage name, closed with the stream; or a chain, which streams may share.
             threads: of the rasterizer of the host; 0 is all cores.
-            scene: where the engines' arrays are; None is the host. graphs: see `open_stream`.
+            scene: where the engines' arrays are; None is the host.
         """
-        self._graphs_wanted = graphs
         self.bundle = bundle
         self.model = bundle.model
         self.stages = (stages if isinstance(stages, StageChain) else StageChain(stages)).acquire()
         self.scene: Scene = HostScene(self.model, *self.stages.shapes, threads) if scene is None else scene
-        for each in (self.scene.push_graphs, self.scene.render_graphs):
-            if each is not None:
-                each.wanted = graphs
         self._series = 0  # calls of `render_many`
         self._closed = False
 
@@ -105,14 +100,9 @@ class Stream:
 
     @property
     def description(self) -> dict[str, str]:
-        """What runs each stage, for statistics and reports; on a GPU also what is started by CUDA graphs."""
-        scene, lines = self.scene, {stage: each.description for stage, each in self.stages.engines.items()}
-        lines |= {"render": scene.description}
-        if scene.push_graphs is not None:
-            lines["graph"] = scene.push_graphs.describe(self.stages.graph_refusal)
-        if scene.render_graphs is not None:
-            lines["render_graph"] = scene.render_graphs.describe()
-        return lines
+        """What runs each stage, and what the scene says (`Scene.describe`); for statistics and reports."""
+        lines = {stage: each.description for stage, each in self.stages.engines.items()}
+        return lines | self.scene.describe(self.stages)
 
     def push(self, image: np.ndarray | Surface, timestamp: float, *, cut: bool = False) -> PushStats:
         """Make a key frame of an image.
@@ -131,23 +121,8 @@ class Stream:
         timestamp = check_seconds(timestamp)
         with self._turn(), _memory_explained(self.bundle):
             self.lifecycle.check_time(timestamp)
-            return self._push(image, timestamp, cut)
-
-    def _push(self, image: np.ndarray | Surface, timestamp: float, cut: bool) -> PushStats:
-        scene, lifecycle, laps = self.scene, self.lifecycle, Laps(self.scene.settle)
-        earlier, later = None if cut else lifecycle.newest, lifecycle.spare
-        scene.load(image, timestamp, fresh=earlier is None)
-        graphs, refusal = scene.push_graphs, self.stages.graph_refusal
-        if earlier is not None and graphs is not None and graphs.unused_because(refusal) is None:
-            laps.note("preprocess")
-            uses = *self.stages.engines.values(), scene.rgbd, earlier, later, lifecycle.spare_pair
-            name, stats = graphs.push(timestamp, uses, lambda: self.stages.run(scene, earlier, later, no_lap))
-            laps.note(name)
-        else:
-            laps.end("preprocess")
-            self.stages.run(scene, earlier, later, laps.end)
-            stats = scene.spawn(timestamp, cut=cut)
-            laps.end("lifecycle")
+            laps = Laps(self.scene.settle)
+            stats = self.scene.push(image, timestamp, self.stages, laps, cut=cut)
         return PushStats(
             stats.key_frame, timestamp, laps.milliseconds, stats.spawned, stats.alive, stats.retired
         )
@@ -266,7 +241,7 @@ class Stream:
         """
         with self._turn(), _memory_explained(self.bundle):
             self.stages.reserve()
-            return Stream(self.bundle, self.stages, scene=self.scene.fork(), graphs=self._graphs_wanted)
+            return Stream(self.bundle, self.stages, scene=self.scene.fork())
 
     def close(self) -> None:
         """Release the engines, unless another stream shares them. Calling twice is harmless.
@@ -338,8 +313,8 @@ def open_stream(
             variants, engine, device=device, threads=threads, precision=precision, memory=memory
         )
         try:
-            scene = None if memory is None else _scene_on(memory, bundle, stages)
-            stream = Stream(bundle, stages, threads=threads, scene=scene, graphs=graphs)
+            scene = None if memory is None else _scene_on(memory, bundle, stages, graphs)
+            stream = Stream(bundle, stages, threads=threads, scene=scene)
             stream.warm_up()
         except BaseException:
             stages.close()
@@ -364,10 +339,10 @@ def _open_device() -> Device:
     return CupyDevice()
 
 
-def _scene_on(memory: Device, bundle: Bundle, stages: StageChain) -> Scene:
+def _scene_on(memory: Device, bundle: Bundle, stages: StageChain, graphs: bool) -> Scene:
     from .cuda.scene import CudaScene
 
-    return CudaScene(memory, bundle.model, *stages.shapes)
+    return CudaScene(memory, bundle.model, *stages.shapes, graphs=graphs)
 
 
 def _frame(image: Image, timestamp: float, stats: FrameStats) -> Frame:

@@ -26,6 +26,12 @@ TRAINING_ONLY = frozenset(
 )
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _LISTED = 20
+_FLOATS = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+)  # as safetensors calls them; others would be taken for weights by their value
 _PICKLES = (b"PK", b"\x80\x02")  # how `torch.save` begins a file, now and before 1.6
 # What a file holds, by prefixes of names: everything, or what stage "depth" or "motion" trains, or what stage
 # "static" leaves, with the depth its colours are made for.
@@ -119,8 +125,8 @@ def canonical_key(key: str) -> str:
 
 
 def load_weights(model: StreamSplat, path: Path) -> None:
-    """Load `path` into `model`; every missing, unexpected or misshapen key is an error that lists them, and a
-    weight that is not finite one that names it.
+    """Load `path` into `model`; every missing, unexpected, misshapen or mistyped key is an error that lists
+    them, and a weight that is not finite one that names it.
 
     So is a stored configuration (ours; published files have none) of a model that computes something else.
     Only the heads in `TRAINING_ONLY` may be missing or left over. Nothing is loaded unless everything fits.
@@ -240,6 +246,12 @@ def _load(model: StreamSplat, path: Path, file: safe_open, names: Mapping[str, s
             f"{k}: {shapes[k]}, expected {tuple(v.shape)}"
             for k, v in own.items()
             if k in shapes and shapes[k] != tuple(v.shape)
+        ],
+        "mistyped": [
+            f"{k}: {kind}, expected one of {', '.join(_FLOATS)}"
+            for k, v in own.items()
+            if k in wanted and v.is_floating_point()
+            if (kind := file.get_slice(wanted[k]).get_dtype()) not in _FLOATS
         ],
         "differing": _other_fields(model, path, file, part),
     }

@@ -7,6 +7,13 @@ from typing import Any, Literal
 
 from .fields import check_names, check_types
 
+# A configuration comes with a checkpoint. A damaged one is refused here, before the machine runs out of
+# memory or makes layers for ever. The published model has 0.3 billion weights.
+_SIDE_MAX = 16384
+_BLOCKS_MAX = 1024
+_WEIGHTS_MAX = 10_000_000_000
+_GAUSSIANS_MAX = 2**26
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -77,10 +84,25 @@ class ModelConfig:
                 raise ValueError(f"field {name!r} must be 0 or more, not {getattr(self, name)}")
         if self.height % self.patch or self.width % self.patch:
             raise ValueError(f"{self.height}x{self.width} is not a multiple of the patch size {self.patch}")
+        self._check_extent()
         self._check_widths()
         self._check_windows()
         self._check_condition()
         self._check_depth()
+
+    def _check_extent(self) -> None:
+        blocks = self.encoder_depth + self.decoder_depth + sum(self.upsample_blocks)
+        # A lower bound: of a block of width D, attention has at least 4 D^2.
+        weights = 4 * (self.encoder_depth + self.decoder_depth) * self.dim**2 + self.dim * self.condition_dim
+        for name, value, limit in (
+            ("pixels along a side", max(self.height, self.width), _SIDE_MAX),
+            ("transformer blocks", max(blocks, len(self.upsample_windows)), _BLOCKS_MAX),
+            ("weights", weights + self.dim**2, _WEIGHTS_MAX),
+            ("Gaussians per key frame", self.gaussians, _GAUSSIANS_MAX),
+            ("condition tokens", self.condition_len, _GAUSSIANS_MAX),
+        ):
+            if value > limit:
+                raise ValueError(f"a model of {value:.3g} {name} is too large, the limit is {limit:.3g}")
 
     def _check_widths(self) -> None:
         stages = len(self.upsample_windows)

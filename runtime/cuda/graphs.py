@@ -23,10 +23,10 @@ class Graphs:
     _otherwise: str
     """How the work is started without a graph."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, *, wanted: bool = True) -> None:
         self._device = device
         self._graphs: dict[Hashable, Any] = {}
-        self.wanted = True
+        self.wanted = wanted
         self.refusal: str | None = None
 
     def __len__(self) -> int:

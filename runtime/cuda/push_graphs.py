@@ -33,8 +33,8 @@ class PushGraphs(Graphs):
     _each = f"of {SLOTS * PAIRS} positions of the ring"
     _otherwise = "stage by stage"
 
-    def __init__(self, device: Device, life: DeviceLifecycle) -> None:
-        super().__init__(device)
+    def __init__(self, device: Device, life: DeviceLifecycle, *, wanted: bool = True) -> None:
+        super().__init__(device, wanted=wanted)
         self._life = life
 
     def push(

@@ -20,6 +20,8 @@ from ..lifecycle import KeyFrameSlot, PairBuffers
 from ..rasterizer import Extent, Splats, View
 from ..scene import Image, ModelInputs, Planes
 from ..scene_cut import COLS, ROWS
+from ..stage_chain import StageChain, no_lap
+from ..timing import Laps
 from ..video.surface import Surface
 from .depth import DeviceDepthRange
 from .device import Device
@@ -126,6 +128,10 @@ class HostCopy:
 class CudaScene:
     """See `scene.Scene`.
 
+    Args:
+        device: of all arrays. model, stage_shapes, condition_shape: as of `HostScene`.
+        graphs: make key frames and render by CUDA graphs where that can be; see `open_stream`.
+
     Raises:
         EngineError: the device has not enough memory.
     """
@@ -136,8 +142,10 @@ class CudaScene:
         model: ModelConfig,
         stage_shapes: Mapping[str, Shape],
         condition_shape: Shape | None,
+        *,
+        graphs: bool = True,
     ) -> None:
-        self._made_of = device, model, stage_shapes, condition_shape
+        self._made_of, self._graphs = (device, model, stage_shapes, condition_shape), graphs
         self.device, self.model = device, model
         self.life = DeviceLifecycle(device, model, condition_shape=condition_shape)
         self._batch = min(BATCH, model.key_frame_gap + 1)  # the first interval of a scene has both its ends
@@ -151,20 +159,23 @@ class CudaScene:
         self._loaded = -1  # number of the key frame whose image was loaded last
         planes = [inputs.depth for inputs in self._inputs]
         self._range = DeviceDepthRange(device, planes) if "depth" in stage_shapes else None
-        self.push_graphs = PushGraphs(device, self.life)
-        self.render_graphs = RenderGraphs(device)
+        self.push_graphs = PushGraphs(device, self.life, wanted=graphs)
+        self.render_graphs = RenderGraphs(device, wanted=graphs)
         # Two sets: `render` gives other views while the images of a batch are being taken.
         self._single, self._several = self._images(1), self._images(self._batch)
         self._slots = [KeyFrameSlot(model, None) for _ in range(2)]
         self._pair = PairBuffers(model)
         self._interval = IntervalEvaluator(model.gaussians, model.depth_mapping)
 
-    @property
-    def description(self) -> str:
-        return f"CUDA rasterizer, {self.device.description}"
+    def describe(self, stages: StageChain) -> dict[str, str]:
+        return {
+            "render": f"CUDA rasterizer, {self.device.description}",
+            "graph": self.push_graphs.describe(stages.graph_refusal),
+            "render_graph": self.render_graphs.describe(),
+        }
 
     def fork(self) -> CudaScene:
-        return CudaScene(*self._made_of)
+        return CudaScene(*self._made_of, graphs=self._graphs)
 
     @property
     def _next(self) -> _Inputs:
@@ -182,7 +193,23 @@ class CudaScene:
     def stage_rgb(self) -> Mapping[str, Array]:
         return self._next.stage_rgb
 
-    def load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
+    def push(
+        self, image: np.ndarray | Surface, time: float, stages: StageChain, laps: Laps, *, cut: bool
+    ) -> LifecycleStats:
+        """A pair by a graph where one can hold all stages, else stage by stage."""
+        life = self.life
+        earlier, later = None if cut else life.newest, life.spare
+        self._load(image, time, fresh=earlier is None)
+        if earlier is None or self.push_graphs.unused_because(stages.graph_refusal) is not None:
+            return stages.make(self, earlier, time, laps, cut=cut)
+        laps.note("preprocess")
+        uses = *stages.engines.values(), self.rgbd, earlier, later, life.spare_pair
+        name, stats = self.push_graphs.push(time, uses, lambda: stages.run(self, earlier, later, no_lap))
+        laps.note(name)
+        return stats
+
+    def _load(self, image: np.ndarray | Surface, time: float, *, fresh: bool) -> None:
+        """Resize an image into the inputs of the stages. `fresh`: the range of depth begins anew."""
         number = self.life.stats.key_frame + 1
         if number == self._loaded:  # that one failed, and the device may be reading its image still
             self.settle()

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import StageVariant
+from ..bundle import Plan, StageVariant
 from ..cuda import driver
 from ..errors import EngineError, OutputError
 from ..video.output import write_bytes
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..cuda.device import Device
 
 _ALIGNMENT = 256  # of every address, by the header of `IExecutionContext::setTensorAddress`
+
+_Tensors = dict[str, tuple[str, tuple[object, ...]]]
+"""dtype and shape of a plan's tensors, by name; -1 in a shape is free."""
 
 
 class TensorRtEngine(BoundEngine):
@@ -52,12 +55,7 @@ class TensorRtEngine(BoundEngine):
         module = trt_api.load(runtime)
         gpu = _present_gpu()
         plan = choose_plan(variant, runtime, str(module.__version__), gpu)
-        try:
-            self._cupy: Any = importlib.import_module("cupy")
-        except ImportError as error:
-            raise EngineError(
-                f"CuPy cannot be imported: {error}.", "pip install 'streamsplat-edge[gpu]'."
-            ) from error
+        self._cupy: Any = _import_cupy()
         self._logger = module.Logger(module.Logger.ERROR)
         self._runtime = trt_api.started(module, "Runtime", self._logger)
         if host_code_allowed(plan.entry):
@@ -65,18 +63,21 @@ class TensorRtEngine(BoundEngine):
         # Before anything is loaded: the run-time cache is taken only where a CUDA context is current.
         with self._translated("a stream was made"):
             self._stream: Any = None if memory is not None else self._cupy.cuda.Stream(non_blocking=True)
-        content = plan.path.read_bytes()
-        self._engine: Any = self._runtime.deserialize_cuda_engine(content)
-        if self._engine is None:
-            if gpu.free_bytes < len(content):
-                raise out_of_memory(f"{runtime} cannot load {plan.path}, of {len(content) / 2**20:.0f} MiB.")
-            raise EngineError(f"{runtime} cannot load {plan.path}.", rebuild_hint(variant, runtime))
+        self._engine: Any = _deserialised(self._runtime, variant, plan, gpu)
         self._cache_path = plan.path.with_suffix(".cache")
         self._cached = self._cache_path.read_bytes() if self._cache_path.is_file() else b""
         self._context, self._cache = trt_api.create_context(self._engine, self._cached)
         if self._context is None:
             raise out_of_memory(f"{runtime} cannot run {plan.path}: no execution context.")
-        found: dict[str, dict[str, tuple[str, tuple[object, ...]]]] = {"input": {}, "output": {}}
+        self._fit_tensors(variant, module)
+        if memory is not None:
+            self.graph_refusal = None
+        self.precision = variant.precision
+        self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
+
+    def _fit_tensors(self, variant: StageVariant, module: Any) -> None:
+        """Compare the plan's tensors with the manifest, and set the batch where the plan leaves it free."""
+        found: dict[str, _Tensors] = {"input": {}, "output": {}}
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
             kind = "input" if self._engine.get_tensor_mode(name) == module.TensorIOMode.INPUT else "output"
@@ -87,10 +88,6 @@ class TensorRtEngine(BoundEngine):
         for spec in self.inputs:
             if found["input"][spec.name][1] != spec.shape:  # its batch is free
                 self._context.set_input_shape(spec.name, spec.shape)
-        if memory is not None:
-            self.graph_refusal = None
-        self.precision = variant.precision
-        self.description = f"{runtime} {module.__version__} {gpu.name} {variant.precision}"
 
     def _bind(self, inputs: list[Any], outputs: list[Any]) -> Callable[[], None]:
         if self._memory is not None:
@@ -183,6 +180,15 @@ def _check_device(runtime: str, device: str) -> None:
         raise EngineError(f"{runtime} runs on a GPU, not on {device!r}.", "Use --device cuda.")
 
 
+def _import_cupy() -> Any:
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise EngineError(
+            f"CuPy cannot be imported: {error}.", "pip install 'streamsplat-edge[gpu]'."
+        ) from error
+
+
 def _present_gpu() -> driver.DeviceInfo:
     gpu = driver.cuda_device()
     if gpu is None:
@@ -190,3 +196,18 @@ def _present_gpu() -> driver.DeviceInfo:
             "There is no CUDA device here.", "Look at `streamsplat-edge doctor`, or use --device cpu."
         )
     return gpu
+
+
+def _deserialised(runtime: Any, variant: StageVariant, plan: Plan, gpu: driver.DeviceInfo) -> Any:
+    """The engine of a plan that was chosen for this machine.
+
+    Raises:
+        DeviceMemoryError: fewer bytes were free than the plan has. EngineError: it does not load otherwise.
+    """
+    content, name = plan.path.read_bytes(), plan.entry.runtime
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is not None:
+        return engine
+    if gpu.free_bytes < len(content):
+        raise out_of_memory(f"{name} cannot load {plan.path}, of {len(content) / 2**20:.0f} MiB.")
+    raise EngineError(f"{name} cannot load {plan.path}.", rebuild_hint(variant, name))

@@ -14,6 +14,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from . import option_types, standard_files
@@ -220,6 +221,12 @@ def _main(argv: Sequence[str] | None) -> int:
     except StreamSplatError as error:
         _report(error.message, error.hint, type(error).__name__, getattr(args, "json", False))
         return EXIT_REFUSED
+    except FileNotFoundError as error:
+        if error.filename is not None or _folder_exists():
+            raise
+        hint = "Change into a folder that exists, and run it again."
+        _report("the current folder was deleted.", hint, "InputError", getattr(args, "json", False))
+        return EXIT_REFUSED
     except MemoryError as error:
         message = f"not enough memory{f': {error}' if str(error) else ''}."
         _report(
@@ -236,6 +243,15 @@ def _main(argv: Sequence[str] | None) -> int:
                 return 128 + number
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _folder_exists() -> bool:
+    """Whether there is a current folder, which names of files are relative to."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _report(message: str, hint: str, kind: str, as_json: bool) -> None:

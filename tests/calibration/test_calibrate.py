@@ -301,7 +301,7 @@ def test_a_bundle_for_cpus_leaves_the_others_alone(
         assert select_variant(made, stage, "tensorrt").precision == "fp32", "nothing was measured for it"
     assert main(["info", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert f"for onnxruntime; of CPUs for {kind} (as here)" in shown
+    assert f"for onnxruntime; only on CPUs of kind {kind} (as here)" in shown
     assert re.search(r"onnxruntime: encode int8[a-z-]*, deform int8[a-z-]*, worst frame [\d.]+ dB", shown)
     assert "TensorRT:" not in shown
     assert main(["verify", str(out), "--frames", "2"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from video_samples import sample_clip
 from streamsplat_edge import __version__, cli
 from streamsplat_edge.commands.stopping import Stop
 from streamsplat_edge.runtime.video import open_video
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 
 def test_version(call) -> None:
@@ -190,9 +193,35 @@ def test_info_sends_no_control_sequences_to_the_terminal(tmp_path: Path, call) -
     assert "\x1b" not in result.stdout and "u001b]0;title" in result.stdout
 
 
+def test_info_says_how_good_a_bundle_is_clip_by_clip(tmp_path: Path, call) -> None:
+    path = tmp_path / "fake.bundle"
+    build_fake_bundle(path)
+    scores = {"key": 40.125, "between": 30, "blend": None, "ssim": {"key": 0.9}}
+    quality = {"gap": 4, "clips": {"a\x1b": scores, "b": "good"}, "average": scores}
+    manifest = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").write_text(json.dumps({**manifest, "quality": quality}))
+    result = call("info", path)
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert lines[lines.index("quality") + 1 :] == [
+        "gap: 4",
+        '"a\\u001b": key frames 40.12, in between 30.00',
+        "average: key frames 40.12, in between 30.00",
+    ]
+
+
 def test_info_of_nothing(tmp_path: Path, call) -> None:
     result = call("info", tmp_path / "no.bundle")
     assert result.returncode == 2 and "error:" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_current_folder_that_was_deleted_is_said_in_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "streamsplat_edge", "run", str(DEMO / "clip.mp4"), "-o", "o.mp4"]
+    command += ["--bundle", str(DEMO / "tiny.bundle")]
+    script = f"mkdir gone && cd gone && rmdir ../gone && {shlex.join(command)}"
+    result = subprocess.run(script, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    assert "error: the current folder was deleted." in result.stderr and "Traceback" not in result.stderr
 
 
 def test_output_into_a_closed_pipe() -> None:

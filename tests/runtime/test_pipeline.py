@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from streamsplat_edge.runtime.errors import InputError, OutputError, VideoError
 from streamsplat_edge.runtime.key_frames import MotionGap
 from streamsplat_edge.runtime.pipeline import Pipeline, Rendered, run_video
+from streamsplat_edge.runtime.pipeline_options import PipelineOptions
 from streamsplat_edge.runtime.prefetch import Prefetcher
 from streamsplat_edge.runtime.rasterizer import View
 from streamsplat_edge.runtime.stream import Stream
@@ -286,6 +288,11 @@ def test_bad_options(stream: Stream) -> None:
     for options in ({"gap": 0}, {"gap": 121}, {"prefetch": 0}, {"max_frames": 0}, {"idle_seconds": 0}):
         with pytest.raises(InputError):
             Pipeline([], stream, **options)
+
+
+def test_run_video_takes_every_option_of_a_pipeline() -> None:
+    parameters = inspect.signature(Pipeline).parameters.values()
+    assert PipelineOptions.__optional_keys__ == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def test_reader_errors_arrive_after_the_frames_before_them(stream: Stream) -> None:

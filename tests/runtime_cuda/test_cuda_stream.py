@@ -36,12 +36,13 @@ def picture(number: int, size: tuple[int, int] = (14, 31)) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
 
 
-def on_device(bundle: Bundle, device: OnCpuDevice) -> Stream:
+def on_device(bundle: Bundle, device: OnCpuDevice, *, graphs: bool = True) -> Stream:
     stages = {
         stage: engines.create("onnxruntime", bundle.variant(stage, "onnxruntime"), memory=device)
         for stage in bundle.stage_names
     }
-    made = Stream(bundle, stages, scene=CudaScene(device, bundle.model, *shapes(stages)))
+    scene = CudaScene(device, bundle.model, *shapes(stages), graphs=graphs)
+    made = Stream(bundle, stages, scene=scene)
     made.warm_up()
     return made
 

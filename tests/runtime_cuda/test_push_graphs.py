@@ -56,7 +56,11 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def ours(bundle: Bundle, device: OnCpuDevice) -> Stream:
-    stream = on_device(bundle, device)
+    return in_stream(on_device(bundle, device), device)
+
+
+def in_stream(stream: Stream, device: OnCpuDevice) -> Stream:
+    """The stream with engines that a graph can hold."""
     stages = stream.stages
     stages.engines = {stage: InStream(engine, device) for stage, engine in stages.engines.items()}
     return stream
@@ -170,16 +174,15 @@ class _broken_engine:
     """The last stage fails, also when started by a graph."""
 
     def __init__(self, stream: Stream) -> None:
-        self.engine, self.graphs = stream.stages.engines["deform"], stream.scene.push_graphs
+        scene: Any = stream.scene
+        self.engine, self.graphs = stream.stages.engines["deform"], scene.push_graphs
 
     def __enter__(self) -> None:
         self.engine.broken = True  # type: ignore[attr-defined]
-        assert self.graphs is not None
         self.kept, self.graphs._graphs = self.graphs._graphs, {}
 
     def __exit__(self, *_: object) -> None:
         self.engine.broken = False  # type: ignore[attr-defined]
-        assert self.graphs is not None
         self.graphs._graphs = self.kept
 
 
@@ -187,7 +190,7 @@ class _broken_graph(_broken_engine):
     """Computing works, and waiting for the result gives an error."""
 
     def __enter__(self) -> None:
-        device: Any = self.graphs._device  # type: ignore[union-attr]
+        device: Any = self.graphs._device
         self.device, self.wait = device, device.synchronize
 
         def fail() -> None:
@@ -207,7 +210,7 @@ def test_other_engines_are_captured_anew(ours: Stream, device: OnCpuDevice) -> N
         ours.stages.engines["encode"] = InStream(ours.stages.engines["encode"].inner, device)  # type: ignore[attr-defined]
         names = [list(ours.push(picture(n), float(n)).latencies)[1] for n in range(8, 8 + 2 * PHASES)]
         assert names == ["capture"] * PHASES + ["graph"] * PHASES
-        assert len(ours.scene.push_graphs) == PHASES  # type: ignore[arg-type]
+        assert len(ours.scene.push_graphs) == PHASES  # type: ignore[attr-defined]
 
 
 def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, device: OnCpuDevice) -> None:
@@ -228,9 +231,9 @@ def test_an_engine_that_refuses_is_said_and_started_by_itself(bundle: Bundle, de
         assert "`encode`: what passes through it is looked at every time" in stream.description["graph"]
 
 
-def test_graphs_can_be_switched_off(ours: Stream, device: OnCpuDevice) -> None:
-    first = Stream(ours.bundle, ours.stages, scene=ours.scene, graphs=False)
-    with ours, first, first.fork() as second:
+def test_graphs_can_be_switched_off(bundle: Bundle, device: OnCpuDevice) -> None:
+    first = in_stream(on_device(bundle, device, graphs=False), device)
+    with first, first.fork() as second:
         for stream in (first, second):
             for number in range(3):
                 assert "encode" in stream.push(picture(number), float(number)).latencies
@@ -280,4 +283,4 @@ def test_forks_have_graphs_of_their_own(ours: Stream, bundle: Bundle) -> None:
             for each in (second, theirs):
                 each.push(picture(30 + number), float(number))
             check_same(second.render(), theirs.render())
-        assert len(second.scene.push_graphs) == len(ours.scene.push_graphs) == PHASES  # type: ignore[arg-type]
+        assert len(second.scene.push_graphs) == len(ours.scene.push_graphs) == PHASES  # type: ignore[attr-defined]

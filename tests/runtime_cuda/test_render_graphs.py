@@ -67,7 +67,7 @@ def test_a_graph_for_each_number_of_images_and_pair(
                 assert not device.replayed
                 assert [(name, grid[2]) for name, grid in device.launched] == [(k, count) for k in KERNELS]
                 seen.add(key)
-        assert len(ours.scene.render_graphs) == len(seen) == 6  # type: ignore[arg-type]
+        assert len(ours.scene.render_graphs) == len(seen) == 6  # type: ignore[attr-defined]
         words = ours.description
         assert words["render_graph"] == "CUDA graphs, one for each number of images and pair of key frames"
         assert "ONNX Runtime" in words["graph"], "whose key frames are none"
@@ -102,12 +102,12 @@ def test_what_is_baked_and_what_is_not(ours: Stream, bundle: Bundle, device: OnC
             for time, grey in ((0.2, 0.1), (0.7, 0.9)):
                 both = (each.render(time, background=(grey, 0.2, 0.3), **setting) for each in (ours, theirs))
                 check_same(*both)
-            assert len(ours.scene.render_graphs) == made  # type: ignore[arg-type]
+            assert len(ours.scene.render_graphs) == made  # type: ignore[attr-defined]
         check_same(*(each.render(0.4, view=View.swing(-0.3, 0.0, 1.0)) for each in (ours, theirs)))
-        assert len(ours.scene.render_graphs) == 4  # type: ignore[arg-type]
+        assert len(ours.scene.render_graphs) == 4  # type: ignore[attr-defined]
         assert ours.render(0.3, depth=False).planes is None
         list(ours.render_many([0.3]))  # other buffers
-        assert len(ours.scene.render_graphs) == 6  # type: ignore[arg-type]
+        assert len(ours.scene.render_graphs) == 6  # type: ignore[attr-defined]
         names = {tuple(replayed[:2]) for replayed in device.replayed}
         assert names == {tuple(KERNELS), ("project_ring_general", "blend_ring_general")}
 
@@ -172,9 +172,8 @@ def test_a_device_that_refuses_is_said_and_asked_once(
 
 
 def test_switched_off(bundle: Bundle, device: OnCpuDevice) -> None:
-    made = on_device(bundle, device)
-    stream = Stream(bundle, made.stages.engines, scene=made.scene, graphs=False)
-    with made, stream, stream.fork() as second:
+    stream = on_device(bundle, device, graphs=False)
+    with stream, stream.fork() as second:
         for each in (stream, second):
             for number in range(4):
                 push(number, each)
@@ -194,7 +193,7 @@ def test_a_gpu_that_is_lost_while_capturing(
         push(0, ours)
         with pytest.raises(DeviceLostError):
             ours.render()
-        assert ours.scene.render_graphs.refusal is None  # type: ignore[union-attr]
+        assert ours.scene.render_graphs.refusal is None  # type: ignore[attr-defined]
 
 
 def test_forks_have_graphs_of_their_own(ours: Stream, bundle: Bundle) -> None:
@@ -205,7 +204,7 @@ def test_forks_have_graphs_of_their_own(ours: Stream, bundle: Bundle) -> None:
             for stream in (ours, second):
                 stream.render()
             check_same(second.render(), theirs.render())
-        assert len(second.scene.render_graphs) == len(ours.scene.render_graphs) == 2  # type: ignore[arg-type]
+        assert len(second.scene.render_graphs) == len(ours.scene.render_graphs) == 2  # type: ignore[attr-defined]
 
 
 def test_the_kernels_by_graphs(any_device: Device) -> None:

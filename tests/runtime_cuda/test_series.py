@@ -52,11 +52,8 @@ def log(device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any,
 
 
 def kernel_by_kernel(bundle: Bundle, device: OnCpuDevice) -> Stream:
-    """As `graphs=False` does, to see what else is a graph (`test_render_graphs`)."""
-    made = on_device(bundle, device)
-    assert made.scene.render_graphs is not None
-    made.scene.render_graphs.wanted = False
-    return made
+    """To see what else is a graph (`test_render_graphs`)."""
+    return on_device(bundle, device, graphs=False)
 
 
 def test_one_launch_one_wait_and_only_what_is_wanted(

@@ -314,6 +314,15 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
             assert hint in error.value.hint
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool])
+def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = dict(keyed_model().state_dict())
+    name = "gs_predictor.predictor.gs_layer.rgb.bias"
+    state[name] = torch.zeros(3).to(dtype)
+    with pytest.raises(InputError, match=f"mistyped {name}: .*expected one of F64, F32, F16, BF16"):
+        load_weights(blank_model(), write(tmp_path / "w.safetensors", state))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     """Also where they are not once they have the model's type."""

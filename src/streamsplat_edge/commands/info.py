@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..runtime.bundle import Bundle, StageVariant
+from ..runtime.bundle_schema import TensorSpec
 from ..runtime.cuda.budget import board_bytes, budget
 from ..runtime.processor import is_kind
+
+_SCORES = (
+    ("key", "key frames"),
+    ("between", "in between"),
+    ("blend", "blending the originals"),
+    ("dis", "optical flow of the originals"),
+)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -56,6 +65,7 @@ def describe(bundle: Bundle) -> list[str]:
         "  stages      (all hashes verified)",
     ]
     for stage in bundle.stage_names:
+        above = None
         for variant in bundle.variants(stage):
             size = variant.path.stat().st_size / 1e6
             engines = ", ".join(variant.engines)
@@ -63,9 +73,13 @@ def describe(bundle: Bundle) -> list[str]:
                 f"    {stage}: {variant.path.name}, {variant.precision}, {size:.2f} MB, for {engines}"
                 f"{_where(variant)}"
             )
-            for arrow, specs in (("in ", variant.inputs), ("out", variant.outputs)):
-                tensors = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in specs)
-                lines.append(f"      {arrow} {tensors}")
+            tensors = variant.inputs, variant.outputs
+            if tensors != above:
+                lines += [
+                    f"      {way} {_tensors(specs)}"
+                    for way, specs in zip(("in ", "out"), tensors, strict=True)
+                ]
+            above = tensors
     plans = [
         f"{p.stage} {p.runtime} {p.version} on "
         + (p.device if p.device != "any" else f"compute capability {p.compute_capability}")
@@ -77,15 +91,20 @@ def describe(bundle: Bundle) -> list[str]:
         for file, problem in bundle.unusable_plans().items()
     ]
     lines += _quantisation(bundle.quantisation) + _verification(bundle.verification)
-    lines += _section("provenance", bundle.provenance) + _section("quality", bundle.quality)
-    return lines
+    return lines + _section("provenance", bundle.provenance) + _quality(bundle.quality)
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in specs)
 
 
 def _where(variant: StageVariant) -> str:
     """On which CPUs the file is taken unasked, where not on all machines."""
     if variant.faster_on is None:
         return ""
-    return f"; of CPUs for {variant.faster_on} ({'as' if is_kind(variant.faster_on) else 'not'} here)"
+    return (
+        f"; only on CPUs of kind {variant.faster_on} ({'as' if is_kind(variant.faster_on) else 'not'} here)"
+    )
 
 
 def _quantisation(made: dict[str, Any]) -> list[str]:
@@ -140,6 +159,21 @@ def _section(title: str, values: dict[str, Any]) -> list[str]:
     if not values:
         return [f"  {title:<11} none stated"]
     return [f"  {title}"] + [f"    {_short(key)}: {_short(value)}" for key, value in values.items()]
+
+
+def _quality(values: dict[str, Any]) -> list[str]:
+    """What `eval` measured: PSNR of every clip in a line; `--json` has all of it."""
+    clips, average = _object(values.get("clips")), _object(values.get("average"))
+    lines = _section("quality", {k: v for k, v in values.items() if k not in ("clips", "average", "metrics")})
+    for name, scores in (*clips.items(), ("average", average)):
+        numbers = [
+            f"{word} {scores[key]:.2f}"
+            for key, word in _SCORES
+            if isinstance(scores, dict) and isinstance(scores.get(key), (int, float))
+        ]
+        if numbers:
+            lines.append(f"    {_short(name)}: {', '.join(numbers)}")
+    return lines
 
 
 def _short(value: Any) -> str:
