@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..runtime.errors import InputError
-from ..training.extras import require
 
 
 def add_parser(subparsers: Any) -> None:

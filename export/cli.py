@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..runtime.errors import InputError, OutputError
-from ..training.extras import require
 
 
 def add_parser(subparsers: Any) -> None:

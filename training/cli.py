@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .extras import require
+from ..extras import require
 
 
 def add_parser(subparsers: Any) -> None:

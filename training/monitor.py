@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..extras import require
 from ..runtime.video.output import output_error
 from .data.loader import Batch, Stills
-from .extras import require
 from .gaussians import render_pair, render_static
 from .model import StreamSplat
 from .objectives import encode, predict_pair

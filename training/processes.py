@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..extras import require
 from ..runtime.errors import EngineError, InputError
-from .extras import require
 
 
 class Processes:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...extras import require
 from ...runtime.bundle import Bundle, StageVariant, sha256_of
 from ...runtime.engines import Engine
 from ...runtime.errors import EngineError, InputError
 from ...runtime.stream import Stream, open_stream
-from ...training.extras import require
 from .published import PublishedStream
 
 

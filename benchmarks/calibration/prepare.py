@@ -14,9 +14,9 @@ from ...calibration import sources as sources_of
 from ...calibration import videos
 from ...calibration.frames import Judge
 from ...calibration.recording import Recording, record
+from ...extras import require
 from ...runtime.bundle import Bundle, StageVariant
 from ...runtime.errors import InputError
-from ...training.extras import require
 from .. import outcome
 
 Write = Callable[[dict[str, Any]], None]

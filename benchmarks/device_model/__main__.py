@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import option_types
-from ...training.extras import require
+from ...extras import require
 from ..outcome import carried_out
 from .model import Assumptions
 from .result import compute, text

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ... import option_types
+from ...extras import require
 from ...runtime.cuda.device import Device
 from ...runtime.errors import StreamSplatError
-from ...training.extras import require
 from ..outcome import write_json
 
 

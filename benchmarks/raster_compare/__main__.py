@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 from ...commands import report
+from ...extras import require
 from ...machine import usable_cores
 from ...runtime.errors import StreamSplatError
 from ...runtime.video import encode_png, write_bytes
-from ...training.extras import require
 from .compare import DISAGREES, compare, full, quick
 from .methods import all_methods
 from .picture import draw

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...extras import require
 from ...runtime.bundle import Bundle
 from ...runtime.errors import StreamSplatError
-from ...training.extras import require
 from ..bench.backends import find_checkpoint
 
 Size = tuple[int, int]

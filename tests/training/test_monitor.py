@@ -12,8 +12,8 @@ import torch
 from media_samples import HEIGHT, WIDTH
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from streamsplat_edge import extras
 from streamsplat_edge.runtime.errors import EngineError, OutputError
-from streamsplat_edge.training import extras
 from streamsplat_edge.training.data.cache import Cache
 from streamsplat_edge.training.data.loader import Mixer
 from streamsplat_edge.training.model import StreamSplat

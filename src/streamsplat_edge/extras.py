@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ..runtime.errors import EngineError
+from .runtime.errors import EngineError
 
 
 def require(extra: str, *packages: str) -> None:
