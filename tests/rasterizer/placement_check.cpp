@@ -1,5 +1,5 @@
-// Which cores the pool leaves to a worker that it wakes. Exit codes: 0 as it should be, 77 there is one core only, else
-// the number of the step that failed.
+// Which cores the pool leaves to a worker that it wakes. Exit codes: 0 as it should be, 77 there is one core only or
+// affinity is forbidden, else the number of the step that failed.
 #include <pthread.h>
 #include <sched.h>
 
@@ -61,7 +61,7 @@ int main() {
   for (const std::size_t core : {first, second}) {  // it follows a caller that moves
     ++step;
     const cpu_set_t here = only(core);
-    sched_setaffinity(0, sizeof here, &here);
+    if (sched_setaffinity(0, sizeof here, &here) != 0) return 77;
     cpu_set_t others = all;
     CPU_CLR(core, &others);
     if (!woken_with(&pool, others)) return step;
