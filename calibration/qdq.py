@@ -73,18 +73,6 @@ def insert(
     return result
 
 
-def count(model: onnx.ModelProto) -> dict[str, int]:
-    """How many QuantizeLinear and DequantizeLinear there are."""
-    kinds = [node.op_type for node in model.graph.node]
-    return {kind: kinds.count(kind) for kind in ("QuantizeLinear", "DequantizeLinear")}
-
-
-def quantised_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes whose two operands both come out of a DequantizeLinear."""
-    outputs = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [node.name for node in model.graph.node if len(node.input) > 1 and set(node.input[:2]) <= outputs]
-
-
 def _types(graph: onnx.GraphProto) -> dict[str, int]:
     typed = (*graph.value_info, *graph.input, *graph.output)
     return {value.name: value.type.tensor_type.elem_type for value in typed}

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from quantised_graph import quantised_nodes
 from small_bundle import ATTENTION, KEPT, QUANTISED, build_small_bundle
 
 from streamsplat_edge.calibration import cpu
-from streamsplat_edge.calibration.qdq import quantised_nodes
 from streamsplat_edge.cli import main
 from streamsplat_edge.runtime import processor
 from streamsplat_edge.runtime.bundle import Bundle

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import onnx
 import pytest
+from quantised_graph import quantised_nodes
 from test_calibrate import command
 
 from streamsplat_edge.calibration import cpu, plans
-from streamsplat_edge.calibration.qdq import quantised_nodes
 from streamsplat_edge.calibration.timing import Timing
 from streamsplat_edge.cli import main
 from streamsplat_edge.export.build import BuildError, BuildOptions

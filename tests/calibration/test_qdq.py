@@ -10,10 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from quantised_graph import count, quantised_nodes
 from small_bundle import ATTENTION, KEPT, QUANTISED, deform_graph, encode_graph, make_graph
 
 from streamsplat_edge.calibration.layers import find_layers, is_quantised, load_graph
-from streamsplat_edge.calibration.qdq import count, insert, quantised_nodes
+from streamsplat_edge.calibration.qdq import insert
 from streamsplat_edge.calibration.ranges import FORMATS
 from streamsplat_edge.calibration.recipe import Recipe
 from streamsplat_edge.calibration.sessions import open_session

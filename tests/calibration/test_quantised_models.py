@@ -15,10 +15,11 @@ import onnx
 import pytest
 
 pytest.importorskip("torch")
+from quantised_graph import count, quantised_nodes
 from small_model import ATTENDING, small_model
 
 from streamsplat_edge.calibration.layers import Layer, find_layers, load_graph
-from streamsplat_edge.calibration.qdq import count, insert, quantised_nodes
+from streamsplat_edge.calibration.qdq import insert
 from streamsplat_edge.calibration.recipe import Recipe
 from streamsplat_edge.calibration.sources import fp32
 from streamsplat_edge.export.build import BuildOptions, build_plan
