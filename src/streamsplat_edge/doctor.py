@@ -155,7 +155,7 @@ def judge(
                 "not used: this ONNX Runtime has no CUDA provider (install onnxruntime-gpu instead)"
             )
     if cuda["gpus"] == []:
-        verdicts["gpu"] = "none: no NVIDIA GPU answers nvidia-smi; --device cuda will be refused"
+        verdicts["gpu"] = "none: no NVIDIA GPU answers; --device cuda will be refused"
     if openvino["status"] == "ok":
         bf16 = "BF16" in openvino.get("cpu_capabilities", [])
         verdicts["--engine openvino"] = f"available, {openvino['version']}, " + (

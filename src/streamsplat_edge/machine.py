@@ -131,7 +131,8 @@ def command_lines(*command: str) -> list[str]:
 
 
 def describe_cuda() -> dict[str, Any]:
-    """NVIDIA GPUs by nvidia-smi, the release of nvcc, and of a Jetson's software."""
+    """NVIDIA GPUs by nvidia-smi, or by the driver where that is missing; the release of nvcc, and of a
+    Jetson's software."""
     gpus = []
     query = "--query-gpu=name,driver_version,compute_cap,memory.total"
     for line in command_lines("nvidia-smi", query, "--format=csv,noheader"):
@@ -139,10 +140,20 @@ def describe_cuda() -> dict[str, Any]:
         gpus.append(dict(zip(("name", "driver", "compute_capability", "memory"), fields, strict=False)))
     compiler = command_lines("nvcc", "--version")
     return {
-        "gpus": gpus,
+        "gpus": gpus or _gpus_of_driver(),
         "nvcc": compiler[-1] if compiler else None,
         "jetson_release": _jetson(),
     }
+
+
+def _gpus_of_driver() -> list[dict[str, str]]:
+    """Containers may have the driver without its tools, and JetPack 5 has no nvidia-smi."""
+    from .runtime.cuda.driver import cuda_device
+
+    gpus = []
+    while (found := cuda_device(len(gpus))) is not None:
+        gpus.append({"name": found.name, "compute_capability": found.capability})
+    return gpus
 
 
 def _jetson() -> str | None:

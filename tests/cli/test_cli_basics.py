@@ -15,8 +15,9 @@ import pytest
 from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
-from streamsplat_edge import __version__, cli
+from streamsplat_edge import __version__, cli, machine
 from streamsplat_edge.commands.stopping import Stop
+from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.video import open_video
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -131,6 +132,21 @@ def test_doctor_json(call) -> None:
     assert report["machine"]["cores_usable"] == len(os.sched_getaffinity(0))
     assert report["packages"]["native core"]["simd"] in ("avx512", "avx2", "scalar", "neon")
     assert "CPUExecutionProvider" in report["packages"]["onnxruntime"]["providers"]
+
+
+@pytest.mark.parametrize(
+    "tools", [["Test GPU, 580.1, 8.7, 8192 MiB"], []], ids=["nvidia-smi", "driver alone"]
+)
+def test_gpus_of_the_driver_where_its_tools_are_missing(
+    tools: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with the capability `compute` alone."""
+    there = {0: driver.DeviceInfo("Test GPU", "8.7", 1 << 30), 1: driver.DeviceInfo("Other", "9.0", 1 << 30)}
+    monkeypatch.setattr(driver, "cuda_device", there.get)
+    monkeypatch.setattr(machine, "command_lines", lambda name, *_: tools if name == "nvidia-smi" else [])
+    gpus = machine.describe_cuda()["gpus"]
+    assert [gpu["name"] for gpu in gpus] == (["Test GPU"] if tools else ["Test GPU", "Other"])
+    assert gpus[0]["compute_capability"] == "8.7"
 
 
 def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
