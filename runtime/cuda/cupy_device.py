@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from traceback import walk_tb
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -86,6 +88,12 @@ class CupyDevice:
         memory = "mapped memory, " if self.mapped else ""
         self.description = f"{self.name}, {memory}kernels by {source}, CuPy {self.cupy.__version__}"
 
+    def __del__(self) -> None:
+        # The module goes with it, and CUDA does not promise to wait for kernels before it drops their code.
+        if getattr(self, "_open", False) and not self.lost:
+            with contextlib.suppress(Exception):
+                self.synchronize()
+
     @property
     def queue(self) -> int:
         return int(self.stream.ptr)
@@ -124,18 +132,25 @@ class CupyDevice:
         return False
 
     def _lose(self) -> None:
-        """From now on whatever CuPy frees is refused, and Python would print a traceback for each."""
+        """From now on whatever CuPy frees is refused, and a traceback would be printed for each: by Python as
+        "unraisable", and before that by Cython, whose destructors print as if the program had ended."""
         if self.lost:
             return
         self.lost = True
-        cuda, told = self.cupy.cuda, sys.unraisablehook
+        cuda, told, printed = self.cupy.cuda, sys.unraisablehook, sys.excepthook
         refused = cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError
 
         def hook(unraisable: Any) -> None:
             if not issubclass(unraisable.exc_type, refused):
                 told(unraisable)
 
-        sys.unraisablehook = hook
+        def printing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            # What a program lets through begins in its own code, not in CuPy's.
+            files = [frame.f_code.co_filename for frame, _ in walk_tb(trace)]
+            if not (issubclass(kind, refused) and all(name.endswith(".pyx") for name in files)):
+                printed(kind, error, trace)
+
+        sys.unraisablehook, sys.excepthook = hook, printing
 
     def _memory_error(self, what: str, words: str) -> EngineError:
         available = None

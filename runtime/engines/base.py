@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -124,6 +125,10 @@ class BoundEngine(Engine):
         """A function that runs the stage on exactly these arrays (in the order of the specifications)."""
 
     def close(self) -> None:
+        """Release the engine, once the device has done what was started: after an error it may be at it."""
+        if self._memory is not None and not self._closed:
+            with contextlib.suppress(EngineError):  # a lost device runs nothing any more
+                self._memory.synchronize()
         self._closed = True
         self._bound.clear()
 

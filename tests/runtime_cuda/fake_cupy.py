@@ -218,6 +218,8 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
 
     fake = FakeCupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
+    for hook in ("unraisablehook", "excepthook"):  # a loss changes them
+        monkeypatch.setattr(sys, hook, getattr(sys, hook))
     monkeypatch.setattr(cupy_device, "cuda_device", lambda index: DeviceInfo("Test GPU", "8.7", 1 << 30))
     monkeypatch.setattr(kernels, "machine_code", lambda capability: (b"code", "fatbin"))
     return fake

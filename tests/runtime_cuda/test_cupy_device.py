@@ -67,8 +67,7 @@ def test_out_of_memory_says_what_is_free(cupy: FakeCupy, error: int | Exception)
     assert not device.lost
 
 
-def test_a_time_out_and_other_losses(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a loss changes it
+def test_a_time_out_and_other_losses(cupy: FakeCupy) -> None:
     device = CupyDevice()
     cupy.fail(702)
     with pytest.raises(EngineError, match=r"lost while starting blend: .*too long.*smaller size"):
@@ -106,6 +105,45 @@ def test_a_device_that_answers_nothing_is_lost(cupy: FakeCupy, monkeypatch: pyte
         device.launch("blend", (1, 1, 1))
 
 
+def raised_in(file: str, error: Exception) -> Exception:
+    """The error with a traceback of this file alone, as Cython gives its own."""
+    with pytest.raises(type(error)) as caught:
+        exec(compile("raise error", file, "exec"), {"error": error})
+    assert caught.value.__traceback__ is not None
+    return caught.value.with_traceback(caught.value.__traceback__.tb_next)
+
+
+def test_what_destructors_print_after_a_loss(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with CuPy 14.2: Cython prints by `sys.excepthook`, before the other hook is asked."""
+    told: list[type] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: told.append(kind))
+    device = CupyDevice()
+    cupy.fail(700)
+    with pytest.raises(DeviceLostError):
+        device.launch("blend", (1, 1, 1))
+    freeing, program = "cupy_backends/cuda/api/driver.pyx", "program.py"
+    for file, error in ((freeing, CudaError(700)), (freeing, ValueError()), (program, CudaError(700))):
+        error = raised_in(file, error)
+        sys.excepthook(type(error), error, error.__traceback__)
+    assert told == [ValueError, CudaError], "what a program lets through is told"
+
+
+def test_the_kernels_are_there_until_they_have_run(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(FakeStream, "synchronize", lambda self: events.append("waited"))
+
+    class Module:
+        def load(self, code: bytes) -> None: ...
+
+        def __del__(self) -> None:
+            events.append("unloaded")
+
+    monkeypatch.setattr(cupy.cuda.function, "Module", Module)
+    device = CupyDevice()
+    del device
+    assert events == ["waited", "unloaded"]
+
+
 def test_a_device_in_use_by_others_is_not_lost(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise CudaError(46, "cudaErrorDevicesUnavailable")
@@ -127,9 +165,8 @@ def test_all_errors_that_end_a_process_are_losses() -> None:
     assert len(final) > 8 and final <= cupy_device.LOST.keys()
 
 
-def test_an_event_of_a_lost_device_is_waited_for(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_of_a_lost_device_is_waited_for(cupy: FakeCupy) -> None:
     """CuPy says "not done" instead of failing: the wait that follows tells."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     device = CupyDevice()
     ring: Ring[int] = Ring(1, lambda: 0, device.record)
     with ring.use():

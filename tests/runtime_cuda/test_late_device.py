@@ -170,3 +170,14 @@ def test_intervals_that_nobody_waited_for(late: LateDevice, prompt: OnCpuDevice)
     assert totals == expected_totals
     late.synchronize()
     np.testing.assert_equal(found, expected)
+
+
+def test_engines_are_closed_when_the_device_has_done_with_them(
+    bundle: Bundle, late: LateDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error it may still be at a stage: TensorRT's memory, say, must not go from under it."""
+    stream = opened(bundle, late)
+    stream.push(picture(0), 0.0)
+    fail(stream, "start", picture(1), 1.0, monkeypatch)
+    stream.close()
+    assert late.finished == late.started
