@@ -78,6 +78,8 @@ class CupyDevice:
             try:
                 self._module.load(code)
             except Exception as error:
+                if getattr(error, "status", 0) in (_OUT_OF_MEMORY, *LOST):
+                    raise  # the kernels are not to blame
                 raise EngineError(
                     f"The CUDA kernels ({source}) do not load on {self.name}, compute capability "
                     f"{self.capability}: {error}.",

@@ -193,11 +193,15 @@ class DeviceLifecycle(RingLife[DeviceKeyFrame, DevicePair]):
         self.device.launch("lifecycle_compact", (self._blocks, 1, 1), params)
 
     def commit(self, time: float, *, cut: bool = False) -> LifecycleStats:
-        """Make the prepared interval the current one, and fetch its counts."""
-        self._ring.spawn(time, cut=cut)
-        pair = self._ring.pair
+        """Make the prepared interval the current one, and fetch its counts.
+
+        Raises:
+            EngineError: the device refused. The current interval is as it was.
+        """
+        pair = self._ring.spare_pair
         with self._totals.use() as slot:
             self.device.copy(slot.buffers, self._lists["totals"][pair : pair + 1])
+        self._ring.spawn(time, cut=cut)
         self._last = slot, slot.generation
         return self.stats
 

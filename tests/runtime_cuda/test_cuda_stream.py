@@ -3,6 +3,7 @@ addresses (ONNX Runtime on the CPU), the kernels from their own source."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,43 @@ def test_a_failed_push_changes_nothing(
             with pytest.raises(EngineError):
                 ours.push(picture(7), 2.0)
         check_same(ours.render(0.4), before)
+
+
+def test_a_push_that_the_device_refuses_changes_nothing(
+    bundle: Bundle, device: OnCpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its calls is refused: the next try gives the same as without."""
+    calls = 0
+
+    def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            nonlocal calls
+            calls -= 1
+            if calls == 0:
+                raise EngineError("Refused.")
+            return call(*arguments)
+
+        return counted
+
+    for name in ("copy", "launch", "record"):
+        monkeypatch.setattr(device, name, refusing(getattr(device, name)))
+    with on_device(bundle, device) as ours, on_device(bundle, device) as theirs:
+        for number in range(2):
+            ours.push(picture(number), float(number))
+            theirs.push(picture(number), float(number))
+        before, refused = theirs.render(0.4), 0
+        while True:
+            calls = refused + 1
+            try:
+                ours.push(picture(2), 2.0)
+                break
+            except EngineError:
+                calls, refused = 0, refused + 1
+            check_same(ours.render(0.4), before, atol=0.0)
+        assert calls > 0 and refused >= 7, "uploads, kernels, counts and events"
+        calls = 0
+        theirs.push(picture(2), 2.0)
+        check_same(ours.render(1.4), theirs.render(1.4), atol=0.0)
 
 
 def test_forks_share_engines_and_nothing_else(bundle: Bundle, device: OnCpuDevice) -> None:

@@ -15,7 +15,7 @@ from fake_cupy import CudaError, FakeArray, FakeCupy, FakeStream, OutOfMemoryErr
 from streamsplat_edge.runtime.cuda import cupy_device, kernels, layout
 from streamsplat_edge.runtime.cuda.cupy_device import CupyDevice
 from streamsplat_edge.runtime.cuda.ring import Ring
-from streamsplat_edge.runtime.errors import DeviceLostError, EngineError, InputError
+from streamsplat_edge.runtime.errors import DeviceLostError, DeviceMemoryError, EngineError, InputError
 from streamsplat_edge.runtime.video.surface import Plane
 
 __all__ = ["cupy"]
@@ -55,6 +55,20 @@ def test_kernels_of_another_gpu(cupy: FakeCupy) -> None:
     with pytest.raises(
         EngineError, match=r"kernels \(fatbin\) do not load on Test GPU, compute capability 8\.7"
     ):
+        CupyDevice()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (2, DeviceMemoryError, "Out of memory on Test GPU while opening"),
+        (700, DeviceLostError, "GPU was lost"),
+    ],
+)
+def test_kernels_are_not_to_blame(cupy: FakeCupy, status: int, kind: type[EngineError], words: str) -> None:
+    """Where the GPU is full or gone when they are loaded."""
+    cupy.fail(status)
+    with pytest.raises(kind, match=words):
         CupyDevice()
 
 
