@@ -254,8 +254,13 @@ class CupyDevice:
             self.stream.begin_capture()
             try:
                 enqueue()
-            finally:  # also after an error: the stream must not stay in capture
-                graph = self.stream.end_capture()
+            except (
+                BaseException
+            ):  # the stream must not stay in capture, and the first error is the one to tell
+                with contextlib.suppress(Exception):
+                    self.stream.end_capture()
+                raise
+            graph = self.stream.end_capture()
             graph.upload(self.stream)
 
         def replay() -> None:

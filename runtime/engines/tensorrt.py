@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Plan, StageVariant
 from ..cuda import driver
-from ..errors import EngineError, OutputError
+from ..errors import DeviceLostError, EngineError, OutputError
 from ..video.output import write_bytes
 from . import trt_api
 from .base import BoundEngine, check_specs
@@ -148,7 +148,12 @@ class TensorRtEngine(BoundEngine):
             for name, address in addresses:
                 context.set_tensor_address(name, address)
             if not context.execute_async_v3(queue):
-                memory.synchronize()  # where the device was lost, that is the error
+                try:
+                    memory.synchronize()
+                except DeviceLostError:  # that is the error
+                    raise
+                except EngineError:  # a capture, in which nothing can be waited for
+                    pass
                 raise EngineError(f"TensorRT failed in stage `{self.stage}`.", "Look at its messages above.")
 
         return run

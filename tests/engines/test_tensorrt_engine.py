@@ -18,7 +18,7 @@ from streamsplat_edge.runtime.bundle import Bundle, PlanEntry, StageVariant, sha
 from streamsplat_edge.runtime.bundle_writing import store
 from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import create, trt_api
-from streamsplat_edge.runtime.errors import DeviceMemoryError, EngineError
+from streamsplat_edge.runtime.errors import DeviceLostError, DeviceMemoryError, EngineError
 
 GPU = driver.DeviceInfo("NVIDIA Test", "8.6", 1 << 30)
 
@@ -187,9 +187,16 @@ def test_arrays_go_there_and_back(made: Made) -> None:
     assert all(np.all(array == 2.0 * size) for array in outputs.values())
 
 
-def test_arrays_of_a_device_are_taken_where_they_are(made: Made) -> None:
+def fail(error: Exception) -> Any:
+    def raising(*_: object, **__: object) -> None:
+        raise error
+
+    return raising
+
+
+def test_arrays_of_a_device_are_taken_where_they_are(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     variant, loaded = made
-    memory: Any = SimpleNamespace(queue=77, address=lambda array: array.data.ptr)
+    memory: Any = SimpleNamespace(queue=77, address=lambda array: array.data.ptr, synchronize=lambda: None)
     arrays = {spec.name: Memory(spec.shape, spec.dtype) for spec in variant.inputs + variant.outputs}
     for memory_ in arrays.values():
         for name in ("shape", "dtype", "flags"):
@@ -206,6 +213,12 @@ def test_arrays_of_a_device_are_taken_where_they_are(made: Made) -> None:
         ) as error:
             engine.run({**arrays, variant.inputs[0].name: aside}, arrays)
         assert "--engine onnxruntime" in error.value.hint
+        # In a capture nothing can be waited for, which is not what went wrong; a loss is.
+        for waiting, told in ((EngineError("900"), "TensorRT failed"), (DeviceLostError("Lost."), "Lost")):
+            with monkeypatch.context() as patch, pytest.raises(EngineError, match=told):
+                patch.setattr(CudaEngine, "works", False)
+                patch.setattr(memory, "synchronize", fail(waiting))
+                engine.run(arrays, arrays)
     with create("tensorrt_rtx", variant, device="cuda") as engine:
         assert engine.graph_refusal is not None, "it copies and waits"
     size = np.prod(variant.inputs[0].shape)
@@ -324,12 +337,6 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, error: Ex
 def test_errors_of_cupy_are_told(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own: OutOfMemoryError is a MemoryError, those of CUDA are RuntimeErrors."""
     variant, _ = made
-
-    def fail(error: Exception) -> Any:
-        def raising(*_: object, **__: object) -> None:
-            raise error
-
-        return raising
 
     full, broken = MemoryError("Out of memory allocating 8 bytes"), RuntimeError("cudaErrorLaunchFailure")
     cupy: Any = sys.modules["cupy"]
