@@ -150,7 +150,7 @@ def _gpus_of_driver() -> list[dict[str, str]]:
     """Containers may have the driver without its tools, and JetPack 5 has no nvidia-smi."""
     from .runtime.cuda.driver import cuda_device
 
-    gpus = []
+    gpus: list[dict[str, str]] = []
     while (found := cuda_device(len(gpus))) is not None:
         gpus.append({"name": found.name, "compute_capability": found.capability})
     return gpus
