@@ -28,6 +28,7 @@ from ..runtime.video import write_bytes
 from ..runtime.video.output import output_error
 from .build_errors import BuildError, build_error, parse_error
 from .builder_log import BuildLog, garbage_kept, progress_monitor
+from .contents import check_variant
 from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
 
 PLAN_FOLDER = "plans"
@@ -101,7 +102,8 @@ def build_bundle(
     Raises:
         InputError: the largest batch is less than 1.
         BundleError: not a bundle, or a stage has no file for this runtime and precision.
-        EngineError: the runtime is not installed, or the device, capability or option is not supported.
+        EngineError: the runtime is not installed, or the device, capability or option is not supported;
+            `MismatchError`: a file is of another precision than the manifest says.
         BuildError: a stage failed; the stages before it are kept.
         OutputError: the disk refuses.
     """
@@ -117,6 +119,7 @@ def build_bundle(
             trt_api.check_capability(variant.precision, number)
         plan = None if force else _existing(variant, options, str(module.__version__), device, capability)
         if plan is None:
+            check_variant(variant)
             name = _name(variant, options.runtime, module, f"{device}-{capability}")
             plan = _built(bundle, variant, module, options, device, capability, name, progress)
             bundle = _enter(bundle, plan.entry, name)

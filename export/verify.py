@@ -24,6 +24,7 @@ from ..runtime.errors import EngineError, InputError, MismatchError, StreamSplat
 from ..runtime.stream import Stream
 from .batch import BATCH, Arrays, run_batch
 from .compare import Distance, compare, frame_psnr
+from .contents import check_contents
 
 if TYPE_CHECKING:
     from .load import LoadedModel
@@ -227,8 +228,9 @@ def verify_bundle(
     Raises:
         InputError: no reference was given and the bundle has no fp32 files, or nothing but the reference runs
             here.
-        MismatchError: a file has other inputs or outputs than the manifest says.
+        MismatchError: a file has other inputs or outputs than the manifest says, or is of another precision.
     """
+    check_contents(bundle)
     precisions = bundle.precisions
     if reference is None and "fp32" not in precisions:
         raise InputError(
