@@ -17,6 +17,7 @@ from fake_bundle import build_fake_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 
+from streamsplat_edge.cli import main
 from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
 from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
@@ -115,6 +116,26 @@ def test_a_spoiled_plan_stops_nobody_else_and_is_mended(folder: Path, how: str, 
     assert not mended.unusable_plans() and len(mended.plans) == 2
     assert choose_plan(mended.variants("encode")[0], "tensorrt_rtx", version, GPU)
     assert {f"plans/{path.name}" for path in (folder / "plans").iterdir()} == {p.file for p in mended.plans}
+
+
+def test_a_plan_changed_in_place_is_found_by_who_uses_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`info` says that it does not look so closely."""
+    version = build_bundle(folder, OPTIONS)[0].entry.version
+    name = next(p.file for p in Bundle.load(folder).plans if p.stage == "encode")
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    bundle = Bundle.load(folder)
+    shown = "\n".join(describe(bundle))
+    assert "NOT USABLE" not in shown and "(sizes compared; an engine that loads a plan, and build," in shown
+    assert main(["info", str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["hashes_verified"], report["plan_hashes_verified"]) == (True, False)
+    with pytest.raises(EngineError, match=f"{name} is truncated or was changed"):
+        choose_plan(bundle.variants("encode")[0], "tensorrt_rtx", version, GPU)
+    assert [p.reused for p in build_bundle(folder, OPTIONS)] == [False, True]
 
 
 def test_a_rebuild_that_is_interrupted_leaves_the_plans_that_were_there(
