@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ from ..runtime.serving.resources import threads_per_replica
 from ..runtime.serving.spec import StreamSpec
 from ..runtime.sources import existing_path
 from .arguments import find_bundle
+from .offspring import ended_with_this
 from .stopping import Stop
 
 _STATUS_SECONDS = 2.0
@@ -33,9 +35,10 @@ _CONNECT_SECONDS = 5.0
 def main(args: argparse.Namespace) -> int:
     """Serves until all streams have ended (0; 3 where one failed) or Ctrl-C.
 
-    SIGTERM, by which a service is stopped, is taken like Ctrl-C: Ray's processes end with this one (143).
+    SIGTERM, by which a service is stopped, is taken like Ctrl-C: Ray's processes end with this one (143),
+    also those that Ray would leave behind where it is interrupted while it starts.
     """
-    with Stop() as stop:
+    with Stop() as stop, ended_with_this():
         return _main(args, stop)
 
 
@@ -69,12 +72,15 @@ def _main(args: argparse.Namespace, stop: Stop) -> int:
     with _explained(
         "Ray did not start", "See whether --address is that of a running cluster, or leave it out."
     ):
-        ray.init(
-            address=args.address,
-            log_to_driver=args.ray_log,
-            logging_level=level,
-            **({} if args.address is not None else local),
-        )
+        try:
+            ray.init(
+                address=args.address,
+                log_to_driver=args.ray_log,
+                logging_level=level,
+                **({} if args.address is not None else local),
+            )
+        except SystemExit:  # of its handler of SIGTERM
+            raise KeyboardInterrupt(signal.SIGTERM) from None
     stop.listen_again()  # Ray's handler of SIGTERM prints its stack, aborts, and leaves processes behind
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
