@@ -196,7 +196,8 @@ def report_lines(report: Any) -> list[str]:
 
 def _build(arguments: argparse.Namespace) -> int:
     require("build", "onnx")
-    from .build import BuildOptions, build_bundle
+    from .build import build_bundle
+    from .plan_builder import BuildOptions
 
     options = BuildOptions(
         runtime=arguments.runtime,
@@ -234,7 +235,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..runtime.bundle import Bundle
     from ..runtime.bundle_writing import store
     from .record import kept, limits, looser
-    from .verify import VerificationError, module_engines, verify_bundle
+    from .stage_engines import module_engines
+    from .verify import VerificationError, verify_bundle
     from .video import key_frames
 
     if arguments.frames < 2:

@@ -19,7 +19,8 @@ from .graphs import ExportError, check_opset, write_graph
 from .load import LoadedModel, Source, load
 from .precision import PRECISIONS, check_precision, lowered
 from .record import default_thresholds
-from .verify import Report, module_engines, verify_bundle
+from .stage_engines import module_engines
+from .verify import Report, verify_bundle
 from .video import example_frames
 
 

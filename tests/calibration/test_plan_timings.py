@@ -15,7 +15,8 @@ from test_calibrate import command
 from streamsplat_edge.calibration import cpu, plans
 from streamsplat_edge.calibration.timing import Timing
 from streamsplat_edge.cli import main
-from streamsplat_edge.export.build import BuildError, BuildOptions
+from streamsplat_edge.export.build_errors import BuildError
+from streamsplat_edge.export.plan_builder import BuildOptions
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant
 from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import trt_api

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from streamsplat_edge.cli import main
-from streamsplat_edge.export.build import BuildOptions, build_bundle
+from streamsplat_edge.export.build import build_bundle
 from streamsplat_edge.export.contents import check_contents, check_variant
+from streamsplat_edge.export.plan_builder import BuildOptions
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant
 from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import trt_api
