@@ -31,6 +31,26 @@ PLAN_FOLDER = "plans"
 
 
 @dataclass(frozen=True)
+class _Target:
+    """What plans are built with and for.
+
+    Attributes:
+        module, version: `tensorrt` or `tensorrt_rtx`.
+        device, capability: as in `PlanEntry`.
+    """
+
+    module: Any
+    version: str
+    device: str
+    capability: str
+
+    def stem(self, variant: StageVariant, runtime: str) -> str:
+        """What the files of all plans of a stage file for this target begin with."""
+        machine = _slug(f"{self.device}-{self.capability}")
+        return f"{PLAN_FOLDER}/{variant.path.stem}.{runtime}-{self.version}.{machine}"
+
+
+@dataclass(frozen=True)
 class BuiltPlan:
     """A stage's plan: its entry, whether it was there already, and what building it took."""
 
@@ -70,23 +90,22 @@ def build_bundle(
         raise InputError(f"The largest batch is {options.max_batch}.", "Use --max-batch 1 or more.")
     bundle = Bundle.load(path)
     module = trt_api.load(options.runtime)
-    device, capability = _target(module, options)
+    target = _Target(module, str(module.__version__), *_device(module, options))
     plans = []
     for stage in bundle.stage_names:
         variant = bundle.variant(stage, options.runtime, options.precision or None)
-        for number in capability.split(", "):
+        for number in target.capability.split(", "):
             trt_api.check_capability(variant.precision, number)
-        plan = None if force else _existing(variant, options, str(module.__version__), device, capability)
+        plan = None if force else _existing(variant, options, target)
         if plan is None:
             check_variant(variant)
-            name = _name(variant, options.runtime, module, f"{device}-{capability}")
-            plan = _built(bundle, variant, module, options, device, capability, name, progress)
-            bundle = _enter(bundle, plan.entry, name)
+            plan = _built(bundle, variant, options, target, progress)
+            bundle = _enter(bundle, plan.entry, target.stem(variant, options.runtime))
         plans.append(plan)
     return plans
 
 
-def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
+def _device(module: Any, options: BuildOptions) -> tuple[str, str]:
     """Device name and compute capabilities of the plans."""
     if options.runtime == "tensorrt_rtx" and (options.version_compatible or options.hardware_compatible):
         raise EngineError(
@@ -117,10 +136,8 @@ def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
     return device.name, device.capability
 
 
-def _existing(
-    variant: StageVariant, options: BuildOptions, version: str, device: str, capability: str
-) -> BuiltPlan | None:
-    wanted = (options.runtime, version, device, capability, options.settings())
+def _existing(variant: StageVariant, options: BuildOptions, target: _Target) -> BuiltPlan | None:
+    wanted = (options.runtime, target.version, target.device, target.capability, options.settings())
     for plan in variant.plans:
         entry = plan.entry
         found = (entry.runtime, entry.version, entry.device, entry.compute_capability, entry.settings)
@@ -130,37 +147,29 @@ def _existing(
 
 
 def _built(
-    bundle: Bundle,
-    variant: StageVariant,
-    module: Any,
-    options: BuildOptions,
-    device: str,
-    capability: str,
-    name: str,
-    progress: bool,
+    bundle: Bundle, variant: StageVariant, options: BuildOptions, target: _Target, progress: bool
 ) -> BuiltPlan:
     start = time.perf_counter()
-    content, inspection = build_plan(
-        variant, module, options, progress=progress, timing=timing_cache_path(options.runtime, module, device)
-    )
+    timing = timing_cache_path(options.runtime, target.module, target.device)
+    content, inspection = build_plan(variant, target.module, options, progress=progress, timing=timing)
     seconds = time.perf_counter() - start
     digest = hashlib.sha256(content).hexdigest()
-    file = f"{name}.{digest[:12]}.plan"
-    target = check_inside(bundle.path, file, "plans")
+    file = f"{target.stem(variant, options.runtime)}.{digest[:12]}.plan"
+    path = check_inside(bundle.path, file, "plans")
     try:
-        target.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise output_error(target, error) from error
-    write_bytes(target, content)
+        raise output_error(path, error) from error
+    write_bytes(path, content)
     entry = PlanEntry(
         stage=variant.stage,
         file=file,
         sha256=digest,
         bytes=len(content),
         runtime=options.runtime,
-        version=str(module.__version__),
-        device=device,
-        compute_capability=capability,
+        version=target.version,
+        device=target.device,
+        compute_capability=target.capability,
         onnx_sha256=variant.sha256,
         settings=options.settings(),
     )
@@ -168,18 +177,13 @@ def _built(
     return BuiltPlan(entry, False, seconds, peak, inspection)
 
 
-def _name(variant: StageVariant, runtime: str, module: Any, device: str) -> str:
-    """What the files of all plans for one machine begin with."""
-    return f"{PLAN_FOLDER}/{variant.path.stem}.{runtime}-{module.__version__}.{_slug(device)}"
-
-
-def _enter(bundle: Bundle, entry: PlanEntry, name: str) -> Bundle:
+def _enter(bundle: Bundle, entry: PlanEntry, stem: str) -> Bundle:
     """Name the plan in the manifest instead of those it replaces; their files go, also those of builds that
     were interrupted before they were entered."""
-    others = [plan for plan in bundle.plans if not plan.file.startswith(f"{name}.")]
+    others = [plan for plan in bundle.plans if not plan.file.startswith(f"{stem}.")]
     stored = store(bundle.path, {"plans": [asdict(plan) for plan in (*others, entry)]})
     kept = {stored.path / entry.file, (stored.path / entry.file).with_suffix(".cache")}
-    start = f"{Path(name).name}."
+    start = f"{Path(stem).name}."
     for path in (stored.path / PLAN_FOLDER).iterdir():
         if path.name.startswith(start) and path.suffix in (".plan", ".cache") and path not in kept:
             with contextlib.suppress(OSError):  # in use on Windows, say: the next build removes it
