@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..export.verify import Recorder, file_engines, frame_psnr
+from ..export.compare import frame_psnr
+from ..export.stage_engines import Recorder, file_engines
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine, ForwardingEngine, select_variant
 from ..runtime.errors import InputError

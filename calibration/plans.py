@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..export.build import BuildOptions, build_bundle
+from ..export.build import build_bundle
+from ..export.plan_builder import BuildOptions
 from ..runtime.bundle import Bundle, StageVariant
 from ..runtime.bundle_writing import VariantSource, write_bundle
 from ..runtime.cuda import driver

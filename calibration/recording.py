@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..export.verify import Recorder, file_engines
+from ..export.stage_engines import Recorder, file_engines
 from ..runtime.bundle import Bundle, TensorSpec
 from ..runtime.engines import Engine, select_variant
 from ..runtime.errors import InputError, OutputError

@@ -16,7 +16,8 @@ import onnx
 
 from ..runtime.bundle import Bundle
 from .compare import compare
-from .verify import Recorder, Report, file_engines, files_of, run_stream
+from .stage_engines import Recorder, file_engines, files_of, run_stream
+from .verify import Report
 
 # Twice the bound of the stage's outputs: rounding grows along a stage, an error jumps.
 _MARGIN = 2.0

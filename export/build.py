@@ -1,10 +1,8 @@
-"""TensorRT plans of a bundle's stages: one builder for `tensorrt` and `tensorrt_rtx`.
+"""TensorRT plans of a bundle's stages: which there are, which are built (`plan_builder`), and their files.
 
-Types come from the strongly typed graph alone. Every stage is a plan of its own, entered in the manifest as
-soon as it is built, so that an interrupted build goes on where it stopped. A plan that replaces another has a
-file of its own, and the older one goes when the manifest no longer names it: at no moment does the manifest
-name a file that is not the one that it describes. What is decided by capability of
-the installed TensorRT is in `runtime/engines/trt_api.py`.
+Every stage is a plan of its own, entered in the manifest as soon as it is built, so that an interrupted build
+goes on where it stopped. A plan that replaces another has a file of its own, and the older one goes when the
+manifest no longer names it: at no moment does the manifest name a file that is not the one that it describes.
 """
 
 from __future__ import annotations
@@ -22,52 +20,34 @@ from ..runtime.bundle import Bundle, PlanEntry, StageVariant, check_inside
 from ..runtime.bundle_writing import store
 from ..runtime.cuda import driver
 from ..runtime.engines import trt_api
-from ..runtime.engines.base import check_specs
-from ..runtime.errors import EngineError, InputError, OutputError
+from ..runtime.errors import EngineError, InputError
 from ..runtime.video import write_bytes
 from ..runtime.video.output import output_error
-from .build_errors import BuildError, build_error, parse_error
-from .builder_log import BuildLog, garbage_kept, progress_monitor
-from .plan_layers import Inspection, from_inspector, from_log, inspect, product_types
+from .contents import check_variant
+from .plan_builder import BuildOptions, build_plan
+from .plan_layers import Inspection
 
 PLAN_FOLDER = "plans"
-_DISCARDED = "It was discarded. Report this with the versions `streamsplat-edge doctor` prints."
-# Of the memory that is free when the build starts. On Jetson the GPU's memory is the system's, and the
-# builder needs about as much again outside the workspace.
-_WORKSPACE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """How plans are built.
+class _Target:
+    """What plans are built with and for.
 
     Attributes:
-        runtime: `tensorrt` or `tensorrt_rtx`.
-        precision: of the stage files; empty takes each stage's first file for the runtime.
-        capabilities: compute capabilities to build for without a GPU (RTX only); empty: the GPU here.
-        workspace: bytes the builder may use for scratch; 0 is half of what is free.
-        level: builder optimisation level, 0 (fast build) to 5.
-        max_batch: largest batch, for stages with a free batch axis.
-        version_compatible: also runs with later versions of the same major release (slower). Such a plan
-            brings code for the host: where it runs, `plan_choice.TRUST_VARIABLE` must say so.
-        hardware_compatible: also runs on other GPUs from Ampere on (slower; not on Jetson).
-        tf32: lets fp32 products round their inputs to 10 bits.
+        module, version: `tensorrt` or `tensorrt_rtx`.
+        device, capability: as in `PlanEntry`.
     """
 
-    runtime: str = "tensorrt"
-    precision: str = ""
-    capabilities: tuple[str, ...] = ()
-    workspace: int = 0
-    level: int = 3
-    max_batch: int = 1
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    tf32: bool = False
+    module: Any
+    version: str
+    device: str
+    capability: str
 
-    def settings(self) -> dict[str, Any]:
-        """The part that decides the plan beside runtime and device: what the manifest keeps."""
-        names = ("level", "max_batch", "version_compatible", "hardware_compatible", "tf32")
-        return {name: getattr(self, name) for name in names}
+    def stem(self, variant: StageVariant, runtime: str) -> str:
+        """What the files of all plans of a stage file for this target begin with."""
+        machine = _slug(f"{self.device}-{self.capability}")
+        return f"{PLAN_FOLDER}/{variant.path.stem}.{runtime}-{self.version}.{machine}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +81,8 @@ def build_bundle(
     Raises:
         InputError: the largest batch is less than 1.
         BundleError: not a bundle, or a stage has no file for this runtime and precision.
-        EngineError: the runtime is not installed, or the device, capability or option is not supported.
+        EngineError: the runtime is not installed, or the device, capability or option is not supported;
+            `MismatchError`: a file is of another precision than the manifest says.
         BuildError: a stage failed; the stages before it are kept.
         OutputError: the disk refuses.
     """
@@ -109,22 +90,22 @@ def build_bundle(
         raise InputError(f"The largest batch is {options.max_batch}.", "Use --max-batch 1 or more.")
     bundle = Bundle.load(path)
     module = trt_api.load(options.runtime)
-    device, capability = _target(module, options)
+    target = _Target(module, str(module.__version__), *_device(module, options))
     plans = []
     for stage in bundle.stage_names:
         variant = bundle.variant(stage, options.runtime, options.precision or None)
-        for number in capability.split(", "):
+        for number in target.capability.split(", "):
             trt_api.check_capability(variant.precision, number)
-        plan = None if force else _existing(variant, options, str(module.__version__), device, capability)
+        plan = None if force else _existing(variant, options, target)
         if plan is None:
-            name = _name(variant, options.runtime, module, f"{device}-{capability}")
-            plan = _built(bundle, variant, module, options, device, capability, name, progress)
-            bundle = _enter(bundle, plan.entry, name)
+            check_variant(variant)
+            plan = _built(bundle, variant, options, target, progress)
+            bundle = _enter(bundle, plan.entry, target.stem(variant, options.runtime))
         plans.append(plan)
     return plans
 
 
-def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
+def _device(module: Any, options: BuildOptions) -> tuple[str, str]:
     """Device name and compute capabilities of the plans."""
     if options.runtime == "tensorrt_rtx" and (options.version_compatible or options.hardware_compatible):
         raise EngineError(
@@ -155,10 +136,8 @@ def _target(module: Any, options: BuildOptions) -> tuple[str, str]:
     return device.name, device.capability
 
 
-def _existing(
-    variant: StageVariant, options: BuildOptions, version: str, device: str, capability: str
-) -> BuiltPlan | None:
-    wanted = (options.runtime, version, device, capability, options.settings())
+def _existing(variant: StageVariant, options: BuildOptions, target: _Target) -> BuiltPlan | None:
+    wanted = (options.runtime, target.version, target.device, target.capability, options.settings())
     for plan in variant.plans:
         entry = plan.entry
         found = (entry.runtime, entry.version, entry.device, entry.compute_capability, entry.settings)
@@ -168,37 +147,29 @@ def _existing(
 
 
 def _built(
-    bundle: Bundle,
-    variant: StageVariant,
-    module: Any,
-    options: BuildOptions,
-    device: str,
-    capability: str,
-    name: str,
-    progress: bool,
+    bundle: Bundle, variant: StageVariant, options: BuildOptions, target: _Target, progress: bool
 ) -> BuiltPlan:
     start = time.perf_counter()
-    content, inspection = build_plan(
-        variant, module, options, progress=progress, timing=timing_cache_path(options.runtime, module, device)
-    )
+    timing = timing_cache_path(options.runtime, target.module, target.device)
+    content, inspection = build_plan(variant, target.module, options, progress=progress, timing=timing)
     seconds = time.perf_counter() - start
     digest = hashlib.sha256(content).hexdigest()
-    file = f"{name}.{digest[:12]}.plan"
-    target = check_inside(bundle.path, file, "plans")
+    file = f"{target.stem(variant, options.runtime)}.{digest[:12]}.plan"
+    path = check_inside(bundle.path, file, "plans")
     try:
-        target.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise output_error(target, error) from error
-    write_bytes(target, content)
+        raise output_error(path, error) from error
+    write_bytes(path, content)
     entry = PlanEntry(
         stage=variant.stage,
         file=file,
         sha256=digest,
         bytes=len(content),
         runtime=options.runtime,
-        version=str(module.__version__),
-        device=device,
-        compute_capability=capability,
+        version=target.version,
+        device=target.device,
+        compute_capability=target.capability,
         onnx_sha256=variant.sha256,
         settings=options.settings(),
     )
@@ -206,18 +177,13 @@ def _built(
     return BuiltPlan(entry, False, seconds, peak, inspection)
 
 
-def _name(variant: StageVariant, runtime: str, module: Any, device: str) -> str:
-    """What the files of all plans for one machine begin with."""
-    return f"{PLAN_FOLDER}/{variant.path.stem}.{runtime}-{module.__version__}.{_slug(device)}"
-
-
-def _enter(bundle: Bundle, entry: PlanEntry, name: str) -> Bundle:
+def _enter(bundle: Bundle, entry: PlanEntry, stem: str) -> Bundle:
     """Name the plan in the manifest instead of those it replaces; their files go, also those of builds that
     were interrupted before they were entered."""
-    others = [plan for plan in bundle.plans if not plan.file.startswith(f"{name}.")]
+    others = [plan for plan in bundle.plans if not plan.file.startswith(f"{stem}.")]
     stored = store(bundle.path, {"plans": [asdict(plan) for plan in (*others, entry)]})
     kept = {stored.path / entry.file, (stored.path / entry.file).with_suffix(".cache")}
-    start = f"{Path(name).name}."
+    start = f"{Path(stem).name}."
     for path in (stored.path / PLAN_FOLDER).iterdir():
         if path.name.startswith(start) and path.suffix in (".plan", ".cache") and path not in kept:
             with contextlib.suppress(OSError):  # in use on Windows, say: the next build removes it
@@ -233,137 +199,3 @@ def timing_cache_path(runtime: str, module: Any, device: str) -> Path:
 
 def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")
-
-
-@garbage_kept()
-def build_plan(
-    variant: StageVariant,
-    module: Any,
-    options: BuildOptions,
-    *,
-    progress: bool = False,
-    timing: Path | None = None,
-) -> tuple[bytes, Inspection]:
-    """Parse, build and inspect one stage.
-
-    Args:
-        variant: stage file.
-        module: `tensorrt` or `tensorrt_rtx`.
-        options: see `BuildOptions`.
-        progress: show the builder's progress on stderr.
-        timing: file of the timing cache, read and written where the module measures.
-
-    Raises:
-        EngineError: an option that this runtime does not have, or (`MismatchError`) the file has other inputs
-            or outputs than the manifest says.
-        BuildError: the parser or builder fails (with node and operator, or the memory it lacked), a batch
-            size that is fixed was to be larger, or the plan multiplies in another type than the graph.
-    """
-    log = BuildLog(module)
-    builder = trt_api.started(module, "Builder", log.logger, log.errors)
-    network = trt_api.create_network(module, builder)
-    config = builder.create_builder_config()
-    _configure(module, config, options)
-    parser = trt_api.make_parser(module, network, log.logger, config)
-    if not parser.parse_from_file(str(variant.path)):
-        raise parse_error(variant, parser, options.runtime)
-    _check_tensors(variant, network)
-    trt_api.allow_decomposition(network)
-    _set_batch(variant.stage, builder, config, network, options)
-    known = timing.read_bytes() if timing is not None and timing.is_file() else b""
-    measures = timing is not None and trt_api.use_timing_cache(module, config, known)
-    with progress_monitor(module, config, f"{variant.stage} {variant.precision}", progress):
-        try:
-            plan = builder.build_serialized_network(network, config)
-        except MemoryError:
-            plan = None
-    if plan is None:
-        raise build_error(variant, log, options.runtime)
-    content = bytes(plan)
-    if timing is not None and measures:
-        # Where there is no room for it, the next build measures again and the plan is as good.
-        with contextlib.suppress(OSError, OutputError):
-            timing.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(timing, trt_api.timing_cache(config))
-    layers = from_log(log.layer_lines) or _inspected(module, log, content, options)
-    found = inspect(layers, product_types(variant.path))
-    if found.wrong:
-        listed = "\n  ".join(found.wrong[:20])
-        raise BuildError(
-            f"The plan of stage {variant.stage} computes in another precision than its graph:\n  {listed}\n",
-            _DISCARDED,
-        )
-    if not found.products:
-        raise BuildError(
-            f"The plan of stage {variant.stage} cannot be inspected: {options.runtime} {module.__version__} "
-            "lists no products that belong to the graph, so its precision is unknown.",
-            _DISCARDED,
-        )
-    return content, found
-
-
-def _configure(module: Any, config: Any, options: BuildOptions) -> None:
-    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the layers are read back
-    config.builder_optimization_level = options.level
-    if not options.tf32:
-        config.clear_flag(module.BuilderFlag.TF32)
-    device = driver.cuda_device()
-    limit = options.workspace or (int(device.free_bytes * _WORKSPACE_SHARE) if device else 0)
-    if limit:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, limit)
-    if options.version_compatible:
-        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = module.HardwareCompatibilityLevel.AMPERE_PLUS
-    known = trt_api.supported_capabilities(module)
-    if options.capabilities:
-        config.num_compute_capabilities = len(options.capabilities)
-        for i, capability in enumerate(options.capabilities):
-            config.set_compute_capability(known[capability], i)
-
-
-def _check_tensors(variant: StageVariant, network: Any) -> None:
-    """A plan of another file than the manifest describes would be refused where it runs, and is not built."""
-    for kind, declared, count, get in (
-        ("input", variant.inputs, network.num_inputs, network.get_input),
-        ("output", variant.outputs, network.num_outputs, network.get_output),
-    ):
-        tensors = [get(i) for i in range(count)]
-        found = {t.name: (trt_api.dtype_name(t.dtype), tuple(t.shape)) for t in tensors}
-        check_specs(variant, kind, declared, found)
-
-
-def _set_batch(stage: str, builder: Any, config: Any, network: Any, options: BuildOptions) -> None:
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    if all(-1 not in tuple(tensor.shape) for tensor in inputs):
-        if options.max_batch > 1:
-            raise BuildError(
-                f"Stage {stage} has a fixed batch size: no plan of it takes up to {options.max_batch}.",
-                "Export with --dynamic-batch, or leave --max-batch out.",
-            )
-        return
-    profile = builder.create_optimization_profile()
-    for tensor in inputs:
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (options.max_batch, *rest))
-    config.add_optimization_profile(profile)
-
-
-def _inspected(module: Any, log: BuildLog, content: bytes, options: BuildOptions) -> list[Any]:
-    runtime = trt_api.started(module, "Runtime", log.logger, log.errors)
-    runtime.engine_host_code_allowed = options.version_compatible  # it was made here, a moment ago
-    engine = runtime.deserialize_cuda_engine(content)
-    if engine is None:
-        return []
-    inspector = engine.create_engine_inspector()
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    inputs = [n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT]
-    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in inputs}
-    if any(-1 in shape for shape in shapes.values()):  # formats are only known for one batch size
-        context = engine.create_execution_context()
-        if context is None:
-            return []
-        for name, shape in shapes.items():
-            context.set_input_shape(name, (1, *shape[1:]))
-        inspector.execution_context = context
-    return from_inspector(inspector.get_engine_information(module.LayerInformationFormat.JSON))

@@ -6,10 +6,14 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..extras import require
 from ..runtime.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from ..runtime.bundle import Bundle
+    from .verify import Report
 
 
 def add_parser(subparsers: Any) -> None:
@@ -181,7 +185,7 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def report_lines(report: Any) -> list[str]:
+def report_lines(report: Report) -> list[str]:
     """A verification report as text."""
     lines = [f"  reference: {report.reference} on {report.source}"]
     for c in report.comparisons:
@@ -196,7 +200,8 @@ def report_lines(report: Any) -> list[str]:
 
 def _build(arguments: argparse.Namespace) -> int:
     require("build", "onnx")
-    from .build import BuildOptions, build_bundle
+    from .build import build_bundle
+    from .plan_builder import BuildOptions
 
     options = BuildOptions(
         runtime=arguments.runtime,
@@ -232,9 +237,9 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from ..runtime.bundle import Bundle
-    from ..runtime.bundle_writing import store
-    from .record import kept, limits, looser
-    from .verify import VerificationError, module_engines, verify_bundle
+    from .record import limits, looser
+    from .stage_engines import module_engines
+    from .verify import VerificationError, verify_bundle
     from .video import key_frames
 
     if arguments.frames < 2:
@@ -267,24 +272,37 @@ def _verify(arguments: argparse.Namespace) -> int:
         if loose:
             print(f"  note: limits of this bundle let more pass than usual: {'; '.join(loose)}")
     # After it was shown: what was found is not lost where the bundle cannot be written to.
-    unstored = ""
-    if not arguments.no_store:
-        try:
-            store(bundle.path, {"verification": kept(bundle.verification, report.to_json())})
-        except OutputError as error:
-            unstored = f" The result was not stored: {error.message}"
-            if not report.failures:
-                raise OutputError(unstored.strip(), f"{error.hint} Or verify with --no-store.") from error
+    unstored = "" if arguments.no_store else _store(bundle, report)
     if report.failures:
         from .bisect import first_divergence
 
+        found = "; ".join(report.failures) + "."
         where = first_divergence(bundle, report, frames)
         raise VerificationError(
-            "; ".join(report.failures) + "." + (f" {where}" if where else "") + unstored,
+            " ".join(part for part in (found, where, unstored) if part),
             "Export the bundle again; if the weights are sound, report this with the versions "
             "`streamsplat-edge doctor` prints.",
         )
     return 0
+
+
+def _store(bundle: Bundle, report: Report) -> str:
+    """Keep a result in the bundle; why a failure could not be kept, which then is told with it.
+
+    Raises:
+        OutputError: a success could not be kept.
+    """
+    from ..runtime.bundle_writing import store
+    from .record import kept
+
+    try:
+        store(bundle.path, {"verification": kept(bundle.verification, report.to_json())})
+    except OutputError as error:
+        unstored = f"The result was not stored: {error.message}"
+        if report.failures:
+            return unstored
+        raise OutputError(unstored, f"{error.hint} Or verify with --no-store.") from error
+    return ""
 
 
 def demo_clip() -> Path:

@@ -19,7 +19,9 @@ from .graphs import ExportError, check_opset, write_graph
 from .load import LoadedModel, Source, load
 from .precision import PRECISIONS, check_precision, lowered
 from .record import default_thresholds
-from .verify import Report, module_engines, verify_bundle
+from .stage_engines import module_engines
+from .stages import StageGraph
+from .verify import Report, verify_bundle
 from .video import example_frames
 
 
@@ -117,18 +119,10 @@ def export_bundle(
     ):
         files: dict[str, list[VariantSource]] = {stage.name: [] for stage in stages}
         for precision in precisions:
+            engines = engines_for(precision, precisions)
             for stage in stages:
                 bar.set_postfix_str(f"write {stage.name} {precision}")
-                suffix = "" if precision == "fp32" else f".{precision}"
-                path = Path(folder) / f"{stage.name}{suffix}.onnx"
-                lower = replace(stage, module=lowered(stage.module, precision, options.opset))
-                graph = write_graph(lower, path, options.opset, options.dynamic_batch)
-                engines = engines_for(precision, precisions)
-                files[stage.name].append(
-                    VariantSource(
-                        path, graph.inputs, graph.outputs, precision, engines, weights=graph.weights
-                    )
-                )
+                files[stage.name].append(_written(stage, precision, engines, options, Path(folder)))
                 bar.update(1)
         bar.set_postfix_str("verify")
         content = (name or loaded.config.name, runtime_config(loaded.config), files)
@@ -140,6 +134,17 @@ def export_bundle(
         )
         bar.update(1)
     return bundle, report
+
+
+def _written(
+    stage: StageGraph, precision: str, engines: tuple[str, ...], options: GraphOptions, folder: Path
+) -> VariantSource:
+    """A stage as a file of this precision."""
+    suffix = "" if precision == "fp32" else f".{precision}"
+    path = folder / f"{stage.name}{suffix}.onnx"
+    lower = replace(stage, module=lowered(stage.module, precision, options.opset))
+    graph = write_graph(lower, path, options.opset, options.dynamic_batch)
+    return VariantSource(path, graph.inputs, graph.outputs, precision, engines, weights=graph.weights)
 
 
 def _facts(source: Source, options: GraphOptions) -> dict[str, Any]:

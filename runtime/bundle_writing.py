@@ -73,10 +73,14 @@ def write_bundle(
         OutputError: the disk refuses.
     """
     target = Path(path)
-    finite_json(dict(provenance), "provenance")
-    finite_json(dict(quality), "quality")
-    finite_json(dict(verification or {}), "verification")
-    finite_json(dict(quantisation or {}), "quantisation")
+    stated = {
+        "provenance": dict(provenance),
+        "quality": dict(quality),
+        "verification": dict(verification or {}),
+        **({"quantisation": dict(quantisation)} if quantisation else {}),
+    }
+    for field, value in stated.items():
+        finite_json(value, field)
     check_replaceable(target, force)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -96,10 +100,7 @@ def write_bundle(
                 "model": model.to_json(),
                 "stages": entries,
                 "plans": [],
-                "provenance": dict(provenance),
-                "quality": dict(quality),
-                "verification": dict(verification or {}),
-                **({"quantisation": dict(quantisation)} if quantisation else {}),
+                **stated,
             }
             _write_manifest(scratch / MANIFEST_NAME, manifest)
             Bundle.load(scratch)

@@ -8,8 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from .compose import AMBER, CAPTIONS, DIM, INK, PAPER, PICTURES, TEAL, Image, chip, fill, resize
-from .font import ADVANCE, draw_text, text_size
+from .font import ADVANCE, HEIGHT, draw_text, text_size
 from .moments import Moment
+
+_REMARKS = {"depth": "near = bright", "novel": "camera turned"}
+_FOOT = "Key frames pass through the network; frames in between are the same Gaussians, moved and faded."
+_TITLE, _TEXT = 4, 2  # scales of the font
+# In pixels.
+_MARGIN = 24
+_LINE = 26  # from one line of text to the next
+_LABEL_LINE = 24  # the same beside a row of pictures
+_LABELS = 176  # margin and labels, left of the pictures
+_GAP = 12  # between pictures
 
 
 def contact_sheet(
@@ -30,52 +40,58 @@ def contact_sheet(
         panel_height: pixels of one picture.
         aspect: width over height of the input as it is to be shown; None is that of its pixels.
     """
-    gap, gutter = 12, 176
     if aspect is None:
         aspect = moments[0].source.shape[1] / moments[0].source.shape[0] if moments else 16 / 9
     width = round(panel_height * min(2.2, max(0.5, aspect)))
-    sheet_width = gutter + 4 * (width + gap) + gap
-    lines = [line for fact in facts for line in _wrapped(fact, sheet_width - 48)]
-    foot = _wrapped(
-        "Key frames pass through the network; frames in between are the same Gaussians, moved and faded.",
-        sheet_width - 48,
-    )
-    top = 24 + 36 + 26 * len(lines) + 22
-    bottom = top + 30 + len(moments) * (panel_height + gap) + 8
-    sheet = np.full((bottom + 26 * len(foot) + 6, sheet_width, 3), PAPER, np.uint8)
-    draw_text(sheet, 24, 24, title, INK, 4)
-    for i, line in enumerate(lines):
-        draw_text(sheet, 24, 70 + 26 * i, line, DIM, 2)
-    captions = [CAPTIONS[name] for name in PICTURES]
-    remarks = ("", "", "near = bright", "camera turned")
-    for column, (caption, remark) in enumerate(zip(captions, remarks, strict=True)):
-        x = gutter + column * (width + gap)
-        end = draw_text(sheet, x, top + 4, caption, INK, 2)
-        if remark and end + 12 + text_size(remark, 2)[0] <= x + width:
-            draw_text(sheet, end + 12, top + 4, remark, DIM, 2)
+    columns = {name: _LABELS + i * (width + _GAP) for i, name in enumerate(PICTURES)}
+    sheet_width = max(columns.values()) + width + 2 * _GAP
+    lines = [line for fact in facts for line in _wrapped(fact, sheet_width - 2 * _MARGIN)]
+    foot = _wrapped(_FOOT, sheet_width - 2 * _MARGIN)
+    facts_y = _MARGIN + HEIGHT * _TITLE + 10
+    captions_y = facts_y + len(lines) * _LINE + 16
+    rows_y = captions_y + _LINE
+    foot_y = rows_y + len(moments) * (panel_height + _GAP) + 8
+    sheet = np.full((foot_y + len(foot) * _LINE + 6, sheet_width, 3), PAPER, np.uint8)
+    draw_text(sheet, _MARGIN, _MARGIN, title, INK, _TITLE)
+    _paragraph(sheet, facts_y, lines)
+    for name, x in columns.items():
+        _caption(sheet, x, captions_y, name, width)
     for row, moment in enumerate(moments):
-        y = top + 30 + row * (panel_height + gap)
+        y = rows_y + row * (panel_height + _GAP)
         _row_label(sheet, y, moment)
-        for column, name in enumerate(PICTURES):
-            x = gutter + column * (width + gap)
+        for name, x in columns.items():
             sheet[y : y + panel_height, x : x + width] = resize(moment.picture(name), width, panel_height)
-        x = gutter + 3 * (width + gap) + width
-        chip(sheet, x - 4, y + 4, moment.angles, INK, 2)
-    for i, line in enumerate(foot):
-        draw_text(sheet, 24, bottom + 26 * i, line, DIM, 2)
+        chip(sheet, columns["novel"] + width - 4, y + 4, moment.angles, INK, _TEXT)
+    _paragraph(sheet, foot_y, foot)
     return sheet
 
 
 def _wrapped(text: str, pixels: int) -> list[str]:
-    """Lines of text of scale 2 that are no wider."""
-    return textwrap.wrap(text, pixels // (2 * ADVANCE))
+    """Lines of text that are no wider."""
+    return textwrap.wrap(text, pixels // (_TEXT * ADVANCE))
+
+
+def _paragraph(sheet: Image, y: int, lines: Sequence[str]) -> None:
+    for i, line in enumerate(lines):
+        draw_text(sheet, _MARGIN, y + i * _LINE, line, DIM, _TEXT)
+
+
+def _caption(sheet: Image, x: int, y: int, picture: str, width: int) -> None:
+    """The name of a column and, where there is room, a remark."""
+    end = draw_text(sheet, x, y, CAPTIONS[picture], INK, _TEXT)
+    remark = _REMARKS.get(picture, "")
+    if remark and end + _GAP + text_size(remark, _TEXT)[0] <= x + width:
+        draw_text(sheet, end + _GAP, y, remark, DIM, _TEXT)
 
 
 def _row_label(sheet: Image, y: int, moment: Moment) -> None:
     colour = AMBER if moment.key else TEAL
-    fill(sheet, 24, y, 4, 96, colour)
-    draw_text(sheet, 38, y + 2, "KEY FRAME" if moment.key else "IN BETWEEN", colour, 2)
-    if not moment.key:
-        draw_text(sheet, 38, y + 26, f"{moment.phase:.0%} of pair", DIM, 2)
-    draw_text(sheet, 38, y + 50, f"t {moment.timestamp:.2f} s", INK, 2)
-    draw_text(sheet, 38, y + 74, "exact" if moment.psnr == float("inf") else f"{moment.psnr:.1f} dB", INK, 2)
+    lines = (
+        ("KEY FRAME" if moment.key else "IN BETWEEN", colour),
+        ("" if moment.key else f"{moment.phase:.0%} of pair", DIM),
+        (f"t {moment.timestamp:.2f} s", INK),
+        ("exact" if moment.psnr == float("inf") else f"{moment.psnr:.1f} dB", INK),
+    )
+    fill(sheet, _MARGIN, y, 4, len(lines) * _LABEL_LINE, colour)
+    for i, (text, ink) in enumerate(lines):
+        draw_text(sheet, _MARGIN + 14, y + 2 + i * _LABEL_LINE, text, ink, _TEXT)

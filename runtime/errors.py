@@ -34,7 +34,8 @@ class EngineError(StreamSplatError):
 
 
 class MismatchError(EngineError):
-    """A stage file or plan has other inputs or outputs than the manifest says: no engine can run it."""
+    """A stage file or plan is not what the manifest says: it has other inputs or outputs, which no engine can
+    run, or is of another precision."""
 
 
 class DeviceMemoryError(EngineError):

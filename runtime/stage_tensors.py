@@ -83,3 +83,10 @@ def check_stages(model: ModelConfig, stages: dict[str, tuple[VariantEntry, ...]]
             _check_io(f"{field}.inputs", variant.inputs, inputs, letters)
             _check_io(f"{field}.outputs", variant.outputs, outputs, letters)
             condition_shape = {key: value for key, value in letters.items() if key in ("M", "C")}
+    # Last, since tensors tell how many Gaussians there are but not how they lie: a turned grid fits them all.
+    rows, cols = model.grid
+    if rows * model.width != cols * model.height:
+        raise fail(
+            "model.grid",
+            f"is {rows}x{cols}, not in the proportions of the model's {model.height}x{model.width} pixels",
+        )

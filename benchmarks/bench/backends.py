@@ -108,7 +108,7 @@ def _torch(compiled: bool) -> Callable[[Bundle, Request], Stream]:
         import torch
 
         from ...export.load import Source, load
-        from ...export.verify import module_engines
+        from ...export.stage_engines import module_engines
 
         if request.device == "cuda" and not torch.cuda.is_available():
             raise EngineError(f"PyTorch {torch.__version__} sees no CUDA device.", "Use --device cpu.")

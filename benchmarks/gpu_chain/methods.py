@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...export.build import BuildOptions, build_bundle
+from ...export.build import build_bundle
 from ...export.export import runtime_config
 from ...export.load import LoadedModel
+from ...export.plan_builder import BuildOptions
 from ...runtime import engines
 from ...runtime.bundle import Bundle
 from ...runtime.cuda.device import Device

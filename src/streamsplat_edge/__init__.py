@@ -9,11 +9,14 @@ The three lines most programs need::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from ._version import __version__
 
+# Not imported from `typing`, which takes longer than the rest of the start: `__main__` catches no Ctrl-C
+# before this file has been read.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .runtime.stream import Stream
     from .runtime.stream import open_stream as open
 

@@ -21,7 +21,8 @@ from streamsplat_edge.calibration.options import Options, Result
 from streamsplat_edge.calibration.ranges import weight_scales
 from streamsplat_edge.calibration.recipe import Recipe
 from streamsplat_edge.calibration.timing import Timing, compare, fastest
-from streamsplat_edge.export.verify import file_engines, files_of, frame_psnr
+from streamsplat_edge.export.compare import frame_psnr
+from streamsplat_edge.export.stage_engines import file_engines, files_of
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import EngineError, InputError
 from streamsplat_edge.runtime.stream import Stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,14 @@ from test_calibrate import command
 from streamsplat_edge.calibration import cpu, plans
 from streamsplat_edge.calibration.timing import Timing
 from streamsplat_edge.cli import main
-from streamsplat_edge.export.build import BuildError, BuildOptions
+from streamsplat_edge.export.build_errors import BuildError
+from streamsplat_edge.export.plan_builder import BuildOptions
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant
 from streamsplat_edge.runtime.cuda import driver
 from streamsplat_edge.runtime.engines import trt_api
 
 Built = list[tuple[str, list[str]]]
+Calibrate = Callable[..., tuple[int, Path]]
 
 
 def computes_in(path: Path) -> str:
@@ -60,62 +62,64 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     return calls
 
 
+@pytest.fixture
+def calibrate(bundle: Bundle, clips: Path, tmp_path: Path, built: Built) -> Calibrate:
+    """`calibrate` on that GPU, with further options; gives the exit code and the bundle's path."""
+
+    def run(*options: str, name: str = "q") -> tuple[int, Path]:
+        out = tmp_path / f"{name}.bundle"
+        return main(command(bundle, clips, out, "--no-sensitivity", *options)), out
+
+    return run
+
+
 def precisions(path: Path) -> dict[str, str]:
     bundle = Bundle.load(path)
     return {stage: bundle.variant(stage, "tensorrt").precision for stage in bundle.stage_names}
 
 
 def test_a_stage_that_got_slower_keeps_its_precision(
-    bundle: Bundle, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], built: Built
+    calibrate: Calibrate, built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "q.bundle"
-    assert main(command(bundle, clips, out, "--no-sensitivity", "--json")) == 0
+    code, out = calibrate("--json")
+    assert code == 0
     report = json.loads(capsys.readouterr().out)
     assert built == [("before.bundle", ["fp32", "fp32"]), ("after.bundle", ["int8", "int8"])]
     assert precisions(out) == {"encode": "int8", "deform": "fp32"}
     timed = report["plans"]
     assert (timed["runtime"], timed["device"], timed["reason"]) == ("tensorrt 10.3", "Orin", "")
     assert timed["timings"]["deform"]["int8"] == {"milliseconds": 2.2, "ratio": 1.1}
-    assert main(command(bundle, clips, tmp_path / "all.bundle", "--no-sensitivity", "--slower")) == 0
+    code, everything = calibrate("--slower", name="all")
+    assert code == 0
     text = capsys.readouterr().out
-    assert precisions(tmp_path / "all.bundle") == {"encode": "int8", "deform": "int8"}
+    assert precisions(everything) == {"encode": "int8", "deform": "int8"}
     assert "tensorrt 10.3 on Orin" in text and "deform     fp32 2.0 ms (x1.00), *int8 2.2 ms (x1.10)" in text
-    both = Bundle.load(tmp_path / "all.bundle").quantisation["gate"]["psnr_db"]
+    both = Bundle.load(everything).quantisation["gate"]["psnr_db"]
     assert report["gate"]["psnr_db"]["mean"] > both["mean"], "the score is of what is in the bundle"
 
 
 def test_a_build_that_fails_loses_nothing(
-    bundle: Bundle,
-    clips: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    built: Built,
-    monkeypatch: pytest.MonkeyPatch,
+    calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise BuildError("No tactic was found.")
 
     monkeypatch.setattr(plans, "build_bundle", fails)
-    out = tmp_path / "q.bundle"
-    assert main(command(bundle, clips, out, "--no-sensitivity")) == 0
+    code, out = calibrate()
+    assert code == 0
     assert "not timed: No tactic was found." in capsys.readouterr().out
     assert precisions(out) == {"encode": "int8", "deform": "int8"}
 
 
 def test_nothing_faster_is_said(
-    bundle: Bundle,
-    clips: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    built: Built,
-    monkeypatch: pytest.MonkeyPatch,
+    calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def slower(variants: Mapping[str, StageVariant], *_: object, **__: object) -> tuple[object, object]:
         return {name: Timing(1.0, 1.0) for name in variants}, {}
 
     monkeypatch.setattr(plans, "compare", slower)
-    out = tmp_path / "q.bundle"
-    assert main(command(bundle, clips, out, "--no-sensitivity")) == 2
+    code, out = calibrate()
+    assert code == 2
     assert "Nothing is gained: TensorRT: no stage is faster on Orin." in capsys.readouterr().err
     assert not out.exists()
 

@@ -22,8 +22,8 @@ from streamsplat_edge.calibration.layers import Layer, find_layers, load_graph
 from streamsplat_edge.calibration.qdq import insert
 from streamsplat_edge.calibration.recipe import Recipe
 from streamsplat_edge.calibration.sources import fp32
-from streamsplat_edge.export.build import BuildOptions, build_plan
 from streamsplat_edge.export.graphs import write_graph
+from streamsplat_edge.export.plan_builder import BuildOptions, build_plan
 from streamsplat_edge.export.precision import lowered
 from streamsplat_edge.export.stages import StageGraph, stage_graphs
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant

@@ -15,7 +15,7 @@ from streamsplat_edge.calibration import activations, recording, videos
 from streamsplat_edge.calibration.layers import find_layers
 from streamsplat_edge.calibration.observe import observe_parts
 from streamsplat_edge.calibration.ranges import Histogram
-from streamsplat_edge.export.verify import Recorder, file_engines, files_of
+from streamsplat_edge.export.stage_engines import Recorder, file_engines, files_of
 from streamsplat_edge.runtime.bundle import Bundle
 from streamsplat_edge.runtime.errors import InputError, OutputError, VideoError
 from streamsplat_edge.runtime.stream import Stream

@@ -110,6 +110,27 @@ def test_the_exit_code_names_the_signal(number: int, code: int, monkeypatch: pyt
     assert cli.main(["info", "x.bundle"]) == code
 
 
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [("cli", ""), ("export.cli", ""), ("commands.info", "interrupted\n")],
+)
+def test_interrupted_while_it_is_imported(module: str, said: str) -> None:
+    code = f"""
+import os, signal, sys
+from streamsplat_edge.__main__ import main
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "streamsplat_edge.{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+assert "streamsplat_edge.cli" not in sys.modules, "what is imported earlier is not guarded"
+sys.meta_path.insert(0, Interrupter())
+sys.argv[1:] = ["info", "x.bundle"]
+sys.exit(main())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", said)
+
+
 def test_doctor(call) -> None:
     result = call("doctor")
     assert result.returncode == 0, result.stdout + result.stderr

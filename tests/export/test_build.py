@@ -17,10 +17,13 @@ from fake_bundle import build_fake_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 
+from streamsplat_edge.cli import main
 from streamsplat_edge.commands.info import describe
 from streamsplat_edge.export import build as build_module
-from streamsplat_edge.export.build import BuildError, BuildOptions, build_bundle
-from streamsplat_edge.export.build_errors import build_error
+from streamsplat_edge.export import plan_builder
+from streamsplat_edge.export.build import build_bundle
+from streamsplat_edge.export.build_errors import BuildError, build_error
+from streamsplat_edge.export.plan_builder import BuildOptions
 from streamsplat_edge.export.plan_layers import Inspection, PlanLayer, inspect
 from streamsplat_edge.runtime.bundle import Bundle, StageVariant, TensorSpec
 from streamsplat_edge.runtime.bundle_writing import store
@@ -49,7 +52,7 @@ def no_products_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     def counted(layers: list[PlanLayer], expected: dict[str, str]) -> Any:
         return replace(inspect(layers, expected), products={"fp32": 1})
 
-    monkeypatch.setattr(build_module, "inspect", counted)
+    monkeypatch.setattr(plan_builder, "inspect", counted)
 
 
 @pytest.fixture
@@ -115,6 +118,26 @@ def test_a_spoiled_plan_stops_nobody_else_and_is_mended(folder: Path, how: str, 
     assert not mended.unusable_plans() and len(mended.plans) == 2
     assert choose_plan(mended.variants("encode")[0], "tensorrt_rtx", version, GPU)
     assert {f"plans/{path.name}" for path in (folder / "plans").iterdir()} == {p.file for p in mended.plans}
+
+
+def test_a_plan_changed_in_place_is_found_by_who_uses_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`info` says that it does not look so closely."""
+    version = build_bundle(folder, OPTIONS)[0].entry.version
+    name = next(p.file for p in Bundle.load(folder).plans if p.stage == "encode")
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    bundle = Bundle.load(folder)
+    shown = "\n".join(describe(bundle))
+    assert "NOT USABLE" not in shown and "(sizes compared; an engine that loads a plan, and build," in shown
+    assert main(["info", str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["hashes_verified"], report["plan_hashes_verified"]) == (True, False)
+    with pytest.raises(EngineError, match=f"{name} is truncated or was changed"):
+        choose_plan(bundle.variants("encode")[0], "tensorrt_rtx", version, GPU)
+    assert [p.reused for p in build_bundle(folder, OPTIONS)] == [False, True]
 
 
 def test_a_rebuild_that_is_interrupted_leaves_the_plans_that_were_there(
@@ -251,14 +274,14 @@ def test_a_file_that_the_manifest_does_not_describe_is_not_built(tmp_path: Path)
     """It was, and the plan was refused on the device."""
     module, path = trt_api.load("tensorrt_rtx"), tmp_path / "stage.onnx"
     _graph(path, "Relu")
-    build_module.build_plan(_stage(path), module, OPTIONS)
+    plan_builder.build_plan(_stage(path), module, OPTIONS)
     for change, message in (
         ({"inputs": (TensorSpec("rgb", (2, 2)),)}, "has the inputs x; the manifest says rgb"),
         ({"outputs": (TensorSpec("y", (2, 3)),)}, r"output `y` is float32\(2, 2\); the manifest says"),
         ({"inputs": (TensorSpec("x", (2, 2), "float16"),)}, "input `x` is float32"),
     ):
         with pytest.raises(MismatchError, match=message):
-            build_module.build_plan(replace(_stage(path), **change), module, OPTIONS)
+            plan_builder.build_plan(replace(_stage(path), **change), module, OPTIONS)
 
 
 def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,23 +290,23 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
     variant = _stage(path)
     _graph(path, "Det")
     with pytest.raises(BuildError, match="Det stage/Broken"):
-        build_module.build_plan(variant, module, OPTIONS)
+        plan_builder.build_plan(variant, module, OPTIONS)
     _graph(path, "Relu")
 
     def fails(self: Any, *_: Any) -> None:
         log[0].errors.append("Cuda failure: out of memory")
 
     log: list[Any] = []
-    make = build_module.BuildLog
+    make = plan_builder.BuildLog
 
     def kept(module: Any) -> Any:
         log.append(make(module))
         return log[0]
 
-    monkeypatch.setattr(build_module, "BuildLog", kept)
+    monkeypatch.setattr(plan_builder, "BuildLog", kept)
     monkeypatch.setattr(module.Builder, "build_serialized_network", fails)
     with pytest.raises(BuildError, match="ran out of memory: Cuda failure") as error:
-        build_module.build_plan(variant, module, OPTIONS)
+        plan_builder.build_plan(variant, module, OPTIONS)
     assert "--workspace" in error.value.hint
 
 
@@ -297,7 +320,7 @@ def test_parser_and_memory_errors_name_the_cause(tmp_path: Path, monkeypatch: py
 def test_a_plan_that_is_wrong_or_unknown_is_discarded(
     folder: Path, found: Inspection, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "inspect", lambda *_: found)
+    monkeypatch.setattr(plan_builder, "inspect", lambda *_: found)
     with pytest.raises(BuildError, match=message) as error:
         build_bundle(folder, OPTIONS)
     assert "discarded" in error.value.hint
@@ -334,14 +357,15 @@ def test_a_driver_older_than_tensorrt(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(
         EngineError, match="cannot start here: CUDA initialization failure with error: 35"
     ) as e:
-        build_module.build_plan(variant, module, OPTIONS)
+        plan_builder.build_plan(variant, module, OPTIONS)
     assert "update the driver" in e.value.hint
 
 
 _CYCLE = """
 import gc, sys
 from pathlib import Path
-from streamsplat_edge.export.build import BuildError, BuildOptions, build_plan
+from streamsplat_edge.export.build_errors import BuildError
+from streamsplat_edge.export.plan_builder import BuildOptions, build_plan
 from streamsplat_edge.runtime.bundle import StageVariant, TensorSpec
 from streamsplat_edge.runtime.engines import trt_api
 
@@ -413,7 +437,7 @@ def test_timing_cache_goes_from_build_to_build(tmp_path: Path, monkeypatch: pyte
     _graph(stage, "Relu")
     variant = _stage(stage)
     for _ in range(2):
-        build_module.build_plan(variant, rtx, OPTIONS, timing=path)
+        plan_builder.build_plan(variant, rtx, OPTIONS, timing=path)
     assert seen == [b"", b"measured"] and path.read_bytes() == b"measured"
 
 
@@ -453,7 +477,7 @@ def test_a_plan_with_a_free_batch_is_inspected_at_one(monkeypatch: pytest.Monkey
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda _content: FreeEngine())
     monkeypatch.setattr(trt_api, "started", lambda *_: runtime)
     log = SimpleNamespace(logger=None, errors=[])
-    (layer,) = build_module._inspected(module, log, b"", OPTIONS)  # type: ignore[arg-type]
+    (layer,) = plan_builder._inspected(module, log, b"", OPTIONS)  # type: ignore[arg-type]
     assert layer.type == "fp16"
     rtx = trt_api.load("tensorrt_rtx")
     assert hasattr(rtx.EngineInspector, "execution_context") and hasattr(rtx.TensorIOMode, "INPUT")

@@ -61,7 +61,7 @@ def test_the_batch_is_free_and_the_manifest_says_1(free: Bundle) -> None:
 
 def test_a_free_batch_builds_with_a_profile(free: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
-    from streamsplat_edge.export.build import BuildOptions, build_plan
+    from streamsplat_edge.export.plan_builder import BuildOptions, build_plan
     from streamsplat_edge.runtime.engines import trt_api
 
     options = BuildOptions("tensorrt_rtx", capabilities=("8.6",), max_batch=4)

@@ -19,8 +19,8 @@ from torch import nn
 pytest.importorskip("tensorrt_rtx", reason="plans need TensorRT-RTX")
 pytest.importorskip("transformers", reason="base has stages of published networks")
 
-from streamsplat_edge.export.build import BuildOptions, build_plan
 from streamsplat_edge.export.graphs import write_graph
+from streamsplat_edge.export.plan_builder import BuildOptions, build_plan
 from streamsplat_edge.export.precision import lowered
 from streamsplat_edge.export.published import DepthStage, DinoStage
 from streamsplat_edge.export.small import ConvDepthStage

@@ -157,7 +157,8 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("stages.encode.variants.0.inputs.0.name", "rgb", "inputs` must be the tensors rgbd, not rgb"),
     # Stages against the model configuration, and so against each other.
     ("model.width", 64, "is 1x4x16x32, but the model configuration needs 1x4x16x64"),
-    ("model.grid", [4, 16], "features.shape` is 1x128x3, but the model configuration needs 1x64x3"),
+    ("model.grid", [4, 8], "features.shape` is 1x128x3, but the model configuration needs 1x32x3"),
+    ("model.grid", [16, 8], "`model.grid` is 16x8, not in the proportions of the model's 16x32 pixels"),
     ("model.token_dim", 5, "tokens.shape` is 1x8x4, but the model configuration needs 1x8x5"),
     ("model.feature_dim", 4, "features.shape` is 1x128x3"),
     ("stages.deform.variants.0.outputs.0.shape", [1, 128, 3], "motion.shape` is 1x128x3"),

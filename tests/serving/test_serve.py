@@ -45,6 +45,16 @@ def orphans(title: str) -> set[int]:
     return found
 
 
+def marked(variable: str) -> list[str]:
+    """Command lines of the processes with this in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile, or not ours
+            if variable.encode() in folder.joinpath("environ").read_bytes():
+                found.append(folder.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
 def test_the_command_tells_of_streams_and_nothing_else(tmp_path: Path) -> None:
     """One stream fails, the other is complete, and Ray's own messages stay out."""
     pytest.importorskip("ray")
@@ -79,6 +89,21 @@ def test_ctrl_c_and_the_end_of_a_service_end_it_in_order(
     assert process.returncode == code
     assert told.splitlines()[1:] == [word], told
     assert orphans("ray::") <= before, "Ray's processes end with the service"
+
+
+def test_ended_while_ray_starts(tmp_path: Path) -> None:
+    """Its node manager is killed before it can end the agents that it has started."""
+    pytest.importorskip("ray")
+    mark = f"STREAMSPLAT_TEST={tmp_path}"
+    line = ["env", mark, *command(tmp_path, f"clip={sample_clip(tmp_path / 'clip.mp4', 20)}")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not any("/raylet/raylet" in title for title in marked(mark)):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        shown, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, shown, told) == (143, "", "terminated\n")
+    assert not marked(mark), "Ray's processes end with the service"
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from .. import runtime
-from ..runtime.errors import BundleError, InputError, OutputError
+from ..runtime.errors import BundleError, OutputError
 from ..runtime.panels import parse_layout
 from ..runtime.sources import existing_path
 from ..runtime.video import check_output
 from ..runtime.video.writer import CONTAINERS
 from .effects import check_effects
-from .save import camera_path, check_saves
+from .save import camera_path, check_saves, claim
 
 DEMO_BUNDLE = "tiny.bundle"
 
@@ -24,14 +24,7 @@ def check_arguments(args: argparse.Namespace) -> dict[str, Path]:
     seen: dict[Path, str] = {}
     source = existing_path(args.input)
     for option, path in outputs.items():
-        place = path.absolute()
-        if place in seen:
-            raise InputError(
-                f"{seen[place]} and {option} are the same file {path}.", "Give each its own name."
-            )
-        seen[place] = option
-        if path.exists() and source is not None and path.samefile(source):
-            raise InputError(f"{option} {path} is the input itself.", "Choose another name.")
+        claim(seen, option, path, source)
         if option == "-o" and path.suffix == "":
             continue  # a folder of images, checked by its writer
         if option == "-o" and path.suffix.lower() not in CONTAINERS:

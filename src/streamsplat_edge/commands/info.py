@@ -28,7 +28,8 @@ def main(args: argparse.Namespace) -> int:
         report = {
             "path": str(bundle.path),
             "hashes_verified": True,
-            "unusable_plans": bundle.unusable_plans(),
+            "plan_hashes_verified": False,
+            "unusable_plans": bundle.unusable_plans(verify_hashes=False),
             **bundle.manifest,
         }
         if args.device is not None:
@@ -86,9 +87,12 @@ def describe(bundle: Bundle) -> list[str]:
         for p in bundle.plans
     ]
     lines.append(f"  plans       {'; '.join(plans) if plans else 'none'}")
+    if plans:
+        lines.append("    (sizes compared; an engine that loads a plan, and build, compare its hash too)")
+    # There may be plans for many devices, of gigabytes, of which this machine runs none.
     lines += [
         f"    NOT USABLE: {file} {problem}; streamsplat-edge build makes it again"
-        for file, problem in bundle.unusable_plans().items()
+        for file, problem in bundle.unusable_plans(verify_hashes=False).items()
     ]
     lines += _quantisation(bundle.quantisation) + _verification(bundle.verification)
     return lines + _section("provenance", bundle.provenance) + _quality(bundle.quality)

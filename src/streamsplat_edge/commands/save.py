@@ -34,6 +34,23 @@ def shows_depth(args: argparse.Namespace) -> bool:
     return bool(args.contact_sheet) or "depth" in shown(args) or ("novel" in shown(args) and turns)
 
 
+def claim(taken: dict[Path, str], option: str, path: Path, source: Path | None) -> None:
+    """Enters an output under its absolute path.
+
+    Args:
+        taken: options by path, until now. source: the input, where it is a path.
+
+    Raises:
+        InputError: another output is the same file, or it is the input.
+    """
+    place = path.absolute()
+    if place in taken:
+        raise InputError(f"{taken[place]} and {option} are the same file {path}.", "Give each its own name.")
+    taken[place] = option
+    if path.exists() and source is not None and path.samefile(source):
+        raise InputError(f"{option} {path} is the input itself.", "Choose another name.")
+
+
 def check_saves(args: argparse.Namespace, others: Mapping[Path, str]) -> None:
     """Refuses files that could not be written, or that would get in the way of the input or of each other.
 
@@ -47,18 +64,10 @@ def check_saves(args: argparse.Namespace, others: Mapping[Path, str]) -> None:
     source = existing_path(args.input)
     for target in save_targets(args):
         check_target(target, force=args.force)
-        place = target.path.absolute()
-        if place in taken:
-            raise InputError(
-                f"{taken[place]} and --save are the same file {target.path}.", "Give each its own name."
-            )
-        taken[place] = "--save"
-        if place.parent in others:  # of -o: a folder that appears at the end, and replaces what is there
-            raise InputError(
-                f"--save {target.path} is in the folder of {others[place.parent]}.", "Choose another folder."
-            )
+        claim(taken, "--save", target.path, source)
         folder = target.path.parent
+        above = others.get(folder.absolute())  # of -o: appears at the end, and replaces what is there
+        if above is not None:
+            raise InputError(f"--save {target.path} is in the folder of {above}.", "Choose another folder.")
         if target.digits and source is not None and folder.is_dir() and folder.samefile(source):
             raise InputError(f"--save {target.path} is in the folder of the input.", "Choose another folder.")
-        if target.path.exists() and source is not None and target.path.samefile(source):
-            raise InputError(f"--save {target.path} is the input itself.", "Choose another name.")

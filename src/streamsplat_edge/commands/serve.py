@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ from ..runtime.serving.resources import threads_per_replica
 from ..runtime.serving.spec import StreamSpec
 from ..runtime.sources import existing_path
 from .arguments import find_bundle
+from .offspring import ended_with_this
 from .stopping import Stop
 
 _STATUS_SECONDS = 2.0
@@ -33,9 +35,10 @@ _CONNECT_SECONDS = 5.0
 def main(args: argparse.Namespace) -> int:
     """Serves until all streams have ended (0; 3 where one failed) or Ctrl-C.
 
-    SIGTERM, by which a service is stopped, is taken like Ctrl-C: Ray's processes end with this one (143).
+    SIGTERM, by which a service is stopped, is taken like Ctrl-C: Ray's processes end with this one (143),
+    also those that Ray would leave behind where it is interrupted while it starts.
     """
-    with Stop() as stop:
+    with Stop() as stop, ended_with_this():
         return _main(args, stop)
 
 
@@ -59,22 +62,8 @@ def _main(args: argparse.Namespace, stop: Stop) -> int:
     if not args.ray_log:
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    # A cluster of this machine alone needs no other address than its own, and has the cores that we may use.
-    local = {
-        "include_dashboard": False,
-        "num_cpus": usable_cores(),
-        "_node_ip_address": "127.0.0.1",
-    }
     level = "INFO" if args.ray_log else "ERROR"
-    with _explained(
-        "Ray did not start", "See whether --address is that of a running cluster, or leave it out."
-    ):
-        ray.init(
-            address=args.address,
-            log_to_driver=args.ray_log,
-            logging_level=level,
-            **({} if args.address is not None else local),
-        )
+    _start_ray(ray, args.address, log=args.ray_log, level=level)
     stop.listen_again()  # Ray's handler of SIGTERM prints its stack, aborts, and leaves processes behind
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -127,6 +116,28 @@ def check_cluster(address: str | None) -> None:
             f"--address {address}: no Ray cluster can be reached there ({error}).",
             "`ray start --head` prints its address; without --address one is started on this machine.",
         ) from error
+
+
+def _start_ray(ray: Any, address: str | None, *, log: bool, level: str) -> None:
+    """Joins the cluster at `address`, or starts one on this machine.
+
+    Raises:
+        EngineError: Ray did not start. KeyboardInterrupt: SIGTERM, which its own handler took.
+    """
+    options: dict[str, Any] = {"address": address, "log_to_driver": log, "logging_level": level}
+    if address is None:  # of this machine alone: no other address than its own, and the cores that we may use
+        options |= {
+            "include_dashboard": False,
+            "num_cpus": usable_cores(),
+            "_node_ip_address": "127.0.0.1",
+        }
+    with _explained(
+        "Ray did not start", "See whether --address is that of a running cluster, or leave it out."
+    ):
+        try:
+            ray.init(**options)
+        except SystemExit:
+            raise KeyboardInterrupt(signal.SIGTERM) from None
 
 
 def _start(serve: Any, application: Any, name: str) -> Any:
