@@ -151,6 +151,29 @@ def test_keeper_is_bounded_and_spreads_its_choice() -> None:
         assert abs(m.index - 5000 * (row + 0.5) / 4) < 700
 
 
+@pytest.mark.parametrize("count", [1, 12, 13, 24, 25, 26, 100, 1000])
+def test_keeper_keeps_equal_steps_from_the_first_on(count: int) -> None:
+    keeper = MomentKeeper(capacity=12)
+    for i in range(count):
+        if keeper.wants(True, 0.0):
+            keeper.add(moment(i))
+    kept = [m.index for m in keeper._kept[True]]
+    step = kept[1] - kept[0] if len(kept) > 1 else 1
+    assert kept == list(range(0, count, step)), "none is missing, up to the newest"
+    assert min(count, 7) <= len(kept) <= 12
+
+
+def test_keeper_wants_the_middle_of_an_interval() -> None:
+    asked = {phase: MomentKeeper().wants(False, phase) for phase in (0.29, 0.3, 0.5, 0.7, 0.71)}
+    assert list(asked.values()) == [False, True, True, True, False]
+    keeper = MomentKeeper(capacity=1)
+    for i in range(4):
+        keeper.wants(False, 0.1)  # does not count
+        if keeper.wants(False, 0.5):
+            keeper.add(moment(i, key=False, phase=0.5))
+    assert [m.index for m in keeper._kept[False]] == [0]
+
+
 def test_keeper_with_few_frames() -> None:
     keeper = MomentKeeper()
     assert keeper.choose() == []

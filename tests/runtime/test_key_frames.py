@@ -32,6 +32,31 @@ def test_motion_is_the_displacement(shift: float) -> None:
     assert 0.5 * shift < measured(shift) < 1.1 * shift
 
 
+def ramp(share: float = 1.0) -> np.ndarray:
+    """64 x 36 cells of one pixel each; brightness rises by `share` of 4 levels per column."""
+    levels = np.round(share * 4 * np.arange(64)).astype(np.uint8)
+    return np.broadcast_to(levels[None, :, None], (36, 64, 3)).copy()
+
+
+def test_motion_by_hand() -> None:
+    """Difference over the mean gradient of both pictures, which 0.01 is added to, in columns of 64."""
+    rule = MotionGap()
+    assert rule.motion == 0.0
+    rule.began(ramp())
+    rule.due(ramp() + np.uint8(2))
+    assert rule.motion == pytest.approx(2 / (4 + 2.55) / 64, rel=1e-3)
+    rule.due(ramp(0.5))  # its levels are 0 to 126 lower, 63 in the mean
+    assert rule.motion == pytest.approx(63 / (0.5 * (4 + 2) + 2.55) / 64, rel=1e-3)
+    rule.began(ramp(0.5))
+    rule.due(ramp(0.5) + np.uint8(2))
+    assert rule.motion == pytest.approx(2 / (2 + 2.55) / 64, rel=1e-3)
+    limit = rule.motion
+    for given, due in ((limit, True), (limit * 1.001, False)):
+        rule = MotionGap(given)
+        rule.began(ramp(0.5))
+        assert rule.due(ramp(0.5) + np.uint8(2)) == due
+
+
 def test_images_may_be_views() -> None:
     rule = MotionGap()
     rule.began(texture(0.0)[:, ::-1])
