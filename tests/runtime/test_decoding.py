@@ -128,7 +128,7 @@ def test_what_is_missing_is_named(gpu: SimpleNamespace, monkeypatch: pytest.Monk
     with pytest.raises(VideoError, match=r"built without CUDA \(it has vaapi, drm\).*wheels"):
         decoding.acceleration("cuda")
     monkeypatch.setitem(sys.modules, "av.codec.hwaccel", None)
-    with pytest.raises(VideoError, match=r"This PyAV cannot decode on a GPU.*av>=15"):
+    with pytest.raises(VideoError, match=r"This PyAV cannot decode on a GPU.*av>=17"):
         decoding.acceleration("cuda")
 
 
