@@ -15,7 +15,7 @@ import pytest
 from fake_bundle import build_fake_bundle
 from video_samples import sample_clip
 
-from streamsplat_edge import __version__, cli
+from streamsplat_edge import __version__, cli, machine
 from streamsplat_edge.commands.stopping import Stop
 from streamsplat_edge.runtime.video import open_video
 
@@ -131,6 +131,14 @@ def test_doctor_json(call) -> None:
     assert report["machine"]["cores_usable"] == len(os.sched_getaffinity(0))
     assert report["packages"]["native core"]["simd"] in ("avx512", "avx2", "scalar", "neon")
     assert "CPUExecutionProvider" in report["packages"]["onnxruntime"]["providers"]
+
+
+def test_a_cpu_without_a_name_goes_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    orin = "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
+    monkeypatch.setattr(machine, "_read", lambda path: orin if path == "/proc/cpuinfo" else "")
+    described = machine.describe_machine()
+    assert described["cpu"] == "implementer 0x41, part 0xd42"
+    assert described["cpu_features"] == ["asimd", "asimddp"]
 
 
 def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
