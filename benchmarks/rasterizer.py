@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the results as JSON")
     parser.add_argument("--threads", type=option_types.threads, default=0, help="0 = all cores (default)")
-    parser.add_argument("--simd", choices=("auto", "avx512", "avx2", "scalar"), default="auto")
+    parser.add_argument("--simd", choices=("auto", "avx512", "avx2", "neon", "scalar"), default="auto")
     parser.add_argument("--seconds", type=float, default=0.5, help="per scene (default 0.5)")
     parser.add_argument("--quick", action="store_true", help="only 73,728 Gaussians at 512x288, sigma 2")
     args = parser.parse_args(argv)

@@ -116,9 +116,10 @@ void py_evaluate_at(const Rows9& gaussians, const Rows3& motion, const Rows2& fa
 }  // namespace
 
 SimdLevel simd_level(const std::string& name) {
+  if (name == "scalar") return SimdLevel::kPlain;  // everywhere, also where that is NEON and called so
   for (const SimdLevel level : {SimdLevel::kAuto, SimdLevel::kPlain, SimdLevel::kAvx2, SimdLevel::kAvx512})
     if (name == simd_name(level)) return level;
-  throw std::invalid_argument("simd must be auto, avx512, avx2 or scalar, not " + name);
+  throw std::invalid_argument("simd must be auto, avx512, avx2, neon or scalar, not " + name);
 }
 
 void register_raster(nb::module_& m) {
@@ -135,7 +136,13 @@ void register_raster(nb::module_& m) {
         nb::arg("fade").noconvert(), nb::arg("dt"), nb::arg("paper"), nb::arg("threads"), nb::arg("means").noconvert(),
         nb::arg("scales").noconvert(), nb::arg("opacity").noconvert(), nb::arg("rgb").noconvert(), nb::arg("offset"));
   m.def("simd_best", [] { return std::string(simd_name(simd_best())); });
-  m.def("simd_supported", [](const std::string& name) { return simd_supported(simd_level(name)); }, nb::arg("level"));
+  m.def(
+      "simd_supported",
+      [](const std::string& name) {
+        if (name == "neon") return name == simd_name(SimdLevel::kPlain);
+        return simd_supported(simd_level(name));
+      },
+      nb::arg("level"));
   m.def("pool_threads", [](int threads) { return ThreadPool::shared(threads).threads(); }, nb::arg("threads"));
 }
 

@@ -112,7 +112,11 @@ const char* simd_name(SimdLevel level) {
     case SimdLevel::kAvx2:
       return "avx2";
     case SimdLevel::kPlain:
+#if defined(__aarch64__)
+      return "neon";
+#else
       return "scalar";
+#endif
     default:
       return "auto";
   }

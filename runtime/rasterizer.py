@@ -23,7 +23,7 @@ from .. import _core
 from .errors import InputError
 
 Float32 = NDArray[np.float32]
-SimdLevel = Literal["auto", "avx512", "avx2", "scalar"]
+SimdLevel = Literal["auto", "avx512", "avx2", "neon", "scalar"]
 Extent = Literal["published", "full"]
 DepthMapping = Literal["published", "paper"]
 
@@ -31,7 +31,7 @@ SIZE_MAX = 16384
 """Largest height and width in pixels."""
 
 _THREADS_HINT = "Use 0 for all cores, or a positive number."
-_LEVELS = ("auto", "avx512", "avx2", "scalar")
+_LEVELS = ("auto", "avx512", "avx2", "neon", "scalar")
 
 
 @dataclass

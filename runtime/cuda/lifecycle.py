@@ -121,7 +121,7 @@ class DeviceLifecycle(RingLife[DeviceKeyFrame, DevicePair]):
         self._params = [params.copy() for _ in range(PAIRS)]
         for i, each in enumerate(self._params):
             for name, array in self._lists.items():
-                each[name] += i * (array.nbytes // PAIRS)
+                each[name] += np.uint64(i * (array.nbytes // PAIRS))  # NumPy 1 makes a float of an int
         pinned, record = device.pinned, device.record
         self._states: Ring[_State] = Ring(_IN_FLIGHT, lambda: pinned((1,), layout.RING_STATE), record)
         self._totals: Ring[_Totals] = Ring(_IN_FLIGHT, lambda: pinned((1,), layout.RING_TOTALS), record)

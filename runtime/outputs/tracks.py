@@ -72,7 +72,8 @@ class TracksWriter:
         data = io.BytesIO()
         np.lib.format.write_array(data, values, allow_pickle=False)
         try:
-            self._zip.writestr(f"{name}.npy", data.getbuffer())
+            # No getbuffer: an error leaves it to the garbage collector, where CPython 3.12.1 crashes.
+            self._zip.writestr(f"{name}.npy", data.getvalue())
         except OSError as error:
             self.abort()
             raise output_error(self._file.path, self._file.error or error) from error

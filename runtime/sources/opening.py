@@ -12,7 +12,7 @@ import av.error
 
 from ..errors import VideoError
 from ..video.decoding import check_accelerated, undecodable
-from ..video.reading import DAMAGE
+from ..video.reading import DAMAGE, LENIENT
 from .gstreamer import GStreamerProcess
 from .uri import LIVE_SCHEMES, SourceUri
 
@@ -100,7 +100,7 @@ def open_live(
             options={**defaults, **options},
             timeout=(connect, silence),
             hwaccel=accelerator,
-            metadata_errors="replace",
+            **LENIENT,
         )
     except DAMAGE as error:
         # A time-out comes back as any of several errors. The cause is left out: it would show the password.

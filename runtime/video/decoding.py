@@ -39,7 +39,7 @@ def acceleration(decode: str, *, surfaces: bool = False) -> Any:
         kinds = module.hwdevices_available()
     except (ImportError, AttributeError) as error:
         raise VideoError(
-            f"This PyAV cannot decode on a GPU: {error}.", f"pip install 'av>=15'. {SOFTWARE_HINT}"
+            f"This PyAV cannot decode on a GPU: {error}.", f"pip install 'av>=17'. {SOFTWARE_HINT}"
         ) from error
     if decode not in kinds:
         raise VideoError(

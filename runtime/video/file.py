@@ -14,7 +14,7 @@ from ..errors import VideoError
 from .decoding import SOFTWARE_HINT, check_accelerated, undecodable
 from .frames import Converter, as_rate, pixel_aspect
 from .reader import VideoReader
-from .reading import DAMAGE, Reading, reason
+from .reading import DAMAGE, LENIENT, Reading, reason
 from .recorded_time import RecordedTime
 from .surface import DecodedFrame, picture_of, picture_size, taken, with_picture
 
@@ -33,7 +33,7 @@ def open_container(uri: str, accelerator: Any) -> Any:
         VideoError: it is no video, or may not be read.
     """
     try:
-        return av.open(uri, hwaccel=accelerator, metadata_errors="replace")
+        return av.open(uri, hwaccel=accelerator, **LENIENT)
     except RuntimeError as error:  # PyAV's, where no stream can be accelerated
         if accelerator is None:
             raise

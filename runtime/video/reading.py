@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import av
 import av.error
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ _CLOSE_SECONDS = 0.5
 # on the way (IndexError), texts, pixel formats and numbers that cannot be (ValueError, KeyError,
 # OverflowError), sizes that no memory holds (MemoryError).
 DAMAGE = (av.error.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
+
+# Titles need not be UTF-8. Before 19, PyAV refuses such files unless it is told otherwise; from 19 on it
+# takes them always, and knows the option no longer.
+LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 def reason(error: BaseException) -> str:

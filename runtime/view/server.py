@@ -101,10 +101,12 @@ class ViewServer:
             self._server: Server = self._call(self._listen(listen, port, token))
         except (OSError, OverflowError) as error:
             self._end_loop()
+            # From Python 3.13 on, asyncio tries other families and then raises an error without a number.
+            elsewhere = getattr(error, "errno", 0) in (errno.EADDRNOTAVAIL, None)
             raise InputError(
                 f"The view cannot listen on {host} port {port}: {error}.",
                 "Give an address of this machine as --view-host, 127.0.0.1 or 0.0.0.0 for all of them."
-                if isinstance(error, socket.gaierror) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL
+                if isinstance(error, socket.gaierror) or elsewhere
                 else "Choose another --view-port, or 0.",
             ) from error
         name = socket.gethostname() if host in ("0.0.0.0", "::") else host

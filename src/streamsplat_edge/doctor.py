@@ -32,7 +32,7 @@ _PROBES: dict[str, str] = {
     ),
     "native core": (
         "from streamsplat_edge import _core as m; r = {'version': None, 'simd': m.simd_best(), "
-        "'simd_supported': [n for n in ('avx512', 'avx2', 'scalar') if m.simd_supported(n)]}"
+        "'simd_supported': [n for n in ('avx512', 'avx2', 'neon', 'scalar') if m.simd_supported(n)]}"
     ),
     "openvino": (
         "import openvino as m; c = m.Core(); r = {'version': m.__version__, 'devices': c.available_devices, "

@@ -33,6 +33,12 @@ def _cpuinfo() -> dict[str, str]:
     return fields
 
 
+def _arm_part(cpu: dict[str, str]) -> str | None:
+    """Linux gives Arm cores no name, but numbers: of an Orin 0x41 (Arm) and 0xd42 (Cortex-A78AE)."""
+    numbers = cpu.get("CPU implementer"), cpu.get("CPU part")
+    return "implementer {}, part {}".format(*numbers) if all(numbers) else None
+
+
 def cpu_flags() -> frozenset[str]:
     """What the first processor can do, in the words of Linux; empty where the system does not say."""
     cpu = _cpuinfo()
@@ -83,7 +89,7 @@ def describe_machine() -> dict[str, Any]:
         "distribution": _distribution(),
         "architecture": platform.machine(),
         "device": _read("/proc/device-tree/model") or None,
-        "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or None,
+        "cpu": cpu.get("model name") or cpu.get("Model") or _arm_part(cpu) or platform.processor() or None,
         "cpu_features": [f for f in _FEATURES if f in flags],
         "cores_usable": usable_cores(),
         "cores_total": os.cpu_count(),

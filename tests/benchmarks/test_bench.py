@@ -53,7 +53,8 @@ def test_numbers_agree_with_the_samples(result: dict[str, Any]) -> None:
     assert backend["status"] == "measured" and backend["frames"] == {"total": FRAMES, "key": 6, "cuts": 0}
     for stage, samples in backend["samples_ms"].items():
         for name, value in summarise(np.array(samples)).items():
-            assert backend["latency_ms"][stage][name] == pytest.approx(value, abs=1e-3, rel=1e-2), stage
+            near = 0.05 if name == "cv" else 1e-3  # of rounded samples: of microseconds it is coarse
+            assert backend["latency_ms"][stage][name] == pytest.approx(value, abs=near, rel=1e-2), stage
     assert len(backend["samples_ms"]["capture_to_present"]) == FRAMES
     live = backend["paced"]
     assert live["frames"] + live["dropped"] == FRAMES

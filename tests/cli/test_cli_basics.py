@@ -170,6 +170,14 @@ def test_gpus_of_the_driver_where_its_tools_are_missing(
     assert gpus[0]["compute_capability"] == "8.7"
 
 
+def test_a_cpu_without_a_name_goes_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    orin = "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
+    monkeypatch.setattr(machine, "_read", lambda path: orin if path == "/proc/cpuinfo" else "")
+    described = machine.describe_machine()
+    assert described["cpu"] == "implementer 0x41, part 0xd42"
+    assert described["cpu_features"] == ["asimd", "asimddp"]
+
+
 def test_doctor_survives_broken_packages(tmp_path: Path, call) -> None:
     """Packages that raise, abort the process, exit, or print rubbish on import."""
     (tmp_path / "cupy.py").write_text("raise RuntimeError('libcuda.so.1: wrong ELF class')")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import pytest
 from reference_renderer import assert_close, assert_identical, random_splats, render
@@ -353,6 +355,18 @@ def test_bad_settings_are_refused(settings, message) -> None:
     with pytest.raises(InputError, match=message) as caught:
         Rasterizer(**settings)
     assert caught.value.hint
+
+
+def test_neon_is_the_name_of_the_plain_level_on_arm() -> None:
+    if platform.machine() != "aarch64":
+        assert Rasterizer(16, 16, simd="scalar").simd == "scalar"
+        with pytest.raises(InputError, match="does not support neon"):
+            Rasterizer(16, 16, simd="neon")
+        return
+    splats = random_splats(50, seed=3)
+    neon, plain = (Rasterizer(40, 60, simd=name).render(splats) for name in ("neon", "scalar"))
+    assert Rasterizer(16, 16).simd == "neon"
+    assert_identical(neon, plain)
 
 
 def test_bad_arrays_are_refused() -> None:

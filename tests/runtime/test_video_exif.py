@@ -14,7 +14,7 @@ from video_samples import moving_square, sample_photo
 from streamsplat_edge.runtime.errors import VideoError
 from streamsplat_edge.runtime.video import open_video
 from streamsplat_edge.runtime.video.exif import exif_matrix
-from streamsplat_edge.runtime.video.frames import display_matrix
+from streamsplat_edge.runtime.video.frames import display_matrix, orientation
 
 # Where the stored first row and first column lie in the upright picture, by the standard (JEITA CP-3451).
 UPRIGHT = {
@@ -117,4 +117,5 @@ def test_what_pyav_makes_of_it_is_the_same(tmp_path: Path, plain: bytes) -> None
     path = photo(plain, tmp_path / "a.jpg", segment(6))
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    assert display_matrix(frame) in (None, exif_matrix(path))
+    told = display_matrix(frame)  # some releases of PyAV do not tell; else in libav's units
+    assert told is None or orientation(told) == orientation(exif_matrix(path))

@@ -135,6 +135,6 @@ def test_foreign_and_misaligned_addresses_are_seen(device: WatchedDevice) -> Non
     ):
         params = rasterizer.params.copy()
         params["count"] = rasterizer._bind(given, params)[0]
-        params[name] += off
+        params[name] += np.uint64(off)
         with pytest.raises(EngineError, match=problem):
             device.launch("project_given_canonical", (layout.blocks(300), 1, 1), params)
