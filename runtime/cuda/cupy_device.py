@@ -254,9 +254,8 @@ class CupyDevice:
             self.stream.begin_capture()
             try:
                 enqueue()
-            except (
-                BaseException
-            ):  # the stream must not stay in capture, and the first error is the one to tell
+            except BaseException:
+                # The stream must not stay in capture, and the first error is the one to tell.
                 with contextlib.suppress(Exception):
                     self.stream.end_capture()
                 raise
