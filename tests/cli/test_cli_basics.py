@@ -107,7 +107,7 @@ def test_the_exit_code_names_the_signal(number: int, code: int, monkeypatch: pyt
         return 0
 
     monkeypatch.setattr(cli, "_info", waiting)
-    # Who started these tests may have had it ignored (a shell in the background, nohup), and that is respected.
+    # Whoever started these tests may ignore it (nohup, a shell in the background), and that is respected.
     usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     before = signal.signal(number, usual)
     try:
@@ -124,6 +124,7 @@ def test_interrupted_while_it_is_imported(module: str, said: str) -> None:
     code = f"""
 import os, signal, sys
 from streamsplat_edge.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where these tests run
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
         if name == "streamsplat_edge.{module}":
