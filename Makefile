@@ -105,7 +105,7 @@ gpu-test: $(GPU_READY)  ## on an NVIDIA GPU: the tests marked gpu (GPU_PYTHON=py
 
 test-cupy: .venv-cupy/.installed  ## our use of CuPy against the real one, and the kernels by NVRTC; needs no GPU (seconds)
 	.venv-cupy/bin/python -c 'import cupy'
-	.venv-cupy/bin/python -m pytest -rs tests/runtime_cuda/test_cupy_device.py
+	.venv-cupy/bin/python -m pytest -rs tests/runtime_cuda/test_cupy_device.py tests/runtime_cuda/test_machine_code.py
 
 # Sanitizers see single allocations, not the pools of torch and CuPy. Their tests are the small ones: they run a hundred
 # times slower.
