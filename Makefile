@@ -52,7 +52,7 @@ demo: .venv/.installed  ## install the lean runtime and turn demo/clip.mp4 into 
 test: lint  ## static checks, then all tests but the slow ones; runtime/ must be covered to 90 %
 	.venv-test/bin/python -m pytest --cov --cov-report=term
 
-test-install:  ## wheel, sdist and editable installs into fresh environments (a few minutes)
+test-install:  ## wheel, sdist and editable installs into fresh environments, other Pythons too (a few minutes)
 test-install: .venv-test/.installed
 	.venv-test/bin/python -m pytest -m install
 
