@@ -14,7 +14,7 @@ from fake_bundle import GAMMA0, GAMMA1
 from video_samples import moving_square
 
 from streamsplat_edge.runtime.errors import InputError, OutputError
-from streamsplat_edge.runtime.outputs.births import PairWindows, fit_bell
+from streamsplat_edge.runtime.outputs.births import PairWindows, births_of_pair, fit_bell
 from streamsplat_edge.runtime.outputs.cloud import Picture
 from streamsplat_edge.runtime.outputs.container import ContainerWriter
 from streamsplat_edge.runtime.outputs.convert import convert, moments
@@ -184,6 +184,24 @@ def test_fades_become_bell_curves_that_are_close() -> None:
         assert error[0].max() < 1e-9 and bell(s, centre, sigma).max() <= room + 1e-9
         assert error.mean() < mean and error.max() < most, (room, error.mean(), error.max())
         assert error[:, gamma0 == 0].max() == 0
+
+
+def test_motion_by_hand() -> None:
+    """One Gaussian per key frame, along all three axes: here x is twice as long, and y is down."""
+    rows = np.array([[0.1, 0.3, 0.2, 0.5, 0.5, 0.5, 0.1, 0.1, 0.9]], np.float32)
+    motion = np.array([[[0.2, -0.05, 0.1]], [[-0.1, 0.08, 0.04]]], np.float32)
+    fade = np.zeros((2, 1, 2), np.float32)
+    earlier, later = KeyFrame(1.0, rows), KeyFrame(3.0, rows, motion, fade)
+    births = births_of_pair(earlier, later, "published", Picture(64, 36, 2.0))
+
+    def depth(y: float) -> float:
+        return 1 / (0.2 + 9.8 * y)
+
+    seconds = 2.0
+    travels = [[0.4, -0.1, depth(0.25) - depth(0.3)], [-0.2, -0.04, depth(0.3) - depth(0.22)]]
+    np.testing.assert_allclose(births.motion, np.array(travels) / seconds, rtol=1e-5)
+    np.testing.assert_allclose(births.means, [[0.2, -0.2, depth(0.3)]] * 2, rtol=1e-5)
+    np.testing.assert_array_equal(births.birth, [1.0, 3.0])
 
 
 def run_convert(source: Path, target: Path, *, rate: float | None = None, at: float | None = None) -> int:

@@ -126,6 +126,17 @@ def test_outputs(stream: Stream) -> None:
     np.testing.assert_allclose(frame.expected_depth[covered], 1 / (0.2 + 9.8 * 0.4), rtol=1e-4)
 
 
+def test_depth_can_be_left_out(bundle) -> None:
+    with open_stream(bundle) as stream:
+        stream.push(picture(0), 0.0)
+        whole, plain = stream.render(), stream.render(depth=False)
+        np.testing.assert_array_equal(plain.rgb, whole.rgb)
+        for name in ("depth", "expected_depth", "alpha"):
+            assert getattr(whole, name).shape == whole.rgb.shape[:2]
+            with pytest.raises(InputError, match=r"without depth and alpha.*depth=True"):
+                getattr(plain, name)
+
+
 def test_copies_are_the_callers(stream: Stream) -> None:
     stream.push(picture(0), 0.0)
     stream.push(picture(1), 1.0)
