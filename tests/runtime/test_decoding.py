@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ctypes
 import sys
 from collections.abc import Callable
@@ -149,7 +150,7 @@ def test_pictures_stay_on_the_gpu_where_this_pyav_can(
 
 def test_the_pyav_here_keeps_what_a_gpu_decodes() -> None:
     """What `surface` needs of it, without a GPU."""
-    hwaccel = pytest.importorskip("av.codec.hwaccel")
+    hwaccel = importlib.import_module("av.codec.hwaccel")
     if not hasattr(av.VideoFrame, "sw_format"):
         pytest.skip("PyAV 18 is the first that can")
     assert hwaccel.HWAccel(device_type="cuda", allow_software_fallback=False, is_hw_owned=True).is_hw_owned
