@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import ctypes
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
